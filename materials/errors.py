@@ -1,0 +1,105 @@
+"""The error tree. Everything the program raises on purpose is one of these.
+
+    AssayError                     exit code 1: ran, but failed
+    ├── InputError                 exit code 2: the user can mend it before anything runs
+    │   ├── CampaignError          a campaign or cluster file says something impossible
+    │   ├── QueryError             a --where, --sort or material id that cannot be answered
+    │   └── LedgerTooNew           the database was written by a newer version; it is left untouched
+    ├── SourceError                a source of structures could not answer
+    │   ├── SourceUnavailable      unreachable, or still failing after retries
+    │   ├── SourceRefused          it does not accept the key or the query
+    │   └── IncompleteAnswer       it answered with less than it promised
+    ├── PotentialError             a potential cannot be used
+    │   ├── PotentialNotInstalled  its package or its weights are not here
+    │   └── AnchorMismatch         it gets known compounds wrong: other conventions, or broken weights
+    ├── HullError                  a phase diagram cannot be built or asked
+    │   ├── LevelOfTheoryMismatch  energies that cannot be compared met in one hull
+    │   └── MissingTerminals       no reference energy for an element
+    ├── DFTError                   a DFT code cannot be used
+    │   └── CodeNotInstalled       it is not here
+    ├── LedgerError                the database could not be read or written
+    └── ClusterError               workers could not be had, or all of them are gone
+
+A message names what was found, where (file, key), and what to do. Trouble with a single structure is no
+exception but a `Failure` record.
+"""
+
+
+class AssayError(Exception):
+    """Something that the program foresaw went wrong."""
+
+    exit_code = 1
+
+
+class InputError(AssayError):
+    """The user's input is wrong; nothing was run."""
+
+    exit_code = 2
+
+
+class CampaignError(InputError):
+    """A campaign or cluster file says something impossible."""
+
+
+class QueryError(InputError):
+    """A query of the ledger cannot be answered as it stands."""
+
+
+class LedgerTooNew(InputError):
+    """The database was written by a newer version of Assay."""
+
+
+class SourceError(AssayError):
+    """A source of structures could not answer."""
+
+
+class SourceUnavailable(SourceError):
+    """The source cannot be reached, or still fails after retries."""
+
+
+class SourceRefused(SourceError):
+    """The source does not accept the key or the query."""
+
+
+class IncompleteAnswer(SourceError):
+    """The source answered with less than it promised."""
+
+
+class PotentialError(AssayError):
+    """A machine-learning potential cannot be used."""
+
+
+class PotentialNotInstalled(PotentialError):
+    """The potential's package or weights are not on this machine."""
+
+
+class AnchorMismatch(PotentialError):
+    """The potential gets well-known compounds wrong: another convention, or broken weights."""
+
+
+class HullError(AssayError):
+    """A phase diagram cannot be built or asked."""
+
+
+class LevelOfTheoryMismatch(HullError):
+    """Energies of different levels of theory met in one hull."""
+
+
+class MissingTerminals(HullError):
+    """An element of the hull has no reference energy."""
+
+
+class DFTError(AssayError):
+    """A DFT code cannot be used."""
+
+
+class CodeNotInstalled(DFTError):
+    """The DFT code is not on this machine."""
+
+
+class LedgerError(AssayError):
+    """The database could not be read or written."""
+
+
+class ClusterError(AssayError):
+    """Dask workers could not be had, or all of them are gone."""
