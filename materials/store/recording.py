@@ -1,0 +1,211 @@
+"""What the ledger is told. Each method is one transaction: all of its records, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from materials.records import (
+    Calculation,
+    Candidate,
+    Failure,
+    Prediction,
+    RankedCandidate,
+    Selection,
+    Stability,
+    content_hash,
+)
+from materials.serialization import plain
+from materials.store import tables
+from materials.store.connection import writing
+from materials.store.rows import (
+    calculation_row,
+    candidate_row,
+    chunks,
+    proposal_row,
+    ranking_row,
+    record_row,
+)
+
+
+class Recording:
+    """The writing half of the ledger. Telling it twice is telling it once."""
+
+    engine: Engine
+    # What makes two rankings of one material differ; the key itself does not.
+    _RANKING_COLUMNS: ClassVar[list[str]] = [column.name for column in tables.rankings.columns]
+
+    def add_campaign(self, name: str, config: Mapping[str, Any]) -> str:
+        """Keep a resolved campaign; return its `campaign_id`, equal for equal name and config."""
+        config_hash = content_hash(plain(config))
+        row = {
+            "campaign_id": f"{name}-{config_hash[:8]}",
+            "name": name,
+            "config_hash": config_hash,
+            "config": config,
+            "created_at": _now(),
+        }
+        with writing(self.engine) as connection:
+            _insert(connection, tables.campaigns, [row])
+        return str(row["campaign_id"])
+
+    def start_run(
+        self,
+        campaign_id: str,
+        *,
+        versions: Mapping[str, str],
+        weights_hash: str | None,
+        config: Mapping[str, Any],
+        budget: int | None = None,
+    ) -> str:
+        """Note that a run began, with what; return its `run_id`. Its state is `running` until `end_run`.
+
+        A run that was killed stays `running`: the ledger knows no better.
+        """
+        row = {
+            "run_id": uuid4().hex,
+            "campaign_id": campaign_id,
+            "started_at": _now(),
+            "ended_at": None,
+            "state": "running",
+            "versions": versions,
+            "weights_hash": weights_hash,
+            "config": config,
+            "budget": budget,
+        }
+        with writing(self.engine) as connection:
+            _insert(connection, tables.runs, [row])
+        return str(row["run_id"])
+
+    def end_run(self, run_id: str, state: str) -> None:
+        """Note how a run ended: `finished`, `stopped`, `failed`."""
+        with writing(self.engine) as connection:
+            ended = update(tables.runs).where(tables.runs.c.run_id == run_id)
+            connection.execute(ended.values(ended_at=_now(), state=state))
+
+    def add_candidates(self, campaign_id: str, candidates: Iterable[Candidate]) -> None:
+        """Keep proposals. The structure of a `material_id` is the first one told; parents are joined on reading."""
+        with writing(self.engine) as connection:
+            for chunk in chunks(candidates):
+                _insert(connection, tables.candidates, [candidate_row(candidate) for candidate in chunk])
+                _insert(connection, tables.proposals, [proposal_row(campaign_id, candidate) for candidate in chunk])
+
+    def add_equivalences(self, campaign_id: str, equivalences: Mapping[str, str], stage: str) -> None:
+        """Keep duplicates: `material_id` -> the material that stands for it, found at `stage`."""
+        rows = [
+            {"campaign_id": campaign_id, "material_id": duplicate, "duplicate_of": kept, "stage": stage}
+            for duplicate, kept in equivalences.items()
+        ]
+        with writing(self.engine) as connection:
+            _insert(connection, tables.equivalences, rows)
+
+    def add_calculations(self, calculations: Iterable[Calculation]) -> None:
+        """Keep calculations, for all campaigns.
+
+        The first converged answer to a question stays for good. Before it, each answer that differs from the last
+        one is kept as one more `attempt`.
+        """
+        now = _now()
+        with writing(self.engine) as connection:
+            for chunk in chunks(calculations):
+                _insert(connection, tables.calculations, _attempts(connection, chunk, now))
+
+    def add_stabilities(self, campaign_id: str, stabilities: Iterable[Stability]) -> None:
+        """Keep hull distances; one that says what the latest of its material says already is left out."""
+        columns = ("fidelity", "energy_above_hull", "decomposition_energy_per_atom", "reference_version")
+        table = tables.stabilities
+        with writing(self.engine) as connection:
+            for chunk in chunks(stabilities):
+                ids = [stability.material_id for stability in chunk]
+                known = select(table).where(table.c.campaign_id == campaign_id, table.c.material_id.in_(ids))
+                latest = {
+                    (row["material_id"], row["fidelity"]): [row[column] for column in columns]
+                    for row in connection.execute(known.order_by(table.c.sequence)).mappings()
+                }
+                rows = [record_row(campaign_id, stability) for stability in chunk]
+                news = [
+                    row
+                    for row in rows
+                    if latest.get((row["material_id"], row["fidelity"])) != [row[column] for column in columns]
+                ]
+                _insert(connection, table, news)
+
+    def add_predictions(self, campaign_id: str, predictions: Iterable[Prediction]) -> None:
+        """Keep what the surrogate believed; what it said first of a round stays."""
+        self._add(tables.predictions, campaign_id, predictions)
+
+    def add_selections(self, campaign_id: str, selections: Iterable[Selection]) -> None:
+        """Keep a batch; a material is selected once in a campaign, and its first round stays."""
+        self._add(tables.selections, campaign_id, selections)
+
+    def add_failures(self, campaign_id: str, failures: Iterable[Failure]) -> None:
+        """Keep failures."""
+        self._add(tables.failures, campaign_id, failures)
+
+    def publish(self, campaign_id: str, rows: Sequence[RankedCandidate]) -> int:
+        """Make these rows the campaign's table; return how many of them were new, changed or gone.
+
+        Readers see the old table or the new one, nothing between. Rows that say what they said are not written.
+        """
+        table = tables.rankings
+        with writing(self.engine) as connection:
+            known = connection.execute(select(table).where(table.c.campaign_id == campaign_id)).mappings()
+            old = {row["material_id"]: dict(row) for row in known}
+            new = [ranking_row(campaign_id, row) for row in rows]
+            changed = [row for row in new if old.pop(row["material_id"], None) != row]
+            for gone in chunks(old):
+                connection.execute(
+                    delete(table).where(table.c.campaign_id == campaign_id, table.c.material_id.in_(gone))
+                )
+            _insert(connection, table, changed, replace=[name for name in self._RANKING_COLUMNS if "_id" not in name])
+        return len(changed) + len(old)
+
+    def _add(self, table: Table, campaign_id: str, records: Iterable[Any]) -> None:
+        with writing(self.engine) as connection:
+            for chunk in chunks(records):
+                _insert(connection, table, [record_row(campaign_id, record) for record in chunk])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _insert(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, replace: Sequence[str] = ()
+) -> None:
+    """Insert; rows whose key is there already are left alone, or have their columns `replace` replaced."""
+    if not rows:
+        return
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(table).values({name: bindparam(name) for name in rows[0]})
+    if replace:
+        statement = statement.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns),
+            set_={name: statement.excluded[name] for name in replace},
+        )
+    else:
+        statement = statement.on_conflict_do_nothing()
+    connection.execute(statement, list(rows))
+
+
+def _attempts(connection: Connection, calculations: Sequence[Calculation], now: str) -> list[dict[str, Any]]:
+    table = tables.calculations
+    ids = [calculation.calculation_id for calculation in calculations]
+    columns = [table.c.calculation_id, table.c.attempt, table.c.status, table.c.content_hash]
+    known = connection.execute(select(*columns).where(table.c.calculation_id.in_(ids)).order_by(table.c.attempt))
+    latest = {row.calculation_id: (row.attempt, row.status, row.content_hash) for row in known}
+    rows = []
+    for calculation in calculations:
+        row = calculation_row(calculation, now)
+        attempt, status, digest = latest.get(row["calculation_id"], (0, "", ""))
+        if status == "converged" or digest == row["content_hash"]:
+            continue
+        row["attempt"] = attempt + 1
+        latest[row["calculation_id"]] = (row["attempt"], row["status"], row["content_hash"])
+        rows.append(row)
+    return rows

@@ -1,0 +1,152 @@
+"""Records as rows of the ledger's tables, and rows as records again."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import RowMapping
+
+from materials.records import (
+    Calculation,
+    Candidate,
+    Failure,
+    Prediction,
+    RankedCandidate,
+    Role,
+    Selection,
+    Stability,
+    content_hash,
+)
+from materials.serialization import plain, structure_from_json, structure_to_json
+
+Record = TypeVar("Record", Calculation, Failure, Prediction, Selection, Stability)
+Item = TypeVar("Item")
+
+CHUNK = 5_000  # ids in one statement: SQLite takes 32,766 values, PostgreSQL 65,535
+
+_PREDICTED_COLUMNS = {
+    "decomposition_energy_per_atom": "predicted_decomposition_energy",
+    "band_gap": "predicted_band_gap",
+}
+
+
+def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:
+    """Yield the items in lists of at most `size`."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def candidate_row(candidate: Candidate) -> dict[str, Any]:
+    """Write what is true of a crystal whoever proposes it."""
+    return {
+        "material_id": candidate.material_id,
+        "formula": candidate.formula,
+        "chemsys": candidate.chemsys,
+        "n_sites": len(candidate.structure),
+        "structure": structure_to_json(candidate.structure),
+    }
+
+
+def proposal_row(campaign_id: str, candidate: Candidate) -> dict[str, Any]:
+    """Write who proposed a crystal, from what."""
+    content = {
+        "role": candidate.role,
+        "source": candidate.source,
+        "source_version": candidate.source_version,
+        "parents": list(candidate.parents),
+        "known_as": list(candidate.known_as),
+    }
+    row = {"campaign_id": campaign_id, "material_id": candidate.material_id, **content}
+    return {**row, "content_hash": content_hash(content)}
+
+
+def read_candidate(crystal: Mapping[str, Any] | RowMapping, proposals: Sequence[Mapping[str, Any]]) -> Candidate:
+    """Merge the proposals of one crystal: the first one's source, everybody's parents.
+
+    A crystal that anybody proposed as a candidate is a candidate, though others need it as a competing phase.
+    """
+    role: Role = "candidate" if any(row["role"] == "candidate" for row in proposals) else "competing"
+    return Candidate(
+        material_id=crystal["material_id"],
+        formula=crystal["formula"],
+        chemsys=crystal["chemsys"],
+        structure=structure_from_json(crystal["structure"]),
+        source=proposals[0]["source"],
+        source_version=proposals[0]["source_version"],
+        parents=_union(row["parents"] for row in proposals),
+        role=role,
+        known_as=_union(row["known_as"] for row in proposals),
+    )
+
+
+def _union(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for names in lists for name in names))
+
+
+def calculation_row(calculation: Calculation, created_at: str) -> dict[str, Any]:
+    """Write a calculation; `attempt` is 1 until the ledger knows of others. NaN and infinity become None."""
+    row = _fields(calculation, leave_out=("structure", "properties", "wall_time_s"))
+    row = {key: plain(value) for key, value in row.items()}
+    row["structure"] = None if calculation.structure is None else structure_to_json(calculation.structure)
+    row["properties"] = plain(calculation.properties)
+    # The time it took is left out: the same answer, asked for twice, is one answer.
+    digest = content_hash(row)
+    return {
+        **row,
+        "calculation_id": calculation.calculation_id,
+        "attempt": 1,
+        "wall_time_s": plain(calculation.wall_time_s),
+        "content_hash": digest,
+        "created_at": created_at,
+    }
+
+
+def read_calculation(row: Mapping[str, Any] | RowMapping) -> Calculation:
+    """Read a calculation; its structure is built anew."""
+    values = {field.name: row[field.name] for field in dataclasses.fields(Calculation)}
+    if values["structure"] is not None:
+        values["structure"] = structure_from_json(values["structure"])
+    return Calculation(**values)
+
+
+def record_row(campaign_id: str, record: Record) -> dict[str, Any]:
+    """Write a record whose fields are columns of the same names."""
+    return {"campaign_id": campaign_id, **{key: plain(value) for key, value in _fields(record).items()}}
+
+
+def read_record(kind: type[Record], row: Mapping[str, Any] | RowMapping) -> Record:
+    """Read a record whose fields are columns of the same names."""
+    values: dict[str, Any] = {field.name: row[field.name] for field in dataclasses.fields(kind)}
+    return kind(**values)
+
+
+def ranking_row(campaign_id: str, row: RankedCandidate) -> dict[str, Any]:
+    """Write a row of the table, its two usual predictions as columns of their own."""
+    values = {key: plain(value) for key, value in _fields(row).items()}
+    for target, column in _PREDICTED_COLUMNS.items():
+        mean, std = row.predicted.get(target, (None, None))
+        values[column], values[f"{column}_std"] = plain(mean), plain(std)
+    return {"campaign_id": campaign_id, **values}
+
+
+def read_ranking(row: Mapping[str, Any] | RowMapping) -> RankedCandidate:
+    """Read a row of the table as a record."""
+    values = {field.name: row[field.name] for field in dataclasses.fields(RankedCandidate)}
+    values["predicted"] = {target: _pair(pair) for target, pair in (values["predicted"] or {}).items()}
+    return RankedCandidate(**values)
+
+
+def _pair(pair: Sequence[float | None]) -> tuple[float, float]:
+    mean, std = (math.nan if number is None else number for number in pair)
+    return mean, std
+
+
+def _fields(record: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        field.name: getattr(record, field.name) for field in dataclasses.fields(record) if field.name not in leave_out
+    }
