@@ -1,0 +1,317 @@
+"""What a campaign file may say: all the science of a campaign, none of its hardware.
+
+Each field's title and description feed the JSON schema, the Prefect form and the documentation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from flows.section import Section
+from materials.elements import SYMBOLS
+from materials.records import Target, content_hash
+
+Element = Literal[SYMBOLS]  # type: ignore[valid-type]  # a select in the Prefect form
+
+
+class Prototypes(Section):
+    """Known structure types, decorated with elements."""
+
+    kind: Literal["prototypes"] = Field("prototypes", title="Kind")
+    roles: dict[str, list[Element]] = Field(
+        title="Roles",
+        description="The elements that may take each role, such as {I: [Li, Na], V: [P, As]}. "
+        "Each candidate takes one element for each role, all of them different.",
+        min_length=1,
+    )
+    charges: dict[str, int] = Field(
+        default={},
+        title="Ionic charges",
+        description="Ionic charge of each role (e). Where given, only neutral decorations are made, with anions on anion sites.",
+    )
+    prototypes: list[str] | Literal["library", "aflow"] = Field(
+        default="library",
+        title="Structure types",
+        description="Names of structure types, or all of the library that fit, or all of pymatgen's AFLOW set that fit.",
+    )
+    decorate: Literal["anions", "all"] = Field(
+        default="anions",
+        title="Decorations",
+        description="anions: an anion role only on the type's anion sites; all: every distinct assignment of roles to sites. "
+        "The half-Heusler cell always has its three arrangements.",
+    )
+    volume: Literal["radii", "dls"] = Field(
+        default="radii",
+        title="First volume",
+        description="radii: the tightest pair touches the sum of its radii; dls: pymatgen's DLSVolumePredictor.",
+    )
+
+
+class Substitution(Section):
+    """Elements of known structures replaced by chemically similar ones."""
+
+    kind: Literal["substitution"] = Field("substitution", title="Kind")
+    path: str = Field(title="Known structures", description="A structure file, a folder, a glob or a table.")
+    elements: list[Element] = Field(
+        default=[], title="Elements", description="Only candidates of these elements; empty: any."
+    )
+    threshold: float = Field(
+        default=1e-3, gt=0, lt=1, title="Threshold", description="Least substitution probability (Hautier's table)."
+    )
+    max_candidates: int = Field(default=1000, ge=1, title="Most candidates")
+
+
+class Files(Section):
+    """Structures from files: CIF, POSCAR, extxyz, pymatgen JSON, a folder, a glob, or a table."""
+
+    kind: Literal["files"] = Field("files", title="Kind")
+    path: str = Field(
+        title="Path", description="A structure file, a folder, a glob or a table (CSV, JSON lines, Parquet)."
+    )
+    structure_column: str | None = Field(
+        default=None, title="Structure column", description="Of a table; found by itself where there is only one."
+    )
+
+
+class MaterialsProject(Section):
+    """Structures and competing phases from the Materials Project. The key comes from MP_API_KEY."""
+
+    kind: Literal["materials_project"] = Field("materials_project", title="Kind")
+    chemsys: list[str] = Field(
+        default=[], title="Chemical systems", description='Such as "Li-Mg-P"; their sub-systems give the competing phases.'
+    )
+    elements: list[Element] = Field(default=[], title="Elements", description="Holds all of these.")
+    exclude_elements: list[Element] = Field(default=[], title="Without elements")
+    formula: list[str] = Field(default=[], title="Formulas", description='Such as "LiZnP" or "ABC3".')
+    material_ids: list[str] = Field(default=[], title="Material ids")
+    num_sites: tuple[int, int] | None = Field(default=None, title="Sites in the cell", description="[least, most].")
+    num_elements: tuple[int, int] | None = Field(default=None, title="Number of elements", description="[least, most].")
+    energy_above_hull: tuple[float, float] | None = Field(
+        default=None, title="Energy above hull (eV/atom)", description="[least, most], the Materials Project's own."
+    )
+    band_gap: tuple[float, float] | None = Field(
+        default=None, title="Band gap (eV)", description="[least, most], the Materials Project's own."
+    )
+    hull: bool = Field(
+        default=True, title="Competing phases", description="Also the corrected GGA/GGA+U entries of each chemical system."
+    )
+    snapshot: str = Field(
+        default="latest",
+        title="Snapshot",
+        description="latest, or a database version that was pulled before: then nothing is asked of the network.",
+    )
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> MaterialsProject:
+        if not (self.chemsys or self.elements or self.formula or self.material_ids):
+            raise ValueError(
+                "asks for the whole database: give at least one of chemsys, elements, formula or material_ids"
+            )
+        for name in ("num_sites", "num_elements", "energy_above_hull", "band_gap"):
+            bounds = getattr(self, name)
+            if bounds and bounds[0] > bounds[1]:
+                raise ValueError(f"{name}: the least ({bounds[0]}) is above the most ({bounds[1]}); swap them")
+        return self
+
+
+class Optimade(Section):
+    """Structures from any OPTIMADE provider."""
+
+    kind: Literal["optimade"] = Field("optimade", title="Kind")
+    provider: str = Field(title="Provider", description="A base URL, or a provider's short name.")
+    filter: str = Field(
+        min_length=1, title="Filter", description='Such as: elements HAS ALL "Li","P" AND nelements=3'
+    )
+    max_results: int | None = Field(default=None, ge=1, title="Most results")
+
+
+Source = Annotated[
+    Prototypes | Substitution | Files | MaterialsProject | Optimade, Field(discriminator="kind", title="Source")
+]
+
+
+class Potential(Section):
+    """The machine-learning interatomic potential that screens."""
+
+    kind: Literal["chgnet", "matgl", "ase"] = Field(default="chgnet", title="Family")
+    model: str | None = Field(
+        default=None,
+        title="Model",
+        description="A model's name or folder; for ase, the import path of a calculator, package.module:name. "
+        "Empty: the family's default.",
+    )
+    level_of_theory: str | None = Field(
+        default=None,
+        title="Level of theory",
+        description="What its energies mean, such as PBE+U, where the family does not know.",
+    )
+    correction: Literal["MP2020"] | None = Field(
+        default=None, title="Correction", description="Corrections that its raw energies need, where the family does not know."
+    )
+    calculator_arguments: dict[str, str | int | float | bool] = Field(
+        default={}, title="Calculator arguments", description="Keyword arguments of an ase calculator."
+    )
+
+
+class Screening(Section):
+    """How candidates are relaxed with the potential, and what is let in."""
+
+    potential: Potential = Field(default=Potential(), title="Potential")
+    fmax: float = Field(
+        default=0.05, gt=0, le=1, title="Force threshold (eV/Å)", description="As ASE's FrechetCellFilter judges it."
+    )
+    max_steps: int = Field(default=500, ge=1, le=10_000, title="Most steps")
+    cell: Literal["free", "fixed", "fixed_shape", "fixed_volume"] = Field(default="free", title="Cell")
+    keep_symmetry: bool = Field(default=False, title="Keep the symmetry")
+    max_sites: int = Field(default=200, ge=1, title="Largest cell (sites)", description="Larger cells are left out.")
+    charge_balance: bool = Field(
+        default=False, title="Charge balance", description="Leave out compositions without a neutral set of oxidation states."
+    )
+
+
+class TargetSection(Section):
+    """One wish. Exactly one of near (with within), at_most, at_least, or goal."""
+
+    property: Literal[
+        "decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom", "band_gap", "volume_per_atom"
+    ] = Field(title="Property", description="Energies in eV/atom, the gap in eV, the volume in Å³/atom.")
+    near: float | None = Field(default=None, title="Near")
+    within: float | None = Field(default=None, gt=0, title="Within", description="Half the window around near.")
+    at_most: float | None = Field(default=None, title="At most")
+    at_least: float | None = Field(default=None, title="At least")
+    goal: Literal["minimize", "maximize"] | None = Field(default=None, title="Goal")
+
+    @model_validator(mode="after")
+    def _one_wish(self) -> TargetSection:
+        said = [name for name in ("near", "at_most", "at_least", "goal") if getattr(self, name) is not None]
+        if len(said) != 1:
+            found = " and ".join(said) if said else "none"
+            raise ValueError(f"takes exactly one of near, at_most, at_least or goal; found {found}")
+        if (self.near is None) != (self.within is None):
+            raise ValueError("near and within go together, such as near: 1.3 with within: 0.3")
+        return self
+
+    def record(self) -> Target:
+        """Give the plain record that the lower rooms take."""
+        if self.near is not None:
+            return Target(property=self.property, goal="near", value=self.near, tolerance=self.within)
+        if self.at_most is not None:
+            return Target(property=self.property, goal="at_most", value=self.at_most)
+        if self.at_least is not None:
+            return Target(property=self.property, goal="at_least", value=self.at_least)
+        assert self.goal is not None  # the validator saw to it
+        return Target(property=self.property, goal=self.goal)
+
+
+class Learning(Section):
+    """How the next candidates for DFT are chosen."""
+
+    batch: int = Field(default=3, ge=1, le=1000, title="Batch", description="Candidates a round.")
+    within: float = Field(
+        default=0.2,
+        ge=0,
+        title="Consider within (eV/atom)",
+        description="Candidates further above the potential's hull are not considered.",
+    )
+    audits: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        title="Audits",
+        description="Share of all picks drawn at random, which keep the calibration honest and tell what chance would find.",
+    )
+    stop_below: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        title="Stop below",
+        description="Stop when the odds that anything left meets all targets fall below this.",
+    )
+    stop_after: int = Field(
+        default=40, ge=1, title="Stop not before", description="Answers to wait for before the stop rule is asked."
+    )
+    seed: int = Field(default=0, ge=0, title="Seed")
+
+
+class DFT(Section):
+    """How the chosen are validated."""
+
+    code: Literal["gpaw"] = Field(default="gpaw", title="Code")
+    preset: Literal["quick", "standard", "accurate"] = Field(
+        default="standard", title="Preset", description="Cut-off, k-points, convergence: tests/benchmarks/dft-presets.md."
+    )
+    budget: int = Field(
+        default=12, ge=0, title="Budget", description="Candidate validations in all; competing phases come on top."
+    )
+    competing_within: float = Field(
+        default=0.05,
+        ge=0,
+        title="Competing phases within (eV/atom)",
+        description="Phases this near the facet that a candidate decomposes into are computed as well.",
+    )
+    competing_max_sites: int = Field(
+        default=8, ge=1, title="Largest competing phase (sites)", description="Larger ones are left out, and listed."
+    )
+    relax_best: int = Field(
+        default=1, ge=0, title="Relax the best", description="How many of the best are relaxed with DFT at the end."
+    )
+
+
+class Campaign(Section):
+    """A campaign: where candidates come from, what is wanted, and how it is looked for."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        max_length=60,
+        title="Name",
+        description="Lower-case letters, digits and dashes.",
+    )
+    description: str = Field(default="", title="Description", description="The question, in words.")
+    sources: list[Source] = Field(min_length=1, title="Sources", description="Where candidates come from.")
+    competing: list[Source] = Field(
+        default=[], title="Competing phases", description="Phases that candidates must be stable against."
+    )
+    screening: Screening = Field(default=Screening(), title="Screening")
+    targets: list[TargetSection] = Field(
+        default=[TargetSection(property="decomposition_energy_per_atom", at_most=0.05)], min_length=1, title="Targets"
+    )
+    learning: Learning = Field(default=Learning(), title="Learning")
+    dft: DFT = Field(default=DFT(), title="DFT")
+
+    @model_validator(mode="after")
+    def _targets_agree(self) -> Campaign:
+        bounds: dict[str, dict[str, float]] = {}
+        for target in self.targets:
+            seen = bounds.setdefault(target.property, {})
+            kind = next(k for k in ("near", "at_most", "at_least", "goal") if getattr(target, k) is not None)
+            if kind in seen:
+                raise ValueError(f"targets: {target.property} has two {kind} targets; keep one")
+            value = getattr(target, kind)
+            seen[kind] = value if isinstance(value, float) else 0.0
+        for name, seen in bounds.items():
+            if "at_least" in seen and "at_most" in seen and seen["at_least"] > seen["at_most"]:
+                raise ValueError(
+                    f"targets: {name} cannot be at least {seen['at_least']} and at most {seen['at_most']}; swap the two"
+                )
+        return self
+
+    @property
+    def campaign_id(self) -> str:
+        """Name and content: the budget is left out, so that a raised budget goes on with the same campaign."""
+        content: dict[str, Any] = self.model_dump(mode="json", exclude={"description": True, "dft": {"budget"}})
+        return f"{self.name}-{content_hash(content, 8)}"
+
+
+def resolve_paths(campaign: Campaign, folder: Path) -> Campaign:
+    """Read relative paths of file sources from the campaign file's own folder."""
+
+    def resolved(source: Source) -> Source:
+        if isinstance(source, Files | Substitution):
+            return source.model_copy(update={"path": str(folder / source.path)})
+        return source
+
+    update = {"sources": [resolved(s) for s in campaign.sources], "competing": [resolved(s) for s in campaign.competing]}
+    return campaign.model_copy(update=update)

@@ -1,0 +1,66 @@
+"""Dask workers for the potential, from a cluster file. Workers never import Prefect nor touch the ledger."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from flows.cluster_file import Workers
+from materials.errors import ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+# Without worker-saturation the innocent neighbours of a task that kills its worker are blamed with it;
+# with the default lost-worker-timeout a worker that is slow to come back is dropped for good.
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": 1,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.deploy.lost-worker-timeout": "5 minutes",
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.nanny.pre-spawn-environ": {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONSAFEPATH": "1",  # a working directory that shadows models/ must not be imported
+        "HF_HUB_OFFLINE": "1",  # matgl otherwise asks a hub at import
+    },
+}
+
+
+@contextmanager
+def open_client(workers: Workers) -> Iterator[Client]:
+    """Start the workers, or reach those that run already, and end what was started.
+
+    Raises:
+        ClusterError: The scheduler cannot be reached, or has no worker.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a killed worker is told once, by us, as a row
+    with dask.config.set(SETTINGS):
+        if workers.kind == "address":
+            if not workers.address:
+                raise ClusterError("workers.address: is missing; kind: address needs the scheduler's, such as tcp://host:8786")
+            try:
+                client = Client(workers.address, timeout="30s", set_as_default=False)
+            except OSError as error:
+                raise ClusterError(f"workers.address: no Dask scheduler answers at {workers.address}: {error}") from None
+            with client:
+                if not client.scheduler_info(n_workers=-1)["workers"]:
+                    raise ClusterError(f"workers.address: the scheduler at {workers.address} has no workers; start some")
+                yield client
+            return
+        cluster = LocalCluster(
+            n_workers=workers.resolved_count(),
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=int(workers.memory_gib * 2**30),
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client

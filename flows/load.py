@@ -1,0 +1,160 @@
+"""Campaign and cluster files: read, checked, and told in one sentence what is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flows.campaign import Campaign, resolve_paths
+from flows.cluster_file import Cluster
+from materials.errors import CampaignError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_campaign(path: Path, *, budget: int | None = None) -> Campaign:
+    """Read a campaign file.
+
+    Args:
+        path: The YAML file. Paths inside it are relative to its folder.
+        budget: Replaces `dft.budget`.
+
+    Raises:
+        CampaignError: With the file, the key, what was found and what to do.
+    """
+    content = _read(path)
+    if budget is not None:
+        dft = content.setdefault("dft", {})
+        if isinstance(dft, dict):
+            dft["budget"] = budget
+    return resolve_paths(check(Campaign, content, str(path)), path.parent)
+
+
+def load_cluster(path: Path | None) -> Cluster:
+    """Read a cluster file; without one, this machine with a worker a core.
+
+    Raises:
+        CampaignError: With the file, the key, what was found and what to do.
+    """
+    if path is None:
+        return Cluster()
+    return check(Cluster, _read(path), str(path))
+
+
+def check(model: type[Model], content: Any, where: str) -> Model:
+    """Check content against its model, and word the first mistakes for a person.
+
+    Raises:
+        CampaignError: One line for each mistake: where, which key, what was found, what to do.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        # The members of a union each complain; what a user wrote is only one of them, and comes first.
+        lines = [_sentence(model, dict(e)) for e in error.errors(include_url=False)]
+        unique = list(dict.fromkeys(lines))
+        raise CampaignError("\n".join(f"{where}: {line}" for line in unique[:5])) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise CampaignError(f"{path}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CampaignError(f"{path}: cannot be read: {error}") from None
+    try:
+        content = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise CampaignError(f"{path}{place}: not valid YAML: {problem}") from None
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise CampaignError(f"{path}: {found}; expected keys and values such as 'name: my-campaign'")
+    return content
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that does not let a second `name:` replace the first, nor read the elements No and Y as booleans."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            mark = node.value[index][0].start_mark
+            raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands there twice", problem_mark=mark)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)  # type: ignore[no-untyped-call,no-any-return]
+
+
+_UniqueKeys.add_constructor("tag:yaml.org,2002:map", _mapping)
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _sentence(model: type[BaseModel], error: dict[str, Any]) -> str:
+    location: Sequence[str | int] = [part for part in error["loc"] if not _is_tag(part)]
+    key = _dotted(location)
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _keys(model, error["loc"][:-1]), n=1, cutoff=0.6)
+        return f"{key}: unknown key; " + (f"did you mean {near[0]!r}?" if near else "remove it")
+    if kind == "missing":
+        return f"{key}: is missing"
+    if kind == "literal_error":
+        expected = str(context.get("expected", ""))
+        choices = [choice.strip(" '") for choice in expected.replace(" or ", ",").split(",")]
+        near = difflib.get_close_matches(str(found), choices, n=1, cutoff=0.5)
+        what = "no chemical element" if "Og" in choices or "Xe" in choices else f"not one of {', '.join(choices)}"
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{key}: {found!r} is {what}{hint}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        expected = str(context.get("expected_tags", "prototypes, substitution, files, materials_project, optimade"))
+        kind_found = found.get("kind") if isinstance(found, dict) else found
+        return f"{key}.kind: found {kind_found!r}; expected one of {expected}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    shown = "" if isinstance(found, dict | list | BaseModel) else f" (found {found!r})"
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _is_tag(part: str | int) -> bool:
+    tags = ("prototypes", "substitution", "files", "materials_project", "optimade")
+    return isinstance(part, str) and (part in tags or part.startswith(("literal[", "list[", "function-")))
+
+
+def _dotted(location: Sequence[str | int]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
+    return text
+
+
+def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Find the keys that stand where an unknown one was met, by walking the JSON schema."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def follow(node: dict[str, Any]) -> dict[str, Any]:
+        return definitions[node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+
+    node = follow(schema)
+    for part in location:
+        if isinstance(part, int):
+            node = follow(node.get("items", {}))
+        elif "discriminator" in node:
+            node = follow({"$ref": node["discriminator"]["mapping"][part]})
+        else:
+            node = follow(node.get("properties", {}).get(part, {}))
+    return list(node.get("properties", {}))

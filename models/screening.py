@@ -1,0 +1,116 @@
+"""A chunk of candidates through a potential: what a Dask worker runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from materials.corrections import correct
+from materials.records import Calculation, content_hash
+from models.relaxation import Relaxed, RelaxationSettings, relax
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from models.potentials.interface import Potential
+
+
+@dataclass(frozen=True, kw_only=True)
+class PotentialChoice:
+    """Which potential, as a campaign names it; small enough to travel with each chunk."""
+
+    kind: str
+    model: str | None = None
+    device: str = "cpu"
+    level_of_theory: str | None = None
+    correction: str | None = None
+    calculator_arguments: tuple[tuple[str, Any], ...] = field(default=())
+
+
+@lru_cache(maxsize=1)
+def loaded(choice: PotentialChoice) -> Potential:
+    """Load a potential, once a process."""
+    from models.potentials.load import load_potential
+
+    return load_potential(
+        choice.kind,
+        model=choice.model,
+        device=choice.device,
+        level_of_theory=choice.level_of_theory,
+        correction=choice.correction,
+        calculator_arguments=dict(choice.calculator_arguments),
+    )
+
+
+def screening_hash(settings: RelaxationSettings, weights_hash: str) -> str:
+    """Hash what decides the answer: how it is relaxed, and with which weights."""
+    return content_hash({**settings.content(), "weights": weights_hash})
+
+
+def relax_chunk(
+    choice: PotentialChoice, settings: RelaxationSettings, structures: Mapping[str, Structure]
+) -> list[Calculation]:
+    """Relax a chunk and record each structure's end, in the potential's level of theory.
+
+    Args:
+        choice: The potential.
+        settings: How to relax.
+        structures: By material_id.
+
+    Returns:
+        One calculation for each structure, whatever became of it.
+    """
+    potential = loaded(choice)
+    ids = list(structures)
+    hashed = screening_hash(settings, potential.weights_hash)
+    results = relax(potential, list(structures.values()), settings)
+    return [_record(potential, ids[index], hashed, relaxed) for index, relaxed in results]
+
+
+def failed_calculations(
+    identity: Any, settings: RelaxationSettings, structures: Mapping[str, Structure], message: str
+) -> Sequence[Calculation]:
+    """Record structures that no worker brought back."""
+    return [
+        Calculation(
+            material_id=material_id,
+            method=identity.method,
+            fidelity="mlip",
+            level_of_theory=identity.level_of_theory,
+            settings_hash=screening_hash(settings, identity.weights_hash),
+            status="failed",
+            structure=structure,
+            energy=None,
+            message=message,
+        )
+        for material_id, structure in structures.items()
+    ]
+
+
+def _record(potential: Potential, material_id: str, hashed: str, relaxed: Relaxed) -> Calculation:
+    energy = relaxed.energy
+    if energy is not None and relaxed.status in ("converged", "max_steps"):
+        energy = correct(potential.correction, relaxed.structure, energy)
+    properties: dict[str, Any] = {}
+    if relaxed.latent is not None:
+        properties["latent"] = [round(float(value), 6) for value in relaxed.latent]
+    if relaxed.magmoms is not None:
+        properties["magmoms"] = [round(float(value), 4) for value in relaxed.magmoms]
+    return Calculation(
+        material_id=material_id,
+        method=potential.method,
+        fidelity="mlip",
+        level_of_theory=potential.level_of_theory,
+        settings_hash=hashed,
+        status=relaxed.status,
+        structure=relaxed.structure,
+        energy=energy,
+        max_force=relaxed.max_force,
+        max_stress=relaxed.max_stress,
+        n_steps=relaxed.n_steps,
+        wall_time_s=relaxed.wall_time_s,
+        message=relaxed.message,
+        properties=properties,
+    )
