@@ -1,0 +1,118 @@
+"""Feature table -> the few whitened coordinates in which the surrogate measures distance, frozen for a campaign."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from materials.errors import InputError
+
+MOST_COMPONENTS = 40
+LEAST_VARIANCE = 1e-6  # of a component, where a z-scored column has 1: whitening must not blow up rounding errors
+FARTHEST = 10.0  # z-scores beyond it are cut: one odd cell must not set the scale of its neighbours
+CHUNK = 65536  # rows worked on together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """z-score, then principal components scaled to unit variance.
+
+    Attributes:
+        columns: Which columns vary, shape (d_kept,).
+        mean: Of those columns, shape (d_kept,).
+        std: Of those columns, shape (d_kept,).
+        axes: Shape (d_kept, k): whitened components as combinations of z-scores.
+        n_features: Columns that a table must have.
+    """
+
+    columns: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    n_features: int
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Project rows.
+
+        Args:
+            features: Shape (n, n_features); a missing number (NaN, infinity) counts as the column's mean.
+
+        Returns:
+            Shape (n, k), finite; of the frozen rows each column has mean 0 and variance 1.
+
+        Raises:
+            InputError: The table has another number of columns than the one that was frozen.
+        """
+        if features.ndim != 2 or features.shape[1] != self.n_features:
+            raise InputError(
+                f"features: shape {features.shape}, but the campaign was frozen with {self.n_features} columns; "
+                "describe new candidates as the first ones were described (with or without latents)."
+            )
+        projected = np.empty((len(features), self.axes.shape[1]))
+        for part, z in self._scores(features):
+            projected[part] = z @ self.axes
+        return projected
+
+    def _scores(self, features: NDArray[np.floating]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        for start in range(0, len(features), CHUNK):
+            part = slice(start, start + CHUNK)
+            z = (features[part][:, self.columns] - self.mean) / self.std
+            yield part, np.clip(np.where(np.isfinite(z), z, 0.0), -FARTHEST, FARTHEST)
+
+    @property
+    def version(self) -> str:
+        """Hash of the projection, to be kept with what was learned in it."""
+        digest = hashlib.sha256(repr((self.n_features, self.columns.tolist())).encode())
+        for part in (self.mean, self.std, np.abs(self.axes)):
+            digest.update(np.array([f"{number:.5e}" for number in part.ravel()]).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def freeze(features: NDArray[np.floating], *, n_components: int = MOST_COMPONENTS) -> Projection:
+    """Learn the projection from the pool as it is at the start of a campaign.
+
+    Frozen once, so that distances, and with them what was learned, mean the same in every round.
+
+    Args:
+        features: Shape (n, d); columns that never vary are dropped, missing numbers (NaN, infinity) left out.
+        n_components: Components to keep at most; 40 did best in replays, with one length scale for all.
+
+    Raises:
+        InputError: The table is empty or not two-dimensional.
+    """
+    if features.ndim != 2 or not len(features):
+        raise InputError(f"features: shape {features.shape}; a projection needs at least one described candidate.")
+    mean, std = _moments(features)
+    columns = np.flatnonzero(std > 1e-9 * np.maximum(np.abs(mean), 1e-3))
+    kept = {"columns": columns, "mean": mean[columns], "std": std[columns], "n_features": features.shape[1]}
+    scored = Projection(axes=np.eye(len(columns)), **kept)
+    total, outer = np.zeros(len(columns)), np.zeros((len(columns), len(columns)))
+    for _, z in scored._scores(features):
+        total += z.sum(axis=0)
+        outer += z.T @ z
+    center = total / len(features)
+    values, vectors = np.linalg.eigh(outer / len(features) - np.outer(center, center))
+    order = np.argsort(values)[::-1][:n_components]
+    order = order[values[order] > LEAST_VARIANCE]
+    axes = vectors[:, order] / np.sqrt(values[order])
+    signs = np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(order))])
+    return Projection(axes=axes * signs, **kept)
+
+
+def _moments(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of what is finite in each column; 0 and 0 where nothing is."""
+    count, total = np.zeros(features.shape[1]), np.zeros(features.shape[1])
+    for start in range(0, len(features), CHUNK):
+        finite = np.isfinite(features[start : start + CHUNK])
+        count += finite.sum(axis=0)
+        total += np.where(finite, features[start : start + CHUNK], 0.0).sum(axis=0)
+    mean = total / np.maximum(count, 1)
+    square = np.zeros(features.shape[1])
+    for start in range(0, len(features), CHUNK):
+        part = features[start : start + CHUNK]
+        square += (np.where(np.isfinite(part), part - mean, 0.0) ** 2).sum(axis=0)
+    return mean, np.sqrt(square / np.maximum(count, 1))
