@@ -1,0 +1,236 @@
+"""Asking a web server for JSON: patiently, with a timeout, and never taking half an answer for a whole one.
+
+The care sits in a `requests` adapter, so that any client that accepts a `requests.Session` gets it too.
+No message, and no exception behind a message, carries a header or a query: keys travel there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import InvalidHeader
+from urllib3.util.retry import Retry
+
+from materials.errors import IncompleteAnswer, SourceError, SourceRefused, SourceUnavailable
+
+# Looks at one page (its address, its JSON) and says what is wrong with it, or None.
+Inspect = Callable[[str, dict[str, Any]], str | None]
+
+BUSY = frozenset({408, 425, 429})
+LONGEST_WAIT_S = 120.0
+
+
+class KeptPages(Protocol):
+    """Where the pages that arrived are kept, so that a pull that broke off goes on."""
+
+    def load(self, url: str) -> bytes | None:
+        """The body kept for an address, or None."""
+
+    def keep(self, url: str, body: bytes) -> None:
+        """Keep the body of an address."""
+
+
+class PatientAdapter(HTTPAdapter):
+    """Sends a request until a whole, sound JSON answer has arrived, or says why none came.
+
+    Tried again: no connection, a timeout, a body cut short, half JSON, a page that `inspect` objects to, and the
+    statuses 408, 425, 429 and 5xx, after the wait that `Retry-After` asks for. All other statuses are final.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        attempts: int,
+        backoff_s: float,
+        timeout_s: float,
+        inspect: Inspect | None,
+        pages: KeptPages | None,
+        follow_redirects: bool,
+    ) -> None:
+        super().__init__()
+        self._source = source
+        self._attempts = attempts
+        self._backoff_s = backoff_s
+        self._timeout_s = timeout_s
+        self._inspect = inspect
+        self._pages = pages
+        self._follow_redirects = follow_redirects
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: float | tuple[float | None, float | None] | None = None,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+        proxies: dict[str, str] | None = None,
+    ) -> requests.Response:
+        """Answer a request, from the kept pages or from the server.
+
+        Raises:
+            SourceUnavailable: Nothing sound came in all attempts.
+            SourceRefused: The server does not accept the key or the query.
+            IncompleteAnswer: Each attempt brought only a part of the answer.
+        """
+        url = request.url or ""
+        body = self._pages.load(url) if self._pages else None
+        if body is not None:
+            return _kept_response(request, body)
+        for attempt in range(1, self._attempts + 1):
+            response, trouble = self._try(request, verify, cert, proxies)
+            if response is not None and trouble is None:
+                if self._pages and response.status_code == 200:
+                    self._pages.keep(url, response.content)
+                return response
+            if attempt < self._attempts:
+                time.sleep(self._wait_s(attempt, response))
+        # Raised outside of any except block: what requests raises carries the request, and that the key.
+        assert trouble is not None
+        raise type(trouble)(f"{trouble} (tried {self._attempts} times)")
+
+    def _try(
+        self,
+        request: requests.PreparedRequest,
+        verify: bool | str,
+        cert: str | tuple[str, str] | None,
+        proxies: dict[str, str] | None,
+    ) -> tuple[requests.Response | None, SourceError | None]:
+        where = f"{self._source} ({without_secrets(request.url or '')})"
+        try:
+            # stream=False only makes the Session read the body later, outside of these attempts: read it here.
+            response = super().send(request, True, self._timeout_s, verify, cert, proxies)
+            body = response.content
+        except requests.Timeout:
+            return None, SourceUnavailable(f"{where} did not answer within {self._timeout_s:g} s")
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
+            return None, IncompleteAnswer(f"{where} broke off in the middle of its answer")
+        except requests.exceptions.SSLError:
+            return None, SourceUnavailable(f"{where} shows a certificate that this machine does not trust")
+        except requests.RequestException as error:
+            # Reading the rest of a body fails with a plain ConnectionError as well as a refused connection.
+            return None, SourceUnavailable(f"{where} cannot be reached: {type(error).__name__}")
+        if response.status_code in BUSY or response.status_code >= 500:
+            return response, SourceUnavailable(f"{where} answered {response.status_code} {response.reason}")
+        if response.is_redirect and self._follow_redirects:
+            return response, None
+        if response.status_code != 200:
+            raise _refusal(where, response, self._source)
+        return response, self._judge(where, request.url or "", body)
+
+    def _judge(self, where: str, url: str, body: bytes) -> SourceError | None:
+        try:
+            payload = json.loads(body)
+        except ValueError:
+            if body.lstrip()[:1] == b"<":
+                return SourceUnavailable(
+                    f"{where} answered with a web page, not with data: a proxy's log-in page, perhaps"
+                )
+            return IncompleteAnswer(f"{where} answered with {len(body)} bytes that are no whole JSON")
+        if not isinstance(payload, dict):
+            return IncompleteAnswer(f"{where} answered with a {type(payload).__name__} where an object was due")
+        objection = self._inspect(url, payload) if self._inspect else None
+        return IncompleteAnswer(f"{where}: {objection}") if objection else None
+
+    def _wait_s(self, attempt: int, response: requests.Response | None) -> float:
+        asked = response.headers.get("Retry-After") if response is not None else None
+        if asked:
+            try:
+                return min(Retry().parse_retry_after(asked), LONGEST_WAIT_S)
+            except InvalidHeader:
+                pass
+        return min(self._backoff_s * 2 ** (attempt - 1), LONGEST_WAIT_S)
+
+
+def open_session(
+    *,
+    source: str,
+    headers: Mapping[str, str] | None = None,
+    attempts: int = 5,
+    backoff_s: float = 1.0,
+    timeout_s: float = 60.0,
+    inspect: Inspect | None = None,
+    pages: KeptPages | None = None,
+    follow_redirects: bool = False,
+) -> requests.Session:
+    """Open a session whose every request is patient and whose every answer is whole.
+
+    Args:
+        source: Who is asked, for messages: "The Materials Project".
+        headers: Sent with each request; never shown.
+        attempts: How often each request is tried.
+        backoff_s: Wait before the second attempt, doubled before each further one, unless the server names a wait.
+        timeout_s: Longest silence of the server.
+        inspect: Judges each page; what it objects to is asked for again.
+        pages: Where sound pages are kept and looked up.
+        follow_redirects: Off where a key travels: `requests` would carry it to another host.
+    """
+    session = requests.Session()
+    session.headers.update({"Accept": "application/json", "User-Agent": "assay", **(headers or {})})
+    adapter = PatientAdapter(
+        source=source,
+        attempts=attempts,
+        backoff_s=backoff_s,
+        timeout_s=timeout_s,
+        inspect=inspect,
+        pages=pages,
+        follow_redirects=follow_redirects,
+    )
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+def without_secrets(url: str) -> str:
+    """The scheme, host and path of an address: no user, password, query or fragment."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+
+
+def _refusal(where: str, response: requests.Response, source: str) -> SourceRefused:
+    if response.is_redirect:
+        target = without_secrets(response.headers["Location"])
+        return SourceRefused(f"{where} redirects to {target}; give that address as the endpoint if you trust it")
+    if response.status_code in (401, 403):
+        return SourceRefused(f"{where} does not accept the key (status {response.status_code}); check it and try again")
+    said = _reason_given(response)
+    return SourceRefused(
+        f"{where} does not accept the request (status {response.status_code}){': ' + said if said else ''}"
+    )
+
+
+def _reason_given(response: requests.Response) -> str:
+    """What the server itself says, from FastAPI's `detail` or OPTIMADE's `errors`; cut to a readable length."""
+    try:
+        payload = response.json()
+    except ValueError:
+        return ""
+    if not isinstance(payload, dict):
+        return ""
+    said = payload.get("errors") or payload.get("detail") or payload.get("message") or ""
+    if isinstance(said, list):
+        said = "; ".join(
+            str(s.get("detail") or s.get("msg") or s.get("title")) if isinstance(s, dict) else str(s) for s in said
+        )
+    secret = next((v for k, v in response.request.headers.items() if k.lower() == "x-api-key"), None)
+    text = str(said).replace(secret, "***") if isinstance(secret, str) and secret else str(said)
+    return text[:500]
+
+
+def _kept_response(request: requests.PreparedRequest, body: bytes) -> requests.Response:
+    response = requests.Response()
+    response.status_code = 200
+    response.url = request.url or ""
+    response.request = request
+    response.raw = io.BytesIO(body)
+    response.encoding = "utf-8"
+    response.headers["Content-Type"] = "application/json"
+    return response
