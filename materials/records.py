@@ -170,7 +170,7 @@ class RankedCandidate:
     chemsys: str
     n_sites: int
     parents: str
-    status: str  # "validated", "selected", "screened", "failed"
+    status: str  # "validated", "selected", "screened", "proposed" (not screened yet), "failed"
     fidelity: Fidelity | None
     level_of_theory: str | None
     energy_above_hull: float | None

@@ -1,0 +1,162 @@
+"""How stable a material is: how far it lies above, or below, the phases that it competes with.
+
+Energies are of one level of theory, never mixed. They are exact here; whoever decides by them rounds to 0.1 meV/atom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from materials.errors import HullError
+from materials.phase_diagram import Hull, HullEntry, check, check_level, fractions_of
+from materials.records import Calculation, Fidelity, Stability
+
+
+def entry_from(calculation: Calculation) -> HullEntry:
+    """Make a phase of a calculation that has an energy and a structure.
+
+    Raises:
+        HullError: it has none.
+    """
+    if calculation.energy is None or calculation.structure is None:
+        raise HullError(
+            f"{calculation.material_id} by {calculation.method} has no energy ({calculation.status}): leave it out"
+        )
+    amounts = calculation.structure.composition.element_composition.get_el_amt_dict()
+    return HullEntry(
+        entry_id=calculation.material_id,
+        amounts={str(element): float(amount) for element, amount in amounts.items()},
+        energy=calculation.energy,
+        level_of_theory=calculation.level_of_theory,
+        method=calculation.method,
+    )
+
+
+def assess(
+    entries: Sequence[HullEntry], queries: Sequence[HullEntry] | None = None, *, fidelity: Fidelity
+) -> list[Stability]:
+    """Say how stable each phase is against all entries but itself, known by its id.
+
+    A polymorph of the same composition is a competing phase. An element of which nothing else is known competes
+    with nothing: its decomposition energy is 0 and its decomposition empty.
+
+    Args:
+        entries: All competing phases, of one level of theory.
+        queries: Phases to judge; None judges each entry.
+        fidelity: For the record.
+
+    Raises:
+        LevelOfTheoryMismatch: entries and queries are of several levels.
+        MissingTerminals: an element of a query has no entry.
+        HullError: two entries have one id.
+    """
+    asked = entries if queries is None else queries
+    check(entries)
+    check_level([*entries, *asked])
+    systems = Systems(entries)
+    groups: dict[frozenset[str], list[int]] = {}
+    for i, query in enumerate(asked):
+        groups.setdefault(query.elements, []).append(i)
+    found: dict[int, Stability] = {}
+    for elements, index in groups.items():
+        judged = _judge(systems.hull(elements), [asked[i] for i in index], fidelity)
+        found.update(zip(index, judged, strict=True))
+    return [found[i] for i in range(len(asked))]
+
+
+def competing_phases(
+    entries: Sequence[HullEntry], candidate: HullEntry, *, within: float = 0.05
+) -> list[tuple[str, float]]:
+    """List the phases that decide whether a candidate is stable.
+
+    Args:
+        entries: All phases known; the candidate itself, by its id, is left out.
+        candidate: The one in question.
+        within: How far above the candidate's facet a phase may lie, eV/atom: that of the hull of all others, in the
+            candidate's chemical system.
+
+    Returns:
+        `entry_id` and distance above the facet's plane in eV/atom: the products of the decomposition first, with 0,
+        then the others by distance (rounded to 0.1 meV/atom) and id. Polymorphs of the candidate are among them.
+
+    Raises:
+        LevelOfTheoryMismatch: the levels differ.
+        MissingTerminals: an element of the candidate has no other entry.
+    """
+    check_level([*entries, candidate])
+    hull = Hull(entries, candidate.elements)
+    facet = hull.facet(fractions_of([candidate], hull.elements)[0], candidate.entry_id)
+    products = [(entry_id, 0.0) for entry_id in facet.decomposition]
+    distances = np.maximum(hull.energies_per_atom - hull.fractions @ facet.potentials, 0.0)
+    others = [
+        (entry.entry_id, float(distance))
+        for entry, distance in zip(hull.entries, distances, strict=True)
+        if distance <= within and entry.entry_id != candidate.entry_id and entry.entry_id not in facet.decomposition
+    ]
+    return products + sorted(others, key=lambda phase: (round(phase[1], 4), phase[0]))
+
+
+class Systems:
+    """The hulls of many chemical systems over one set of entries, each built when first asked for."""
+
+    def __init__(self, entries: Iterable[HullEntry]) -> None:
+        self._by_elements: dict[frozenset[str], list[HullEntry]] = {}
+        for entry in entries:
+            self._by_elements.setdefault(entry.elements, []).append(entry)
+        self._hulls: dict[frozenset[str], Hull] = {}
+
+    def hull(self, elements: Iterable[str]) -> Hull:
+        """Give the hull of a chemical system.
+
+        Raises:
+            MissingTerminals: an element has no entry.
+        """
+        system = frozenset(elements)
+        if system not in self._hulls:
+            self._hulls[system] = Hull(self._inside(system), system)
+        return self._hulls[system]
+
+    def _inside(self, system: frozenset[str]) -> list[HullEntry]:
+        if 2 ** len(system) > len(self._by_elements):
+            subsystems = [elements for elements in self._by_elements if elements <= system]
+        else:
+            sizes = range(1, len(system) + 1)
+            subsystems = [frozenset(names) for size in sizes for names in combinations(system, size)]
+        return [entry for elements in subsystems for entry in self._by_elements.get(elements, ())]
+
+
+def _judge(hull: Hull, queries: Sequence[HullEntry], fidelity: Fidelity) -> list[Stability]:
+    fractions = fractions_of(queries, hull.elements)
+    energies = np.array([query.energy_per_atom for query in queries])
+    formation = energies - fractions @ hull.reference_energies
+    hull_energies = hull.energies(fractions)
+    decompositions = hull.decompositions(fractions)
+    judged = []
+    for i, query in enumerate(queries):
+        energy, decomposition = float(hull_energies[i]), decompositions[i]
+        if query.entry_id in hull.vertices:
+            energy, decomposition = _without_itself(hull, query, fractions[i])
+        distance = float(energies[i]) - energy
+        judged.append(
+            Stability(
+                material_id=query.entry_id,
+                fidelity=fidelity,
+                level_of_theory=query.level_of_theory,
+                energy_above_hull=max(distance, 0.0),
+                decomposition_energy_per_atom=distance,
+                formation_energy_per_atom=float(formation[i]),
+                decomposition=decomposition,
+                reference_version=hull.version,
+            )
+        )
+    return judged
+
+
+def _without_itself(hull: Hull, query: HullEntry, point: np.ndarray) -> tuple[float, dict[str, float]]:
+    if len(hull.entries) == 1:
+        return query.energy_per_atom, {}
+    facet = hull.facet(point, query.entry_id)
+    return facet.energy, dict(facet.decomposition)
