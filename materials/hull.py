@@ -14,6 +14,8 @@ from materials.errors import HullError
 from materials.phase_diagram import Hull, HullEntry, check, check_level, fractions_of
 from materials.records import Calculation, Fidelity, Stability
 
+_STEP = 1e-6  # of the atoms: small beside any facet, large beside rounding
+
 
 def entry_from(calculation: Calculation) -> HullEntry:
     """Make a phase of a calculation that has an energy and a structure.
@@ -72,31 +74,36 @@ def competing_phases(
 ) -> list[tuple[str, float]]:
     """List the phases that decide whether a candidate is stable.
 
+    A phase's distance says how far its energy would have to fall before the candidate's decomposition energy felt it:
+    its height above the plane of the candidate's facet on the hull of all others. Where several facets meet under the
+    candidate, as for any salt that is a sum of simpler salts, it is the lowest of their planes that counts.
+
     Args:
         entries: All phases known; the candidate itself, by its id, is left out.
         candidate: The one in question.
-        within: How far above the candidate's facet a phase may lie, eV/atom: that of the hull of all others, in the
-            candidate's chemical system.
+        within: How distant a phase may be, eV/atom.
 
     Returns:
-        `entry_id` and distance above the facet's plane in eV/atom: the products of the decomposition first, with 0,
-        then the others by distance (rounded to 0.1 meV/atom) and id. Polymorphs of the candidate are among them.
+        `entry_id` and distance, eV/atom: the products of the decomposition first, with 0, then the others in the
+        candidate's chemical system by distance (rounded to 0.1 meV/atom) and id. Polymorphs are among them.
 
     Raises:
         LevelOfTheoryMismatch: the levels differ.
         MissingTerminals: an element of the candidate has no other entry.
     """
     check_level([*entries, candidate])
-    hull = Hull(entries, candidate.elements)
-    facet = hull.facet(fractions_of([candidate], hull.elements)[0], candidate.entry_id)
-    products = [(entry_id, 0.0) for entry_id in facet.decomposition]
-    distances = np.maximum(hull.energies_per_atom - hull.fractions @ facet.potentials, 0.0)
+    hull = Hull([entry for entry in entries if entry.entry_id != candidate.entry_id], candidate.elements)
+    point = fractions_of([candidate], hull.elements)
+    products = hull.decompositions(point)[0]
+    # A step away from each phase leads onto the facet whose plane is lowest at that phase.
+    planes = hull.planes(point + _STEP * (point - hull.fractions))
+    heights = hull.formation_energies - (planes * hull.fractions).sum(axis=1)
     others = [
-        (entry.entry_id, float(distance))
-        for entry, distance in zip(hull.entries, distances, strict=True)
-        if distance <= within and entry.entry_id != candidate.entry_id and entry.entry_id not in facet.decomposition
+        (entry.entry_id, max(float(height), 0.0))
+        for entry, height in zip(hull.entries, heights, strict=True)
+        if height <= within and entry.entry_id not in products
     ]
-    return products + sorted(others, key=lambda phase: (round(phase[1], 4), phase[0]))
+    return [(name, 0.0) for name in products] + sorted(others, key=lambda phase: (round(phase[1], 4), phase[0]))
 
 
 class Systems:

@@ -133,6 +133,14 @@ class Hull:
         """Give the hull's energy, `(n,)` in eV/atom, at atomic fractions `(n, n_elements)`."""
         return self._facets_under(fractions)[0] + fractions @ self.reference_energies
 
+    def planes(self, fractions: np.ndarray) -> np.ndarray:
+        """Give the planes of the facets under atomic fractions `(n, n_elements)`.
+
+        Returns:
+            `(n, n_elements)`, formation energy of each element on the plane, eV/atom.
+        """
+        return self.potentials[self._facets_under(fractions)[1]]
+
     def decompositions(self, fractions: np.ndarray) -> list[dict[str, float]]:
         """Say what the hull consists of at atomic fractions `(n, n_elements)`: `entry_id` -> fraction of the atoms."""
         facets = self._facets_under(fractions)[1]

@@ -1,0 +1,55 @@
+"""Hull queries: 10,000 phases in six elements, and the many small systems of a screening."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from materials.hull import assess
+from materials.phase_diagram import Hull, HullEntry, fractions_of
+
+ELEMENTS = ("Al", "Fe", "Li", "Mg", "O", "P")
+
+
+def phases(n: int, elements: tuple[str, ...], seed: int) -> list[HullEntry]:
+    random = np.random.default_rng(seed)
+    made = [
+        HullEntry(entry_id=f"el-{e}", amounts={e: 1}, energy=-3.0, level_of_theory="PBE", method="m") for e in elements
+    ]
+    for i in range(n):
+        chosen = random.choice(elements, random.integers(2, len(elements) + 1), replace=False)
+        amounts = {str(e): int(random.integers(1, 9)) for e in chosen}
+        shares = np.array(list(amounts.values())) / sum(amounts.values())
+        depth = -3 - (1 - (shares**2).sum()) + random.normal(0, 0.15)
+        energy = float(depth * sum(amounts.values()))
+        name = f"{'-'.join(elements)}-{i}"
+        made.append(HullEntry(entry_id=name, amounts=amounts, energy=energy, level_of_theory="PBE", method="m"))
+    return made
+
+
+@pytest.mark.benchmark(group="hull")
+def test_build_ten_thousand_phases_of_six_elements(benchmark) -> None:
+    entries = phases(10_000, ELEMENTS, 0)
+    benchmark.pedantic(lambda: Hull(entries, ELEMENTS).potentials, rounds=3)
+
+
+@pytest.mark.benchmark(group="hull")
+@pytest.mark.parametrize("what", ["energies", "decompositions"])
+def test_ask_ten_thousand_times(benchmark, what: str) -> None:
+    hull = Hull(phases(10_000, ELEMENTS, 0), ELEMENTS)
+    questions = fractions_of(hull.entries, ELEMENTS)
+    assert len(hull.potentials) > 100
+    benchmark.extra_info["questions"] = len(questions)
+    benchmark(getattr(hull, what), questions)
+    assert benchmark.stats.stats.median / len(questions) < 20e-6  # seconds
+
+
+@pytest.mark.benchmark(group="hull")
+def test_assess_a_screening_of_five_hundred_systems(benchmark) -> None:
+    random = np.random.default_rng(1)
+    symbols = tuple(f"X{i:02d}" for i in range(40))
+    systems = [tuple(sorted(random.choice(symbols, 3, replace=False))) for _ in range(500)]
+    entries = [phase for system in sorted(set(systems)) for phase in phases(20, system, int(system[0][1:]))[3:]]
+    entries += phases(0, symbols, 0)
+    found = benchmark.pedantic(lambda: assess(entries, fidelity="mlip"), rounds=1)
+    assert len(found) == len(entries)
