@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from flows.section import Section
 from materials.elements import SYMBOLS
-from materials.records import Target, content_hash
+from materials.records import Target
 
 Element = Literal[SYMBOLS]  # type: ignore[valid-type]  # a select in the Prefect form
 
@@ -223,12 +223,18 @@ class Learning(Section):
         title="Audits",
         description="Share of all picks drawn at random, which keep the calibration honest and tell what chance would find.",
     )
-    stop_below: float = Field(
+    stop_odds: float = Field(
         default=0.01,
         ge=0,
         lt=1,
-        title="Stop below",
-        description="Stop when the odds that anything left meets all targets fall below this.",
+        title="Stop at odds",
+        description="Targets that only order: stop when the odds that anything left beats the best fall below this.",
+    )
+    stop_hits: float = Field(
+        default=0.05,
+        ge=0,
+        title="Stop at hits",
+        description="Targets that can be met: stop when the next batch can expect fewer hits than this.",
     )
     stop_after: int = Field(
         default=40, ge=1, title="Stop not before", description="Answers to wait for before the stop rule is asked."
@@ -274,6 +280,11 @@ class Campaign(Section):
     competing: list[Source] = Field(
         default=[], title="Competing phases", description="Phases that candidates must be stable against."
     )
+    hull_leaves_out: str = Field(
+        default="",
+        title="What the hull leaves out",
+        description="Phases known to be missing from the competing ones, in words; the report repeats it.",
+    )
     screening: Screening = Field(default=Screening(), title="Screening")
     targets: list[TargetSection] = Field(
         default=[TargetSection(property="decomposition_energy_per_atom", at_most=0.05)], min_length=1, title="Targets"
@@ -298,11 +309,9 @@ class Campaign(Section):
                 )
         return self
 
-    @property
-    def campaign_id(self) -> str:
-        """Name and content: the budget is left out, so that a raised budget goes on with the same campaign."""
-        content: dict[str, Any] = self.model_dump(mode="json", exclude={"description": True, "dft": {"budget"}})
-        return f"{self.name}-{content_hash(content, 8)}"
+    def identity(self) -> dict[str, Any]:
+        """Tell one campaign from another: a raised budget, or a better description, goes on with the same one."""
+        return self.model_dump(mode="json", exclude={"description": True, "hull_leaves_out": True, "dft": {"budget"}})
 
 
 def resolve_paths(campaign: Campaign, folder: Path) -> Campaign:

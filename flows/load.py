@@ -158,3 +158,12 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
         else:
             node = follow(node.get("properties", {}).get(part, {}))
     return list(node.get("properties", {}))
+
+
+def campaign_schema() -> str:
+    """Write the JSON schema of a campaign file, for editors and for `configs/campaign.schema.json`."""
+    import json
+
+    schema = Campaign.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

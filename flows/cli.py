@@ -1,0 +1,199 @@
+"""The command `assay`. Heavy imports happen inside the commands that need them: `assay --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from materials.errors import AssayError
+
+if TYPE_CHECKING:
+    from materials.store.ledger import Ledger
+
+LEDGER = click.option(
+    "--ledger",
+    metavar="URL",
+    envvar="ASSAY_DATABASE_URL",
+    default=None,
+    help="SQLite file or PostgreSQL URL. [env ASSAY_DATABASE_URL; default ./assay.db]",
+)
+WHERE = click.option(
+    "--where", metavar="QUERY", help='Such as "energy_above_hull < 0.05 and band_gap > 1 and has Li and not has Cd".'
+)
+CAMPAIGN = click.argument("campaign", required=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="assay", message="assay %(version)s")
+def assay() -> None:
+    """Find new, stable materials: propose crystals, screen them with a potential, spend DFT where it counts.
+
+    Exit codes: 0 done, 1 ran but failed, 2 bad input, 130 stopped by Ctrl-C (the same command goes on from there).
+    """
+
+
+@assay.command()
+@click.argument("campaign_file", type=click.Path(path_type=Path))
+@click.option("--cluster", "cluster_file", type=click.Path(path_type=Path), help="Hardware. [default: this machine]")
+@click.option("--budget", type=click.IntRange(min=0), help="Candidate validations in all, in place of the file's.")
+@click.option("--no-dft", is_flag=True, help="Propose, screen and rank; validate nothing.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ASSAY_RUN_DIR",
+    default="assay-runs",
+    show_default=True,
+    help="Where calculations, snapshots and reports lie. [env ASSAY_RUN_DIR]",
+)
+@click.option("--profile", type=click.Path(path_type=Path, dir_okay=False), help="Write a cProfile of this process here.")
+@LEDGER
+def run(
+    campaign_file: Path,
+    cluster_file: Path | None,
+    budget: int | None,
+    no_dft: bool,
+    folder: Path,
+    profile: Path | None,
+    ledger: str | None,
+) -> None:
+    """Run a campaign, or go on with it: what the ledger knows is not computed again."""
+    from flows.load import load_campaign, load_cluster
+    from flows.loop import Request, run_request
+
+    request = Request(
+        campaign=load_campaign(campaign_file, budget=budget),
+        cluster=load_cluster(cluster_file),
+        ledger_url=ledger,
+        folder=folder,
+        use_dft=not no_dft,
+    )
+    if profile is None:
+        run_request(request)
+        return
+    import cProfile
+
+    with cProfile.Profile() as profiler:
+        run_request(request)
+    profiler.dump_stats(profile)
+    click.echo(f"Profile: {profile} (python -m pstats {profile})", err=True)
+
+
+@assay.command()
+@CAMPAIGN
+@WHERE
+@click.option("--sort", metavar="COLUMN", help='Such as score, "-band_gap" or "energy_above_hull desc". [default: rank]')
+@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most rows; 0: all.")
+@click.option("--columns", metavar="A,B,…", help="Only these columns; 'all' for every one. [default: the main ones]")
+@click.option(
+    "--format", "style", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here and not to the screen.")
+@LEDGER
+def table(
+    campaign: str | None,
+    where: str | None,
+    sort: str | None,
+    limit: int,
+    columns: str | None,
+    style: str,
+    output: Path | None,
+    ledger: str | None,
+) -> None:
+    """Show the ranked candidates of a campaign (the latest, if none is named)."""
+    from flows import tables
+
+    with _open(ledger) as opened:
+        rows = tables.query(opened, campaign, where=where, sort=sort, limit=limit or None, columns=columns, style=style)
+    tables.write(rows, style, output)
+
+
+@assay.command()
+@click.argument("material_id")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@LEDGER
+def show(material_id: str, style: str, ledger: str | None) -> None:
+    """Show every record behind one row: its origin, calculations, predictions, why it was chosen, what failed.
+
+    MATERIAL_ID may be shortened while it stays unique, or be a source's own id, such as mp-1265.
+    """
+    from flows import show as showing
+
+    with _open(ledger) as opened:
+        click.echo(showing.show(opened, material_id, style))
+
+
+@assay.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option("--format", "style", type=click.Choice(["cif", "poscar", "extxyz"]), default="cif", show_default=True)
+@click.option("--campaign", help="[default: the latest]")
+@WHERE
+@click.option("--limit", type=click.IntRange(min=0), default=0, help="Most structures; 0: all.", show_default=True)
+@LEDGER
+def export(folder: Path, style: str, campaign: str | None, where: str | None, limit: int, ledger: str | None) -> None:
+    """Write the best known structure of each candidate to DIR."""
+    from flows import export as exporting
+
+    with _open(ledger) as opened:
+        written = exporting.export(opened, folder, style, campaign=campaign, where=where, limit=limit or None)
+    click.echo(f"{written} structures in {folder}")
+
+
+@assay.command()
+@CAMPAIGN
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@LEDGER
+def status(campaign: str | None, style: str, ledger: str | None) -> None:
+    """Show the campaigns: what is done, what is missing, what failed."""
+    from flows import status as state
+
+    with _open(ledger) as opened:
+        click.echo(state.status(opened, campaign, style))
+
+
+@assay.command()
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@LEDGER
+def doctor(style: str, ledger: str | None) -> None:
+    """Check what a campaign needs: potentials, DFT codes, database, Prefect, GPU, shadowed packages."""
+    from flows import doctor as checks
+
+    results = checks.examine(ledger)
+    click.echo(checks.written(results, style))
+    if any(check.needed and not check.ok for check in results):
+        sys.exit(1)
+
+
+@assay.command()
+def schema() -> None:
+    """Print the JSON schema of a campaign file."""
+    from flows.load import campaign_schema
+
+    click.echo(campaign_schema(), nl=False)
+
+
+def _open(url: str | None) -> Ledger:
+    from materials.store.ledger import Ledger
+
+    return Ledger.open(url, must_exist=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a foreseen error is one sentence and an exit code."""
+    try:
+        code: Any = assay.main(args=arguments, prog_name="assay", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("assay: stopped", err=True)
+        sys.exit(130)
+    except AssayError as error:
+        click.echo(f"assay: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # `assay table | head`: the reader has seen enough
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,101 @@
+"""What every stage of a running campaign needs to know."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.campaign import Campaign
+from flows.cluster_file import Cluster
+from flows.progress import Progress
+from materials.errors import AssayError
+from materials.records import Target
+
+if TYPE_CHECKING:
+    from materials.store.ledger import Ledger
+    from models.potentials.interface import PotentialIdentity
+    from models.relaxation import RelaxationSettings
+    from models.screening import PotentialChoice
+
+
+class Interrupted(AssayError):
+    """Somebody asked the campaign to stop; everything that had ended is in the ledger."""
+
+    exit_code = 130  # as shells have it for Ctrl-C
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A campaign that runs: the science, the hardware, the ledger, and who watches."""
+
+    campaign: Campaign
+    cluster: Cluster
+    campaign_id: str
+    ledger: Ledger
+    folder: Path  # DFT calculations, snapshots and reports lie below it
+    progress: Progress
+    use_dft: bool = True
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def check_stop(self) -> None:
+        """End here if somebody asked to.
+
+        Raises:
+            Interrupted: Somebody did.
+        """
+        if self.stop.is_set():
+            raise Interrupted("Stopped. What had ended is in the ledger; the same command goes on from there.")
+
+    @property
+    def targets(self) -> list[Target]:
+        """What is wanted."""
+        return [target.record() for target in self.campaign.targets]
+
+    @cached_property
+    def potential(self) -> PotentialChoice:
+        """Which potential screens, and where it runs."""
+        from models.screening import PotentialChoice
+
+        section = self.campaign.screening.potential
+        return PotentialChoice(
+            kind=section.kind,
+            model=section.model,
+            device=self.cluster.workers.device,
+            level_of_theory=section.level_of_theory,
+            correction=section.correction,
+            calculator_arguments=tuple(sorted(section.calculator_arguments.items())),
+        )
+
+    @cached_property
+    def potential_identity(self) -> PotentialIdentity:
+        """What the potential is, without loading its model."""
+        from models.potentials.load import identify
+
+        section = self.campaign.screening.potential
+        return identify(
+            section.kind,
+            model=section.model,
+            level_of_theory=section.level_of_theory,
+            correction=section.correction,
+            calculator_arguments=section.calculator_arguments,
+        )
+
+    @cached_property
+    def relaxation(self) -> RelaxationSettings:
+        """How candidates are relaxed."""
+        from models.relaxation import RelaxationSettings
+
+        section = self.campaign.screening
+        return RelaxationSettings(
+            fmax=section.fmax, max_steps=section.max_steps, cell=section.cell, keep_symmetry=section.keep_symmetry
+        )
+
+    @cached_property
+    def screening_hash(self) -> str:
+        """Hash of how the potential's answers are made."""
+        from models.screening import screening_hash
+
+        return screening_hash(self.relaxation, self.potential_identity.weights_hash)

@@ -1,0 +1,59 @@
+"""Structures of the ranked table as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import tables
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from materials.store.ledger import Ledger
+
+SUFFIXES = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz"}
+
+
+def export(
+    ledger: Ledger, folder: Path, style: str, *, campaign: str | None = None, where: str | None = None, limit: int | None
+) -> int:
+    """Write the best known structure of each row, named by rank and material; return how many.
+
+    Args:
+        ledger: To ask.
+        folder: Made if it is not there.
+        style: "cif", "poscar" or "extxyz".
+        campaign: Name or id; None for the latest.
+        where: A query; None for all rows.
+        limit: Most structures; None for all.
+    """
+    rows = tables.query(
+        ledger, campaign, where=where, sort=None, limit=limit, columns="rank,material_id,energy_above_hull,band_gap"
+    )
+    structures = ledger.structures([row["material_id"] for row in rows])
+    folder.mkdir(parents=True, exist_ok=True)
+    width = len(str(max((row["rank"] for row in rows), default=1)))
+    for row in rows:
+        name = f"{row['rank']:0{width}d}-{row['material_id']}{SUFFIXES[style]}"
+        (folder / name).write_text(_text(structures[row["material_id"]], style, row), encoding="utf-8")
+    return len(rows)
+
+
+def _text(structure: Structure, style: str, row: tables.Row) -> str:
+    if style == "cif":
+        return str(structure.to(fmt="cif"))
+    if style == "poscar":
+        from pymatgen.io.vasp import Poscar
+
+        return str(Poscar(structure.get_sorted_structure(), comment=row["material_id"]).get_str(significant_figures=10))
+    import io
+
+    from ase.io import write
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    atoms = AseAtomsAdaptor.get_atoms(structure.copy(site_properties={}), msonable=False)
+    atoms.info = {name: value for name, value in row.items() if value is not None}
+    text = io.StringIO()
+    write(text, atoms, format="extxyz")
+    return text.getvalue()

@@ -1,0 +1,152 @@
+"""The discovery loop: reads like a table of contents. The same stages run from the command line and under Prefect."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from flows.campaign import Campaign
+from flows.cluster_file import Cluster
+from flows.context import Interrupted, Run
+from flows.progress import Progress
+from flows.stages.assess import assess_screened
+from flows.stages.choose import choose, gather_pool
+from flows.stages.propose import propose
+from flows.stages.publish import publish
+from flows.stages.screen import screen
+from flows.stages.validate import collect, relax_best, require_code, validate
+
+Result = TypeVar("Result")
+
+
+class Step(Protocol):
+    """Runs one stage: calls it, or makes a Prefect task of it."""
+
+    def __call__(self, name: str, stage: Callable[..., Result], *arguments: Any) -> Result:
+        """Run the stage under a name that a person can read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A campaign that somebody wants run."""
+
+    campaign: Campaign
+    cluster: Cluster
+    ledger_url: str | None = None
+    folder: Path = Path("assay-runs")
+    use_dft: bool = True
+
+
+def direct(name: str, stage: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a stage by calling it."""
+    return stage(*arguments)
+
+
+def discover(run: Run, step: Step = direct) -> None:
+    """Propose, screen, then choose and validate round by round, and publish what is known after each."""
+    step("propose", propose, run)
+    step("screen", screen, run)
+    screened = step("assess", assess_screened, run)
+    pool = step("describe", gather_pool, run, screened)
+    if run.use_dft:
+        round_number = 1
+        while picks := step(f"choose, round {round_number}", choose, run, screened, pool, round_number):
+            step(f"validate, round {round_number}", validate, run, screened, picks)
+            step(f"publish, round {round_number}", publish, run, screened, pool)
+            round_number += 1
+        step("relax the best", relax_best, run, screened)
+    step("publish", publish, run, screened, pool)
+
+
+def run_request(request: Request) -> None:
+    """Run a campaign from the command line, and end with its table.
+
+    With PREFECT_API_URL set it is a flow run on that server.
+
+    Raises:
+        AssayError: Whatever stopped it; what had ended is in the ledger.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        from flows.discovery import run_as_flow
+
+        run_as_flow(request)
+        return
+    with opened(request, Progress()) as run:
+        discover(run)
+        _say_end(run)
+
+
+@contextmanager
+def opened(request: Request, progress: Progress) -> Iterator[Run]:
+    """Open the ledger, note the run and how it ended, and let Ctrl-C end it cleanly."""
+    from flows.versions import versions
+    from materials.store.ledger import Ledger
+
+    campaign = request.campaign
+    if request.use_dft and campaign.dft.budget:
+        require_code(campaign.dft.code)
+    with Ledger.open(request.ledger_url) as ledger:
+        run = Run(
+            campaign=campaign,
+            cluster=request.cluster,
+            campaign_id=ledger.add_campaign(campaign.name, campaign.identity()),
+            ledger=ledger,
+            folder=request.folder,
+            progress=progress,
+            use_dft=request.use_dft,
+        )
+        run_id = ledger.start_run(
+            run.campaign_id,
+            versions=versions(),
+            weights_hash=run.potential_identity.weights_hash,
+            config=campaign.model_dump(mode="json"),
+            budget=campaign.dft.budget if request.use_dft else 0,
+        )
+        progress.say(f"Campaign {run.campaign_id} in {ledger.url}, files in {request.folder}")
+        state = "failed"
+        try:
+            with _stopping(run):
+                yield run
+            state = "finished"
+        except (Interrupted, KeyboardInterrupt):
+            state = "stopped"
+            raise
+        finally:
+            ledger.end_run(run_id, state)
+
+
+@contextmanager
+def _stopping(run: Run) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into a clean stop; the second one ends at once."""
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        run.stop.set()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        run.progress.say("Stopping: what runs is ended, what has ended is kept. Again, to end at once.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_end(run: Run) -> None:
+    """End with the ranked table, where the time went, and where everything lies."""
+    from flows import report, tables
+
+    rows = tables.query(run.ledger, run.campaign_id, where=None, sort=None, limit=20)
+    print(tables.as_text(rows))
+    for line in report.closing_lines(run):
+        run.progress.say(line)

@@ -1,0 +1,102 @@
+"""The report's plots: how far from the hull, potential against DFT, and what the DFT calculations bought."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from materials.records import RankedCandidate, Selection, Target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
+
+
+def draw(
+    rows: Sequence[RankedCandidate], selections: Sequence[Selection], targets: Sequence[Target]
+) -> dict[str, bytes]:
+    """Draw the plots for which there are data; file name -> PNG."""
+    from matplotlib.figure import Figure
+
+    panels = [(_distances, rows), (_parity, rows)]
+    drawn = [panel for panel, data in panels if _has_data(panel, data)]
+    figure = Figure(figsize=(5.2 * (len(drawn) + bool(selections)), 3.9), layout="constrained", dpi=110)
+    count = len(drawn) + bool(selections)
+    if count == 0:
+        return {}
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis, panel in zip(axes, drawn, strict=False):
+        panel(axis, rows)
+    if selections:
+        _progress(axes[-1], rows, selections, targets)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return {"overview.png": picture.getvalue()}
+
+
+def _has_data(panel: object, rows: Sequence[RankedCandidate]) -> bool:
+    if panel is _parity:
+        return any(_pair(row) is not None for row in rows)
+    return any(row.energy_above_hull_mlip is not None for row in rows)
+
+
+def _pair(row: RankedCandidate) -> tuple[float, float] | None:
+    if row.fidelity != "dft" or row.decomposition_energy_mlip is None or row.decomposition_energy_per_atom is None:
+        return None
+    return row.decomposition_energy_mlip, row.decomposition_energy_per_atom
+
+
+def _distances(axis: Axes, rows: Sequence[RankedCandidate]) -> None:
+    values = [row.energy_above_hull_mlip for row in rows if row.energy_above_hull_mlip is not None]
+    shown = [min(value, 1.0) for value in values]
+    axis.hist(shown, bins=50, range=(0, 1.0), color=BLUE)
+    axis.set_xlabel("energy above hull by the potential (eV/atom; the last bin holds all beyond)")
+    axis.set_ylabel("candidates")
+    axis.set_title(f"{sum(value <= 0.05 for value in values)} of {len(values)} within 0.05 eV/atom", fontsize=10)
+
+
+def _parity(axis: Axes, rows: Sequence[RankedCandidate]) -> None:
+    pairs = [(row, pair) for row in rows if (pair := _pair(row)) is not None]
+    xs, ys = [pair[0] for _, pair in pairs], [pair[1] for _, pair in pairs]
+    low, high = min(*xs, *ys) if len(pairs) > 1 else xs[0] - 0.1, max(*xs, *ys) if len(pairs) > 1 else xs[0] + 0.1
+    axis.plot([low, high], [low, high], color=GREY, linewidth=1)
+    colors = [ORANGE if row.meets_targets else BLUE for row, _ in pairs]
+    axis.scatter(xs, ys, c=colors, s=28)
+    for row, (x, y) in pairs:
+        axis.annotate(row.formula, (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
+    difference = sum(abs(x - y) for x, y in zip(xs, ys, strict=True)) / len(pairs)
+    axis.set_xlabel("decomposition energy by the potential (eV/atom)")
+    axis.set_ylabel("by DFT (eV/atom)")
+    axis.set_title(f"mean absolute difference {1000 * difference:.0f} meV/atom", fontsize=10)
+
+
+def _progress(
+    axis: Axes, rows: Sequence[RankedCandidate], selections: Sequence[Selection], targets: Sequence[Target]
+) -> None:
+    """Hits against DFT calculations spent; beside it, how near the best came to a value to be hit."""
+    by_id = {row.material_id: row for row in rows}
+    picked = [by_id.get(s.material_id) for s in selections]
+    hits, found = 0, [0]
+    for row in picked:
+        hits += bool(row and row.meets_targets)
+        found.append(hits)
+    axis.step(range(len(found)), found, where="post", color=ORANGE)
+    axis.set_xlabel("candidates validated with DFT")
+    axis.set_ylabel("that meet all targets", color=ORANGE)
+    axis.set_title("found against spent", fontsize=10)
+    near = next((t for t in targets if t.goal == "near" and t.value is not None and t.property == "band_gap"), None)
+    if near is None or near.value is None:
+        return
+    best, distances = math.inf, []
+    for row in picked:
+        if row is not None and row.band_gap is not None:
+            best = min(best, abs(row.band_gap - near.value))
+        distances.append(best)
+    twin = axis.twinx()
+    known = [(i, d) for i, d in enumerate(distances, start=1) if math.isfinite(d)]
+    twin.plot([i for i, _ in known], [d for _, d in known], color=BLUE, marker=".")
+    twin.set_ylabel(f"nearest gap to {near.value:g} eV so far (eV)", color=BLUE)
+    twin.set_ylim(bottom=0)

@@ -1,0 +1,228 @@
+"""The report of a campaign: a summary in Markdown, plots, and the ranked table as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.context import Run
+from flows.progress import duration
+from materials.competing import ValidationPlan
+from materials.records import Calculation, RankedCandidate, Selection, Target
+
+TOP = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the report is written from."""
+
+    rows: Sequence[RankedCandidate]
+    plans: Sequence[ValidationPlan]
+    relaxed: Mapping[str, Calculation]  # the best, relaxed with DFT, by material_id
+    names: Mapping[str, str]  # material_id -> formula
+
+
+def folder(run: Run) -> Path:
+    """Say where the report lies."""
+    return run.folder / "reports" / run.campaign_id
+
+
+def write(run: Run, evidence: Evidence) -> Path:
+    """Write summary, plots and table; return the summary's path."""
+    from dataclasses import asdict
+
+    from flows import plots, tables
+
+    where = folder(run)
+    where.mkdir(parents=True, exist_ok=True)
+    (where / "ranked.csv").write_text(tables.as_csv([asdict(row) for row in evidence.rows]), encoding="utf-8")
+    selections = run.ledger.selections(run.campaign_id)
+    pictures = plots.draw(evidence.rows, selections, run.targets)
+    for name, picture in pictures.items():
+        (where / name).write_bytes(picture)
+    text = summary(run, evidence, selections, {name: name for name in pictures})
+    (where / "summary.md").write_text(text, encoding="utf-8")
+    return where / "summary.md"
+
+
+def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictures: Mapping[str, str]) -> str:
+    """Write the report's Markdown.
+
+    Args:
+        run: The campaign.
+        evidence: What is known.
+        selections: Of all rounds.
+        pictures: File name of each plot -> what its link shall be (a path, or a data URI).
+    """
+    campaign = run.campaign
+    parts = [f"# {campaign.name}", campaign.description.strip()]
+    parts += ["## Found", "\n".join(f"- {line}" for line in findings(run, evidence, selections))]
+    parts += ["## Ranked candidates", ranked_table(evidence.rows[:TOP])]
+    if evidence.relaxed:
+        parts += ["## Relaxed with DFT", "\n".join(f"- {line}" for line in _relaxed(evidence))]
+    if evidence.plans:
+        parts += ["## What the hull leaves out", "\n".join(f"- {line}" for line in left_out(run, evidence))]
+    if pictures:
+        parts += ["## Plots", *[f"![{Path(name).stem.replace('-', ' ')}]({link})" for name, link in pictures.items()]]
+    spent = spent_on(run.progress.seconds)
+    if spent:
+        parts += ["## Where the time of the last run went", spent]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def findings(run: Run, evidence: Evidence, selections: Sequence[Selection]) -> list[str]:
+    """Say in words what came out."""
+    from models.stopping import hit_rate, hit_rate_among_random
+
+    rows = {row.material_id: row for row in evidence.rows}
+    validated = [row for row in evidence.rows if row.status == "validated"]
+    lines = [f"wanted: {'; '.join(wish(target) for target in run.targets)}"]
+    picked = [rows[s.material_id] for s in selections if s.material_id in rows]
+    judged = [row for row in picked if row.meets_targets is not None]
+    chosen = hit_rate(sum(bool(row.meets_targets) for row in judged), len(judged))
+    if chosen is not None:
+        lines.append(
+            f"hit rate: {chosen.hits} of {chosen.trials} validated candidates meet all targets"
+            f" ({chosen.rate:.0%}, 95 % interval {chosen.low:.0%} to {chosen.high:.0%})"
+        )
+    random = hit_rate_among_random(
+        [s.acquisition for s in selections if s.material_id in rows], [row.meets_targets for row in picked]
+    )
+    if random is None:
+        lines.append("hit rate among random picks: not measured (learning.audits: none was due)")
+    else:
+        lines.append(
+            f"hit rate among random picks: {random.hits} of {random.trials}"
+            f" ({random.rate:.0%}, 95 % interval {random.low:.0%} to {random.high:.0%})"
+        )
+    hits = [row for row in validated if row.meets_targets]
+    if hits:
+        best = hits[0]
+        lines.append(f"best: {best.formula} ({best.parents}), {_facts(best)}")
+    failed = [row for row in picked if row.status == "failed"]
+    if failed:
+        lines.append(f"failed: {', '.join(f'{row.formula} ({row.message.splitlines()[0][:80]})' for row in failed)}")
+    return lines
+
+
+def left_out(run: Run, evidence: Evidence) -> list[str]:
+    """Say in words what the DFT hulls do not hold."""
+    names = evidence.names
+    replaced = {big: small for plan in evidence.plans for big, small in plan.stand_ins.items()}
+    missing = sorted({names.get(m, m) for plan in evidence.plans for m in plan.left_out})
+    lines = []
+    limit = run.campaign.dft.competing_max_sites
+    if replaced:
+        formulas = sorted({names.get(big, big) for big in replaced})
+        lines.append(
+            f"above {limit} sites, so a smaller polymorph of the same composition stands for it"
+            f" (the hull is a little too high there): {', '.join(formulas)}"
+        )
+    if missing:
+        lines.append(f"above {limit} sites and without a smaller polymorph: {', '.join(missing)}")
+    lines.append(
+        f"phases more than {run.campaign.dft.competing_within} eV/atom above the facet of a candidate's decomposition"
+        " by the potential, and all that the campaign's sources do not propose"
+    )
+    if run.campaign.hull_leaves_out:
+        lines.append(run.campaign.hull_leaves_out.strip())
+    return lines
+
+
+def ranked_table(rows: Sequence[RankedCandidate]) -> str:
+    """Write rows as a Markdown table: at most eight columns, which is what a page has room for."""
+    lines = [
+        "| rank | material | from | status | decomposition (eV/atom) | E above hull (eV/atom) | gap (eV) | score |",
+        "|---:|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        parents = row.parents if len(row.parents) <= 48 else row.parents[:47] + "…"
+        hit = " ✓" if row.meets_targets else ""
+        cells = [
+            str(row.rank),
+            f"`{row.material_id}`",
+            parents.replace("|", "/"),
+            row.status + hit,
+            f"{_number(row.decomposition_energy_per_atom)} {row.fidelity or ''}",
+            _number(row.energy_above_hull),
+            _number(row.band_gap, 2),
+            _number(row.score, 2),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spent_on(seconds: Mapping[str, float]) -> str:
+    """Say where the time went, the longest first."""
+    told = sorted(((s, stage) for stage, s in seconds.items() if s >= 0.05), reverse=True)
+    return ", ".join(f"{stage} {duration(s)}" for s, stage in told)
+
+
+def closing_lines(run: Run) -> list[str]:
+    """End a run on a terminal: what was found, where everything lies."""
+    text = (folder(run) / "summary.md").read_text(encoding="utf-8").split("\n## ")
+    sections = {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip() for part in text[1:]}
+    lines = []
+    for title in ("Found", "Relaxed with DFT", "What the hull leaves out"):
+        if title in sections:
+            lines += [f"{title}:", *[f"  {line}" for line in sections[title].splitlines()]]
+    lines.append(f"Time: {spent_on(run.progress.seconds)}")
+    lines.append(f"Report: {folder(run) / 'summary.md'}")
+    lines.append(f"Ledger: {run.ledger.url} (assay table, assay show MATERIAL_ID, or any SQL client: ranked_candidates)")
+    return lines
+
+
+def with_pictures_inside(run: Run) -> str:
+    """Give the report's Markdown with its pictures as data URIs: what a Prefect artifact shows."""
+    import base64
+
+    text = (folder(run) / "summary.md").read_text(encoding="utf-8")
+    for picture in sorted(folder(run).glob("*.png")):
+        data = base64.b64encode(picture.read_bytes()).decode()
+        text = text.replace(f"]({picture.name})", f"](data:image/png;base64,{data})")
+    return text + f"\nTable and pictures: `{folder(run).resolve()}`; `assay table {run.campaign_id}`\n"
+
+
+def artifact_key(campaign_id: str) -> str:
+    """Name the campaign's artifact: Prefect takes lower-case letters, digits and dashes."""
+    return f"assay-{campaign_id}"
+
+
+def wish(target: Target) -> str:
+    """Write a target for a person."""
+    unit = "eV" if target.property == "band_gap" else "eV/atom"
+    name = target.property.replace("_per_atom", "").replace("_", " ")
+    match target.goal:
+        case "near":
+            return f"{name} within {target.tolerance:g} of {target.value:g} {unit}"
+        case "at_most" | "at_least":
+            return f"{name} {target.goal.replace('_', ' ')} {target.value:g} {unit}"
+        case _:
+            return f"{target.goal} {name}"
+
+
+def _facts(row: RankedCandidate) -> str:
+    gap = "" if row.band_gap is None else f", gap {row.band_gap:.2f} eV"
+    return f"{_number(row.decomposition_energy_per_atom)} eV/atom against its competing phases{gap} ({row.level_of_theory})"
+
+
+def _relaxed(evidence: Evidence) -> list[str]:
+    lines = []
+    for material_id, calculation in evidence.relaxed.items():
+        formula = evidence.names.get(material_id, material_id)
+        if calculation.status != "converged" or calculation.structure is None:
+            lines.append(f"{formula}: {calculation.status} {calculation.message.splitlines()[-1:] or ''}")
+            continue
+        lattice = calculation.structure.lattice
+        gap = calculation.properties.get("band_gap")
+        shape = f"a {lattice.a:.3f}, b {lattice.b:.3f}, c {lattice.c:.3f} Å, volume {lattice.volume:.2f} Å³"
+        lines.append(
+            f"{formula}: {shape}" + (f", gap {gap:.2f} eV" if gap is not None else "") + f" ({calculation.level_of_theory})"
+        )
+    return lines
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,101 @@
+"""Every record behind one row, for a person or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from materials.store.ledger import Ledger
+
+Record = Mapping[str, Any]
+
+
+def show(ledger: Ledger, name: str, style: str) -> str:
+    """Tell what the ledger knows of a material.
+
+    Args:
+        ledger: To ask.
+        name: A material_id, a unique beginning of one, or a source's own id.
+        style: "text" or "json".
+
+    Raises:
+        QueryError: It means no material, or several.
+    """
+    evidence = ledger.evidence(name)
+    if style == "json":
+        return json.dumps(evidence, indent=1, ensure_ascii=False)
+    crystal = evidence["candidate"]
+    lines = [f"{evidence['material_id']}: {crystal['formula']}, {crystal['chemsys']}, {crystal['n_sites']} sites"]
+    for title, key, describe in (
+        ("Ranked", "rankings", _ranking),
+        ("Proposed", "proposals", _proposal),
+        ("Same crystal", "equivalences", _equivalence),
+        ("Calculated", "calculations", _calculation),
+        ("Stability", "stabilities", _stability),
+        ("Predicted before", "predictions", _prediction),
+        ("Chosen", "selections", _selection),
+        ("Failed", "failures", _failure),
+    ):
+        records: Sequence[Record] = evidence[key]
+        if records:
+            lines += ["", title, *[f"  {line}" for record in records for line in describe(record).splitlines()]]
+    return "\n".join(lines)
+
+
+def _number(value: float | None, unit: str, digits: int = 3) -> str:
+    return "unknown" if value is None else f"{value:.{digits}f} {unit}"
+
+
+def _ranking(r: Record) -> str:
+    hit = {None: "not judged yet", 1: "meets all targets", 0: "misses a target"}[r["meets_targets"]]
+    score = "" if r["score"] is None else f", score {r['score']:.3f}"
+    return f"{r['campaign_id']}: rank {r['rank']}, {r['status']}, {hit}{score}"
+
+
+def _proposal(r: Record) -> str:
+    origin = "; ".join(r["parents"]) or r["source"]
+    known = f" (known as {', '.join(r['known_as'])})" if r["known_as"] else ""
+    return f"{r['campaign_id']}: as {r['role']} by {r['source']} {r['source_version']}: {origin}{known}"
+
+
+def _equivalence(r: Record) -> str:
+    return f"{r['campaign_id']}: {r['material_id']} is {r['duplicate_of']} ({r['stage']})"
+
+
+def _calculation(r: Record) -> str:
+    line = f"{r['created_at'][:19]} {r['method']} ({r['level_of_theory']}): {r['status']}"
+    if r["energy"] is not None:
+        line += f", {r['energy']:.4f} eV in the cell"
+    if r["max_force"] is not None:
+        line += f", largest force {r['max_force']:.3f} eV/Å"
+    line += f", {r['n_steps']} steps, {r['wall_time_s']:.1f} s"
+    gap = (r["properties"] or {}).get("band_gap")
+    if gap is not None:
+        line += f", gap {gap:.3f} eV"
+    last = str(r["message"]).strip()
+    return line + f"\n  id {r['calculation_id']}, settings {r['settings_hash']}" + (f"\n  {last}" if last else "")
+
+
+def _stability(r: Record) -> str:
+    phases = " + ".join(f"{share:.3f} {phase}" for phase, share in (r["decomposition"] or {}).items())
+    return (
+        f"{r['fidelity']} ({r['level_of_theory']}, hull {r['reference_version'][:8]}):"
+        f" {_number(r['energy_above_hull'], 'eV/atom')} above hull,"
+        f" decomposition {_number(r['decomposition_energy_per_atom'], 'eV/atom')},"
+        f" formation {_number(r['formation_energy_per_atom'], 'eV/atom')}\n  against {phases}"
+    )
+
+
+def _prediction(r: Record) -> str:
+    return f"round {r['round']}: {r['target']} {r['mean']:.3f} ± {r['std']:.3f} (surrogate {r['surrogate_version'][:8]})"
+
+
+def _selection(r: Record) -> str:
+    return f"round {r['round']}, pick {r['rank']}: {r['acquisition']} {r['score']:.4f} (seed {r['seed']})"
+
+
+def _failure(r: Record) -> str:
+    times = f" ({r['attempts']} attempts)" if r["attempts"] > 1 else ""
+    return f"{r['stage']}: {r['error']}{times}: {r['message']}"

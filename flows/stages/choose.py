@@ -1,0 +1,237 @@
+"""What is known -> which candidates DFT shall answer for next, and why; or why not to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.context import Run
+from flows.stages.assess import Screened
+from flows.stages.validate import collect
+from materials.records import Prediction, Selection
+
+if TYPE_CHECKING:
+    from models.surrogate import Posterior
+
+MOST_PREDICTIONS = 5_000  # kept of a round: the likeliest ones; a million rows a round would tell nobody more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What is expected of a DFT answer before any is known."""
+
+    stability: str | None  # the field of Stability that the potential answers with; None where it has no say
+    center: float
+    spread: float
+
+
+EXPECTATIONS = {
+    "decomposition_energy_per_atom": Expectation(stability="decomposition_energy_per_atom", center=0.0, spread=0.1),
+    # At most x above the hull is the same wish as a decomposition energy of at most x, and smoother to learn.
+    "energy_above_hull": Expectation(stability="decomposition_energy_per_atom", center=0.0, spread=0.1),
+    "formation_energy_per_atom": Expectation(stability="formation_energy_per_atom", center=0.0, spread=0.2),
+    "band_gap": Expectation(stability=None, center=1.0, spread=1.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The candidates that may be validated, as arrays in the order of their ids."""
+
+    material_ids: tuple[str, ...]
+    features: NDArray[np.float64]  # (n, k), whitened, frozen for the campaign
+    groups: NDArray[np.int64]  # (n,): number of the composition
+    priors: Mapping[str, NDArray[np.float64]]  # field of Stability -> the potential's value, (n,)
+
+    def row_of(self) -> dict[str, int]:
+        """Find rows by id."""
+        return {material_id: row for row, material_id in enumerate(self.material_ids)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Belief:
+    """What is known and expected of every candidate of the pool."""
+
+    known: Mapping[str, NDArray[np.float64]]  # property -> DFT's answer, NaN where there is none
+    posteriors: Mapping[str, Posterior]
+    scores: NDArray[np.float64]  # probability of meeting every target
+
+
+def gather_pool(run: Run, screened: Screened) -> Pool:
+    """Collect the candidates near the potential's hull, and describe them."""
+    from models.descriptors import describe
+    from models.projection import freeze
+
+    with run.progress.timed("learning"):
+        candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
+        ids = sorted(
+            material_id
+            for material_id, stability in screened.stabilities.items()
+            if material_id in candidates
+            and round(stability.decomposition_energy_per_atom, 4) <= run.campaign.learning.within
+        )
+        calculations = [screened.calculations[m] for m in ids]
+        latents = [c.properties.get("latent") for c in calculations]
+        features = describe(
+            [c.structure for c in calculations if c.structure is not None],
+            np.array(latents, dtype=np.float32) if ids and all(latent is not None for latent in latents) else None,
+        )
+        names = sorted({e.stability for e in EXPECTATIONS.values() if e.stability})
+        formulas = [c.structure.composition.reduced_formula for c in calculations if c.structure is not None]
+        return Pool(
+            material_ids=tuple(ids),
+            features=freeze(features).transform(features) if len(ids) else np.empty((0, 0)),
+            groups=np.unique(formulas, return_inverse=True)[1] if ids else np.empty(0, dtype=np.int64),
+            priors={
+                name: np.array([round(getattr(screened.stabilities[m], name), 4) for m in ids]) for name in names
+            },
+        )
+
+
+def believe(run: Run, screened: Screened, pool: Pool) -> Belief:
+    """Learn from every DFT answer there is."""
+    from models.scoring import score_pool
+    from models.surrogate import predict, recalibrated
+
+    with run.progress.timed("learning"):
+        known = _known(run, screened, pool)
+        surprises = _surprises(run, pool, known)
+        posteriors = {}
+        for name in dict.fromkeys(target.property for target in run.targets):
+            expected = EXPECTATIONS[name]
+            rows = np.flatnonzero(np.isfinite(known[name]))
+            posterior = predict(
+                pool.features,
+                observed=rows,
+                answers=known[name][rows],
+                prior=pool.priors[expected.stability] if expected.stability else None,
+                center=expected.center,
+                spread=expected.spread,
+                seed=run.campaign.learning.seed,
+            )
+            posteriors[name] = recalibrated(posterior, surprises[name])
+        return Belief(known=known, posteriors=posteriors, scores=score_pool(posteriors, run.targets, known))
+
+
+def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[Selection]:
+    """Choose the batch of a round, or read it where it was chosen before; an empty one ends the campaign.
+
+    The picks of a round are in the ledger before any of them is computed, so that a killed campaign goes on with them.
+    """
+    chosen = run.ledger.selections(run.campaign_id)
+    if earlier := [s for s in chosen if s.round == round_number]:
+        return earlier
+    budget, learning = run.campaign.dft.budget, run.campaign.learning
+    size = min(learning.batch, budget - len(chosen))
+    if size <= 0 or not pool.material_ids:
+        if not pool.material_ids:
+            run.progress.say(f"No candidate within {learning.within} eV/atom of the potential's hull: nothing to validate")
+        return []
+    from models.selection import select_batch
+    from models.stopping import stop_rule
+
+    belief = believe(run, screened, pool)
+    with run.progress.timed("learning"):
+        taken = {s.material_id for s in chosen}
+        available = np.array([material_id not in taken for material_id in pool.material_ids])
+        reason = stop_rule(
+            posteriors=belief.posteriors,
+            targets=run.targets,
+            known=belief.known,
+            available=available,
+            batch=size,
+            least_answers=learning.stop_after,
+            least_odds=learning.stop_odds,
+            least_hits=learning.stop_hits,
+        )
+        if reason is not None:
+            run.progress.say(f"Stopping before the budget is spent: {reason}")
+            return []
+        picks = select_batch(
+            features=pool.features,
+            posteriors=belief.posteriors,
+            targets=run.targets,
+            known=belief.known,
+            available=available,
+            size=size,
+            seed=learning.seed,
+            round=round_number,
+            groups=pool.groups,
+            n_audits=_audits_due(len(chosen), size, learning.audits),
+        )
+    selections = [
+        Selection(
+            material_id=pool.material_ids[pick.index],
+            round=round_number,
+            acquisition=pick.acquisition,
+            score=pick.score,
+            rank=rank,
+            seed=learning.seed,
+        )
+        for rank, pick in enumerate(picks, start=1)
+    ]
+    with run.progress.timed("ledger"):
+        run.ledger.add_predictions(
+            run.campaign_id, predictions(pool, belief, round_number, [p.index for p in picks])
+        )
+        run.ledger.add_selections(run.campaign_id, selections)
+    return selections
+
+
+def predictions(pool: Pool, belief: Belief, round_number: int, always: list[int]) -> list[Prediction]:
+    """Write down what is believed of the likeliest candidates, and of those that are chosen."""
+    likeliest = np.argsort(-belief.scores, kind="stable")[:MOST_PREDICTIONS]
+    rows = np.union1d(likeliest, np.array(always, dtype=np.int64))
+    return [
+        Prediction(
+            material_id=pool.material_ids[row],
+            round=round_number,
+            target=name,
+            mean=float(posterior.mean[row]),
+            std=float(posterior.std[row]),
+            surrogate_version=posterior.version,
+        )
+        for name, posterior in belief.posteriors.items()
+        for row in rows
+    ]
+
+
+def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.float64]]:
+    """Collect DFT's answers: gaps of whatever was computed, stabilities of what was validated."""
+    row_of = pool.row_of()
+    known = {name: np.full(len(row_of), np.nan) for name in EXPECTATIONS}
+    for calculations in collect(run, screened).values():
+        for material_id, calculation in calculations.items():
+            gap = calculation.properties.get("band_gap")
+            if material_id in row_of and gap is not None:
+                known["band_gap"][row_of[material_id]] = gap
+    for material_id, stability in run.ledger.stabilities(run.campaign_id, "dft").items():
+        if material_id in row_of:
+            row = row_of[material_id]
+            known["decomposition_energy_per_atom"][row] = stability.decomposition_energy_per_atom
+            known["energy_above_hull"][row] = stability.decomposition_energy_per_atom
+            known["formation_energy_per_atom"][row] = stability.formation_energy_per_atom
+    return known
+
+
+def _surprises(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]]:
+    """How far off predictions of randomly picked candidates were, in units of their own standard deviation."""
+    row_of = pool.row_of()
+    found: dict[str, list[float]] = {name: [] for name in EXPECTATIONS}
+    audits = [s for s in run.ledger.selections(run.campaign_id) if s.acquisition == "audit"]
+    for selection in audits:
+        believed = run.ledger.predictions(run.campaign_id, selection.round).get(selection.material_id, {})
+        for name, prediction in believed.items():
+            if selection.material_id in row_of:
+                answer = known[name][row_of[selection.material_id]]
+                found[name].append((answer - prediction.mean) / prediction.std)
+    return found
+
+
+def _audits_due(before: int, size: int, share: float) -> int:
+    """Audits of this batch, so that over the campaign they are `share` of all picks, rounded down."""
+    return int(share * (before + size) + 1e-9) - int(share * before + 1e-9)

@@ -1,0 +1,72 @@
+"""Evidence -> the ranked table in the ledger, and the report beside it."""
+
+from __future__ import annotations
+
+from flows import report
+from flows.context import Run
+from flows.stages.assess import Screened
+from flows.stages.choose import Pool, believe, predictions
+from flows.stages.validate import collect, plans, relaxed_best
+from materials.records import Calculation, Failure, Prediction, RankedCandidate
+
+
+def publish(run: Run, screened: Screened, pool: Pool) -> int:
+    """Rank what is known and publish it; return how many rows that changed.
+
+    The ledger's table is what it was, or the new one: never half of it.
+    """
+    belief = believe(run, screened, pool)
+    scores = dict(zip(pool.material_ids, belief.scores.tolist(), strict=True))
+    selections = {s.material_id: s for s in run.ledger.selections(run.campaign_id)}
+    latest: dict[str, dict[str, Prediction]] = {}
+    for prediction in predictions(pool, belief, 0, []):
+        latest.setdefault(prediction.material_id, {})[prediction.target] = prediction
+    # Of what was chosen, the prediction that was made before the answer.
+    latest |= {m: p for m, p in run.ledger.predictions(run.campaign_id).items() if m in selections}
+    with run.progress.timed("ranking"):
+        rows = rank_rows(run, screened, scores, latest)
+    with run.progress.timed("ledger"):
+        changed = run.ledger.publish(run.campaign_id, rows)
+    with run.progress.timed("report"):
+        evidence = report.Evidence(
+            rows=rows,
+            plans=tuple(plans(run, screened)),
+            relaxed=relaxed_best(run, screened) if run.use_dft else {},
+            names={c.material_id: c.formula for c in run.ledger.iter_candidates(run.campaign_id)},
+        )
+        report.write(run, evidence)
+    return changed
+
+
+def rank_rows(
+    run: Run, screened: Screened, scores: dict[str, float], latest: dict[str, dict[str, Prediction]]
+) -> list[RankedCandidate]:
+    """Make the rows of the table from what the ledger holds."""
+    from materials.ranking import rank
+
+    failures: dict[str, Failure] = {}
+    for failure in run.ledger.failures(run.campaign_id):
+        failures[failure.material_id] = failure
+    selections = {s.material_id: s for s in run.ledger.selections(run.campaign_id)}
+    dft: dict[str, Calculation] = {}
+    for calculations in collect(run, screened).values():
+        dft |= calculations
+    return rank(
+        run.ledger.iter_candidates(run.campaign_id),
+        mlip=screened.calculations,
+        mlip_stability=screened.stabilities,
+        dft=dft,
+        dft_stability=run.ledger.stabilities(run.campaign_id, "dft"),
+        predictions=latest,
+        selections=selections,
+        failures=failures,
+        duplicates={**run.ledger.equivalences(run.campaign_id)},
+        targets=run.targets,
+        scores=scores,
+    )
+
+
+def best_validated(run: Run, screened: Screened) -> list[str]:
+    """List the validated candidates that meet every target, the best first."""
+    rows = rank_rows(run, screened, {}, {})
+    return [row.material_id for row in rows if row.status == "validated" and row.meets_targets]

@@ -1,0 +1,109 @@
+"""The chosen and their competing phases -> DFT, each in a folder of its own, none computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flows.context import Run
+from flows.jobs import Job, run_jobs
+from flows.stages.assess import Screened, assess_validated
+from materials.competing import ValidationPlan, plan_validation
+from materials.records import Calculation, Failure, Selection, content_hash
+
+if TYPE_CHECKING:
+    from models.dft.contract import DFTCode, DFTResult
+
+
+def require_code(name: str) -> None:
+    """Make sure that the DFT code is here, before anything runs.
+
+    Raises:
+        CodeNotInstalled: It is not; the message says how to get it.
+    """
+    code(name).version()
+
+
+def code(name: str) -> DFTCode:
+    """Find a DFT code by its name in a campaign file."""
+    from models.dft.codes import find_code
+
+    return find_code(name)
+
+
+def plans(run: Run, screened: Screened) -> list[ValidationPlan]:
+    """Plan each selection of the campaign so far: which competing phases go with it, and which are left out."""
+    dft = run.campaign.dft
+    return [
+        plan_validation(
+            screened.entries,
+            screened.sizes,
+            selection.material_id,
+            within=dft.competing_within,
+            max_sites=dft.competing_max_sites,
+        )
+        for selection in run.ledger.selections(run.campaign_id)
+        if selection.material_id in screened.stabilities
+    ]
+
+
+def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
+    """Run what the picks still need, and judge them; return how many calculations were run.
+
+    Raises:
+        CodeNotInstalled: The DFT code is not here.
+        Interrupted: Somebody asked to stop.
+    """
+    wanted = {pick.material_id for pick in picks}
+    jobs: dict[str, Job] = {}
+    for plan in plans(run, screened):
+        if plan.material_id in wanted:
+            for job in _jobs(run, screened, plan):
+                jobs.setdefault(job.calculation_id, job)
+    names = ", ".join(m for m in wanted)
+    run.progress.say(f"Round {picks[0].round}: validating {names}")
+    count = _run_missing(run, list(jobs.values()), f"DFT ({run.campaign.dft.code}, {run.campaign.dft.preset})")
+    results = collect(run, screened)
+    stabilities = assess_validated(run, screened, results)
+    _note_unjudged(run, picks, stabilities, results)
+    return count
+
+
+def collect(run: Run, screened: Screened) -> dict[str, dict[str, Calculation]]:
+    """Read the converged DFT results of all selections and their competing phases.
+
+    Returns:
+        Level of theory -> material_id -> calculation.
+    """
+    jobs = [job for plan in plans(run, screened) for job in _jobs(run, screened, plan)]
+    found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
+    results: dict[str, dict[str, Calculation]] = {}
+    for calculation in found.values():
+        if calculation.status == "converged":
+            results.setdefault(calculation.level_of_theory, {})[calculation.material_id] = calculation
+    return results
+
+
+def relax_best(run: Run, screened: Screened) -> int:
+    """Relax the best of the validated with DFT, cell and positions; return how many calculations were run."""
+    from flows.stages.publish import best_validated
+
+    ids = best_validated(run, screened)[: run.campaign.dft.relax_best]
+    jobs = [
+        _job(run, screened, material_id, _elements(screened, material_id), relax=True)
+        for material_id in ids
+    ]
+    return _run_missing(run, jobs, "Relaxing the best with DFT") if jobs else 0
+
+
+def relaxed_best(run: Run, screened: Screened) -> dict[str, Calculation]:
+    """Read the DFT relaxations of the best, by material_id."""
+    from flows.stages.publish import best_validated
+
+    jobs = [
+        _job(run, screened, material_id, _elements(screened, material_id), relax=True)
+        for material_id in best_validated(run, screened)[: run.campaign.dft.relax_best]
+    ]
+    found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
+    return {calculation.material_id: calculation for calculation in found.values()}
