@@ -16,20 +16,26 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
+from materials.elements import SYMBOLS
 from materials.errors import QueryError
+from materials.expressions import (
+    Both,
+    ColumnKind,
+    Comparison,
+    Either,
+    ElementsIn,
+    Expression,
+    Has,
+    IsNull,
+    Membership,
+    Not,
+    SortKey,
+    Value,
+)
 
-ColumnKind = Literal["number", "text", "boolean"]
-Value = float | str | bool
 Item = TypeVar("Item")
-
-_PERIODIC_TABLE = """
-H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr
-Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir
-Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr
-"""
-SYMBOLS = tuple(_PERIODIC_TABLE.split())
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.:-]))
@@ -40,76 +46,6 @@ _TOKEN = re.compile(
 )
 _OPERATORS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _ORDERED = ("<", "<=", ">", ">=")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """`column operator value`; the operator is one of `= != < <= > >=`."""
-
-    column: str
-    operator: str
-    value: Value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Membership:
-    """`column in (values)`."""
-
-    column: str
-    values: tuple[Value, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class IsNull:
-    """`column is null`."""
-
-    column: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Has:
-    """The material holds the element."""
-
-    element: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ElementsIn:
-    """The material holds no element but these."""
-
-    elements: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Not:
-    """The term is false."""
-
-    term: Expression
-
-
-@dataclass(frozen=True, kw_only=True)
-class Both:
-    """All terms are true."""
-
-    terms: tuple[Expression, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Either:
-    """One of the terms is true."""
-
-    terms: tuple[Expression, ...]
-
-
-Expression = Comparison | Membership | IsNull | Has | ElementsIn | Not | Both | Either
-
-
-@dataclass(frozen=True, kw_only=True)
-class SortKey:
-    """One column to sort by; rows without a value come last in both directions."""
-
-    column: str
-    descending: bool
 
 
 def parse(text: str, columns: Mapping[str, ColumnKind]) -> Expression:
@@ -151,6 +87,15 @@ def parse_sort(text: str, columns: Mapping[str, ColumnKind]) -> list[SortKey]:
         descending = minus or direction == "desc" or (column == "score" and not direction)
         keys.append(SortKey(column=column, descending=descending))
     return keys
+
+
+def parse_columns(text: str, columns: Mapping[str, ColumnKind]) -> list[str]:
+    """Understand a list of columns with commas between them, in any case.
+
+    Raises:
+        QueryError: an unknown column (the nearest is named).
+    """
+    return list(dict.fromkeys(_column(word.strip(), columns) for word in text.split(",")))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import Boolean, ColumnElement, Connection, Engine, Float, Intege
 from sqlalchemy.sql import operators
 
 from materials.errors import QueryError
-from materials.query import (
+from materials.expressions import (
     Both,
     ColumnKind,
     Comparison,
@@ -21,8 +21,8 @@ from materials.query import (
     Membership,
     Not,
     SortKey,
-    nearest,
 )
+from materials.query import nearest
 from materials.serialization import structure_from_json
 from materials.store import tables
 from materials.store.connection import reading

@@ -38,6 +38,14 @@ class Reading:
         ids = dict.fromkeys(row.material_id for row in proposals)
         return [name for name in ids if role is None or (name in candidates) == (role == "candidate")]
 
+    def candidate_sizes(self, campaign_id: str) -> dict[str, int]:
+        """Say how many sites each material of a campaign has; no structure is built for it."""
+        crystals, proposals = tables.candidates, tables.proposals
+        mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
+        query = select(crystals.c.material_id, crystals.c.n_sites).where(crystals.c.material_id.in_(mine))
+        with reading(self.engine) as connection:
+            return {row.material_id: row.n_sites for row in connection.execute(query)}
+
     def iter_candidates(
         self,
         campaign_id: str,
@@ -129,6 +137,16 @@ class Reading:
                 if held is None or row.status == "converged" or held.status != "converged":
                     best[row.material_id] = row
         return {material_id: read_calculation(row._mapping) for material_id, row in best.items()}
+
+    def calculations_by_id(self, calculation_ids: Iterable[str]) -> dict[str, Calculation]:
+        """Read the best attempt at each calculation that there is: `calculation_id` -> `Calculation`."""
+        table = tables.calculations
+        best: dict[str, Any] = {}
+        with reading(self.engine) as connection:
+            for ids in chunks(dict.fromkeys(calculation_ids)):
+                query = select(table).where(table.c.calculation_id.in_(ids)).order_by(table.c.attempt)
+                best.update({row.calculation_id: row for row in connection.execute(query)})
+        return {calculation_id: read_calculation(row._mapping) for calculation_id, row in best.items()}
 
     def stabilities(
         self, campaign_id: str, fidelity: Fidelity | None = None, level_of_theory: str | None = None
