@@ -1,0 +1,284 @@
+"""Candidates from structure types: every sensible way to put given elements into known crystal structures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, permutations, product
+from typing import Literal
+
+import numpy as np
+
+from materials.errors import InputError
+from materials.identity import material_id
+from materials.records import Candidate, Role
+from materials.sources.structure_types import StructureType, element_kinds, find, library_names
+
+Volume = Literal["radii", "dls"]
+Decorate = Literal["typical", "all"]
+
+# How near two atoms stand, as a fraction of the sum of their radii. Cation and anion: a little inside the covalent sum
+# (Cordero, DOI 10.1039/b801115j). Atoms of one sort in a salt are held apart only so far that they do not overlap.
+_CATION_ANION = 0.95
+_LIKE_IONS = 0.80
+_METALLIC = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoration:
+    structure_type: StructureType
+    elements: tuple[str, ...]  # one for each slot
+    anions: frozenset[str]
+
+
+def propose(
+    *,
+    roles: Mapping[str, Sequence[str]],
+    prototypes: Sequence[str] | None = None,
+    charges: Mapping[str, int] | None = None,
+    n_elements: Sequence[int] | None = None,
+    decorate: Decorate = "typical",
+    charge_neutral: bool = True,
+    volume: Volume = "radii",
+    max_sites: int | None = None,
+    role: Role = "candidate",
+) -> Iterator[Candidate]:
+    """Propose crystals by putting elements into structure types.
+
+    A compound takes one element from each of its roles. Compounds with anions (salts) must be charge neutral and go
+    into types that know salts, compounds of cations only into types that know alloys; elements into types for metals
+    or for nonmetals, as they are. Decorations that a symmetry of the type makes equal are proposed once.
+
+    Args:
+        roles: Name of each role -> element symbols it may be played by.
+        prototypes: Names of structure types of the library, AFLOW labels, or `library` or `aflow` for all of a
+            collection. None: the library.
+        charges: Ionic charge of a role, or of a single element, in units of e. What is not given takes the element's
+            common oxidation states, any of them.
+        n_elements: Numbers of roles that make a compound. None: all roles for candidates; for competing phases, all
+            smaller numbers too, less than all.
+        decorate: `typical` keeps anions on the sites where the type has them, and the larger atom of a packed alloy
+            (a Laves phase, say) on the larger site; `all` tries every slot.
+        charge_neutral: False lets through what is not neutral, into types of either sort.
+        volume: `radii` scales a cell until its tightest pair touches the sum of its radii; `dls` until it has a
+            mined bond length (pymatgen's DLSVolumePredictor).
+        max_sites: Types with more sites in their primitive cells are passed over.
+        role: What the proposals are for.
+
+    Yields:
+        Candidates, in an order that depends on the arguments alone, each id once.
+
+    Raises:
+        InputError: A prototype is unknown, or was asked for by its own name and fits none of the compounds; a symbol
+            is no element; a charge is for no role and no element.
+    """
+    _check(roles, charges or {})
+    sizes = tuple(n_elements) if n_elements is not None else _default_sizes(len(roles), role)
+    seen: set[str] = set()
+    for decoration in _plan(roles, prototypes, charges or {}, sizes, decorate, charge_neutral, max_sites):
+        candidate = _build(decoration, volume, role)
+        if candidate.material_id not in seen:
+            seen.add(candidate.material_id)
+            yield candidate
+
+
+def _check(roles: Mapping[str, Sequence[str]], charges: Mapping[str, int]) -> None:
+    from pymatgen.core import Element
+
+    if not roles or not all(roles.values()):
+        raise InputError("roles: give each role at least one element, such as {A: [Na, K], X: [Cl]}")
+    for name, symbols in roles.items():
+        for symbol in symbols:
+            if not Element.is_valid_symbol(symbol):
+                raise InputError(f"roles.{name}: {symbol!r} is no chemical element")
+    known = {*roles, *(symbol for symbols in roles.values() for symbol in symbols)}
+    for name in charges:
+        if name not in known:
+            raise InputError(f"charges.{name}: neither a role nor an element of one; roles are {', '.join(roles)}")
+
+
+def _default_sizes(n_roles: int, role: Role) -> tuple[int, ...]:
+    return (n_roles,) if role == "candidate" else tuple(range(1, max(n_roles, 2)))
+
+
+def _plan(
+    roles: Mapping[str, Sequence[str]],
+    prototypes: Sequence[str] | None,
+    charges: Mapping[str, int],
+    sizes: tuple[int, ...],
+    decorate: Decorate,
+    charge_neutral: bool,
+    max_sites: int | None,
+) -> list[_Decoration]:
+    """Every decoration to build, type by type."""
+    named = prototypes if prototypes is not None else library_names()
+    plan: list[_Decoration] = []
+    for name in named:
+        found: list[_Decoration] = []
+        for structure_type in find(name):
+            if max_sites is not None and len(structure_type.slot_of_site) > max_sites:
+                continue
+            if len(structure_type.slots) in sizes:
+                found += _decorations(structure_type, roles, charges, decorate, charge_neutral)
+        if not found and prototypes is not None and name not in ("library", "aflow"):
+            raise InputError(
+                f"prototypes: {name!r} fits no compound of the roles {', '.join(roles)} "
+                f"({'/'.join(map(str, sizes))} elements); remove it, or look at charges, max_sites and decorate"
+            )
+        plan += found
+    return plan
+
+
+def _decorations(
+    structure_type: StructureType,
+    roles: Mapping[str, Sequence[str]],
+    charges: Mapping[str, int],
+    decorate: Decorate,
+    charge_neutral: bool,
+) -> Iterator[_Decoration]:
+    n_slots = len(structure_type.slots)
+    for chosen in combinations(roles, n_slots):
+        for symbols in product(*(roles[name] for name in chosen)):
+            if len(set(symbols)) < n_slots:
+                continue
+            options = [_charges(name, symbol, charges) for name, symbol in zip(chosen, symbols, strict=True)]
+            done: set[tuple[str, ...]] = set()
+            for order in permutations(range(n_slots)):
+                elements = tuple(symbols[i] for i in order)
+                if elements in done:
+                    continue
+                anions = _accept(structure_type, elements, [options[i] for i in order], decorate, charge_neutral)
+                if anions is not None:
+                    done |= {tuple(elements[i] for i in swap) for swap in structure_type.swaps}
+                    yield _Decoration(structure_type=structure_type, elements=elements, anions=anions)
+
+
+def _charges(role: str, symbol: str, charges: Mapping[str, int]) -> tuple[int, ...]:
+    if symbol in charges or role in charges:
+        return (charges.get(symbol, charges.get(role, 0)),)
+    return _common_charges(symbol)
+
+
+@lru_cache(maxsize=None)
+def _common_charges(symbol: str) -> tuple[int, ...]:
+    from pymatgen.core import Element
+
+    return tuple(Element(symbol).common_oxidation_states) or (0,)
+
+
+def _accept(
+    structure_type: StructureType,
+    elements: tuple[str, ...],
+    options: list[tuple[int, ...]],
+    decorate: Decorate,
+    charge_neutral: bool,
+) -> frozenset[str] | None:
+    """The anions of the first combination of charges that the type can hold, or None."""
+    if len(elements) == 1:
+        return frozenset() if structure_type.kinds & element_kinds(elements[0]) else None
+    salts = any(min(o) < 0 for o in options)
+    for charges in product(*options):
+        if _holds(structure_type, elements, charges, decorate, charge_neutral, salts=salts):
+            return frozenset(e for e, q in zip(elements, charges, strict=True) if q < 0)
+    return None
+
+
+def _holds(
+    structure_type: StructureType,
+    elements: tuple[str, ...],
+    charges: tuple[int, ...],
+    decorate: Decorate,
+    charge_neutral: bool,
+    *,
+    salts: bool,
+) -> bool:
+    slots = structure_type.slots
+    n_anions = sum(q < 0 for q in charges)
+    if n_anions == 0:
+        # An element that can be an anion makes a salt; without the charge rule it may make an alloy as well.
+        large_enough = decorate == "all" or _has_room(structure_type, elements)
+        return "alloy" in structure_type.kinds and not (salts and charge_neutral) and large_enough
+    if n_anions == len(charges) or "salt" not in structure_type.kinds:
+        return False
+    if decorate == "typical" and not all(
+        1 <= slot.anion_rank <= n_anions for slot, q in zip(slots, charges, strict=True) if q < 0
+    ):
+        return False
+    if not charge_neutral:
+        return True
+    total = sum(
+        slot.count * (slot.charge if q < 0 and slot.charge is not None else q)
+        for slot, q in zip(slots, charges, strict=True)
+    )
+    return abs(total) < 1e-6
+
+
+def _has_room(structure_type: StructureType, elements: tuple[str, ...]) -> bool:
+    """Whether the slots that need the larger atom have it."""
+    radii = [_metallic_radius(e) for e in elements]
+    return all(
+        radii[i] > max(r for j, r in enumerate(radii) if j != i)
+        for i, slot in enumerate(structure_type.slots)
+        if slot.larger
+    )
+
+
+def _build(decoration: _Decoration, volume: Volume, role: Role) -> Candidate:
+    structure_type, elements = decoration.structure_type, decoration.elements
+    lengths = _mined_lengths(decoration) if volume == "dls" else _radius_sums(elements, decoration.anions)
+    structure = structure_type.decorate(elements, scale=float(np.max(lengths / structure_type.contacts)))
+    where = ", ".join(f"{e} on {slot.site}" for e, slot in zip(elements, structure_type.slots, strict=True))
+    return Candidate(
+        material_id=material_id(structure),
+        formula=structure.composition.reduced_formula,
+        chemsys="-".join(sorted(elements)),
+        structure=structure,
+        source="prototypes",
+        source_version=structure_type.version,
+        parents=(f"{structure_type.name}: {where}",),
+        role=role,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _radius_sums(elements: tuple[str, ...], anions: frozenset[str]) -> np.ndarray:
+    """Shortest allowed distances (Å) between the elements, shape (n_elements, n_elements)."""
+    sums = np.empty((len(elements), len(elements)))
+    for i, a in enumerate(elements):
+        for j, b in enumerate(elements):
+            if not anions and len(elements) > 1 or _is_metal(a) and _is_metal(b) and len(elements) == 1:
+                sums[i, j] = _METALLIC * (_metallic_radius(a) + _metallic_radius(b))
+            else:
+                unlike = (a in anions) != (b in anions) or len(elements) == 1
+                sums[i, j] = (_CATION_ANION if unlike else _LIKE_IONS) * (_covalent_radius(a) + _covalent_radius(b))
+    return sums
+
+
+def _is_metal(symbol: str) -> bool:
+    return "metal" in element_kinds(symbol)
+
+
+@lru_cache(maxsize=None)
+def _covalent_radius(symbol: str) -> float:
+    from ase.data import atomic_numbers, covalent_radii
+
+    return float(covalent_radii[atomic_numbers[symbol]])
+
+
+@lru_cache(maxsize=None)
+def _metallic_radius(symbol: str) -> float:
+    from pymatgen.core import Element
+
+    return float(Element(symbol).metallic_radius or _covalent_radius(symbol))
+
+
+def _mined_lengths(decoration: _Decoration) -> np.ndarray:
+    """Bond lengths (Å) as DLSVolumePredictor expects them, shape (n_slots, n_slots)."""
+    from pymatgen.core import Element
+    from pymatgen.core.structure_prediction.volume_predictor import bond_params
+
+    elements = [Element(e) for e in decoration.elements]
+    spread = float(np.std([elements[slot].X for slot in decoration.structure_type.slot_of_site]))
+    radii = np.array([float(bond_params[e.symbol]["r"]) + float(bond_params[e.symbol]["k"]) * spread for e in elements])
+    return radii[:, None] + radii[None, :]
