@@ -5,40 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Engine, Float, Integer, and_, func, not_, or_, select, true
-from sqlalchemy.sql import operators
+from sqlalchemy import Boolean, Connection, Engine, Float, Integer, func, or_, select
 
 from materials.errors import QueryError
-from materials.expressions import (
-    Both,
-    ColumnKind,
-    Comparison,
-    Either,
-    ElementsIn,
-    Expression,
-    Has,
-    IsNull,
-    Membership,
-    Not,
-    SortKey,
-)
+from materials.expressions import ColumnKind, Expression, SortKey
 from materials.query import nearest
 from materials.serialization import structure_from_json
 from materials.store import tables
+from materials.store.conditions import condition
 from materials.store.connection import reading
 from materials.store.rows import chunks
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-_OPERATORS = {
-    "=": operators.eq,
-    "!=": operators.ne,
-    "<": operators.lt,
-    "<=": operators.le,
-    ">": operators.gt,
-    ">=": operators.ge,
-}
 _EVIDENCE = {
     "proposals": tables.proposals,
     "equivalences": tables.equivalences,
@@ -145,7 +125,7 @@ class Answering:
         if campaign_id is not None:
             query = query.where(view.c.campaign_id == campaign_id)
         if where is not None:
-            query = query.where(_condition(where))
+            query = query.where(condition(where))
         for key in sort:
             column = view.c[key.column]
             query = query.order_by((column.desc() if key.descending else column.asc()).nulls_last())
@@ -213,31 +193,6 @@ def _kind(kind: Any) -> ColumnKind:
     if isinstance(kind, Boolean):
         return "boolean"
     return "number" if isinstance(kind, (Float, Integer)) else "text"
-
-
-def _condition(expression: Expression) -> ColumnElement[bool]:
-    view = tables.ranked_candidates
-    match expression:
-        case Comparison():
-            return _OPERATORS[expression.operator](view.c[expression.column], expression.value)
-        case Membership():
-            return view.c[expression.column].in_(expression.values)
-        case IsNull():
-            return view.c[expression.column].is_(None)
-        case Has():
-            return ("-" + view.c.chemsys + "-").contains(f"-{expression.element}-", autoescape=True)
-        case ElementsIn():
-            # "K-Mg-Sb" -> "-K--Mg--Sb-": take out the allowed ones, and nothing may be left.
-            left: ColumnElement[str] = "-" + func.replace(view.c.chemsys, "-", "--") + "-"
-            for element in expression.elements:
-                left = func.replace(left, f"-{element}-", "")
-            return left == ""
-        case Not():
-            return not_(_condition(expression.term))
-        case Both():
-            return and_(true(), *[_condition(term) for term in expression.terms])
-        case Either():
-            return or_(*[_condition(term) for term in expression.terms])
 
 
 def _dicts(connection: Connection, query: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,54 @@
+"""A query's syntax tree as a condition in SQL, every value bound."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, and_, func, not_, or_
+from sqlalchemy.sql import operators
+
+from materials.expressions import (
+    Both,
+    Comparison,
+    Either,
+    ElementsIn,
+    Expression,
+    Has,
+    IsNull,
+    Membership,
+    Not,
+)
+from materials.store import tables
+
+_OPERATORS = {
+    "=": operators.eq,
+    "!=": operators.ne,
+    "<": operators.lt,
+    "<=": operators.le,
+    ">": operators.gt,
+    ">=": operators.ge,
+}
+
+
+def condition(expression: Expression) -> ColumnElement[bool]:
+    """Say the same of a row of the ranked table in SQL."""
+    view = tables.ranked_candidates
+    match expression:
+        case Comparison():
+            return _OPERATORS[expression.operator](view.c[expression.column], expression.value)
+        case Membership():
+            return view.c[expression.column].in_(expression.values)
+        case IsNull():
+            return view.c[expression.column].is_(None)
+        case Has():
+            return ("-" + view.c.chemsys + "-").contains(f"-{expression.element}-", autoescape=True)
+        case ElementsIn():
+            # "K-Mg-Sb" -> "-K--Mg--Sb-": take out the allowed ones, and nothing may be left.
+            left: ColumnElement[str] = "-" + func.replace(view.c.chemsys, "-", "--") + "-"
+            for element in expression.elements:
+                left = func.replace(left, f"-{element}-", "")
+            return left == ""
+        case Not():
+            return not_(condition(expression.term))
+        case Both():
+            return and_(*[condition(term) for term in expression.terms])
+        case Either():
+            return or_(*[condition(term) for term in expression.terms])
