@@ -30,24 +30,32 @@ class Prototypes(Section):
     charges: dict[str, int] = Field(
         default={},
         title="Ionic charges",
-        description="Ionic charge of each role (e). Where given, only neutral decorations are made, with anions on anion sites.",
+        description="Ionic charge (e) of a role or of one element; else the element's common oxidation states.",
     )
-    prototypes: list[str] | Literal["library", "aflow"] = Field(
-        default="library",
+    prototypes: list[str] = Field(
+        default=["library"],
         title="Structure types",
-        description="Names of structure types, or all of the library that fit, or all of pymatgen's AFLOW set that fit.",
+        description="Names of structure types, AFLOW labels, or library or aflow for all of a collection that fit.",
     )
-    decorate: Literal["anions", "all"] = Field(
-        default="anions",
+    n_elements: list[int] = Field(
+        default=[],
+        title="Numbers of elements",
+        description="How many roles make a compound. Empty: all of them for candidates; for competing phases, fewer.",
+    )
+    decorate: Literal["typical", "all"] = Field(
+        default="typical",
         title="Decorations",
-        description="anions: an anion role only on the type's anion sites; all: every distinct assignment of roles to sites. "
-        "The half-Heusler cell always has its three arrangements.",
+        description="typical: anions on the sites where the type has them; all: every distinct assignment to sites.",
+    )
+    charge_neutral: bool = Field(
+        default=True, title="Neutral only", description="Leave out decorations whose ionic charges do not add up to zero."
     )
     volume: Literal["radii", "dls"] = Field(
         default="radii",
         title="First volume",
         description="radii: the tightest pair touches the sum of its radii; dls: pymatgen's DLSVolumePredictor.",
     )
+    max_sites: int | None = Field(default=None, ge=1, title="Largest type (sites)", description="In its primitive cell.")
 
 
 class Substitution(Section):

@@ -96,10 +96,10 @@ def _potential(kind: str, *, needed: bool) -> Check:
 
 
 def _dft(name: str) -> Check:
-    from models.dft.codes import find_code
+    from flows.stages.validate import code
 
     try:
-        return Check(name=name, ok=True, found=find_code(name).version())
+        return Check(name=name, ok=True, found=code(name).version())
     except AssayError as error:
         return Check(name=name, ok=False, found="not usable", fix=str(error))
 

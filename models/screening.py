@@ -8,13 +8,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from materials.corrections import correct
+from materials.errors import HullError
 from materials.records import Calculation, content_hash
 from models.relaxation import Relaxed, RelaxationSettings, relax
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from models.potentials.interface import Potential
+    from models.potentials.interface import Potential, PotentialIdentity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +65,13 @@ def relax_chunk(
     """
     potential = loaded(choice)
     ids = list(structures)
-    hashed = screening_hash(settings, potential.weights_hash)
+    hashed = screening_hash(settings, potential.identity.weights_hash)
     results = relax(potential, list(structures.values()), settings)
-    return [_record(potential, ids[index], hashed, relaxed) for index, relaxed in results]
+    return [_record(potential.identity, ids[index], hashed, relaxed) for index, relaxed in results]
 
 
 def failed_calculations(
-    identity: Any, settings: RelaxationSettings, structures: Mapping[str, Structure], message: str
+    identity: PotentialIdentity, settings: RelaxationSettings, structures: Mapping[str, Structure], message: str
 ) -> Sequence[Calculation]:
     """Record structures that no worker brought back."""
     return [
@@ -89,28 +90,31 @@ def failed_calculations(
     ]
 
 
-def _record(potential: Potential, material_id: str, hashed: str, relaxed: Relaxed) -> Calculation:
-    energy = relaxed.energy
-    if energy is not None and relaxed.status in ("converged", "max_steps"):
-        energy = correct(potential.correction, relaxed.structure, energy)
+def _record(identity: PotentialIdentity, material_id: str, hashed: str, relaxed: Relaxed) -> Calculation:
+    energy, status, message = relaxed.energy, relaxed.status, relaxed.message
+    if energy is not None:
+        try:
+            energy = correct(identity.correction, relaxed.structure, energy)
+        except HullError as error:  # no rule for this one: without it the energy means something else
+            energy, status, message = None, "unsupported", str(error)
     properties: dict[str, Any] = {}
     if relaxed.latent is not None:
-        properties["latent"] = [round(float(value), 6) for value in relaxed.latent]
+        properties["latent"] = [float(f"{value:.6g}") for value in relaxed.latent]
     if relaxed.magmoms is not None:
         properties["magmoms"] = [round(float(value), 4) for value in relaxed.magmoms]
     return Calculation(
         material_id=material_id,
-        method=potential.method,
+        method=identity.method,
         fidelity="mlip",
-        level_of_theory=potential.level_of_theory,
+        level_of_theory=identity.level_of_theory,
         settings_hash=hashed,
-        status=relaxed.status,
+        status=status,
         structure=relaxed.structure,
         energy=energy,
         max_force=relaxed.max_force,
         max_stress=relaxed.max_stress,
         n_steps=relaxed.n_steps,
         wall_time_s=relaxed.wall_time_s,
-        message=relaxed.message,
+        message=message,
         properties=properties,
     )

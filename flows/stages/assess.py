@@ -10,6 +10,8 @@ from flows.context import Run
 from materials.records import Calculation, Stability
 
 if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
     from materials.hull import HullEntry
 
 
@@ -22,6 +24,7 @@ class Screened:
         entries: The hull's phases: converged, distinct; a database's energies of the same level among them.
         sizes: Sites in the cell of each phase.
         structures: Of each phase, relaxed by the potential or as the database has it.
+        geometries: Of each phase, the id of the calculation that its structure comes from.
         stabilities: Of each phase.
         duplicates: Material -> the one that it relaxed into.
     """
@@ -29,7 +32,8 @@ class Screened:
     calculations: Mapping[str, Calculation]
     entries: tuple[HullEntry, ...]
     sizes: Mapping[str, int]
-    structures: Mapping[str, object]
+    structures: Mapping[str, Structure]
+    geometries: Mapping[str, str]
     stabilities: Mapping[str, Stability]
     duplicates: Mapping[str, str]
 
@@ -68,7 +72,8 @@ def assess_screened(run: Run) -> Screened:
         calculations={m: c for m, c in calculations.items() if m not in duplicates},
         entries=entries,
         sizes={m: len(c.structure) for m, c in distinct.items() if c.structure is not None},
-        structures={m: c.structure for m, c in distinct.items()},
+        structures={m: c.structure for m, c in distinct.items() if c.structure is not None},
+        geometries={m: c.calculation_id for m, c in distinct.items()},
         stabilities={s.material_id: s for s in stabilities},
         duplicates=duplicates,
     )

@@ -67,10 +67,13 @@ def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Can
 
             return prototypes.propose(
                 roles=source.roles,
-                charges=source.charges,
                 prototypes=source.prototypes,
+                charges=source.charges,
+                n_elements=source.n_elements or None,
                 decorate=source.decorate,
+                charge_neutral=source.charge_neutral,
                 volume=source.volume,
+                max_sites=source.max_sites,
                 role=role,
             )
         case Files():

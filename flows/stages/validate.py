@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flows.context import Run
 from flows.jobs import Job, run_jobs
 from flows.stages.assess import Screened, assess_validated
 from materials.competing import ValidationPlan, plan_validation
-from materials.records import Calculation, Failure, Selection, content_hash
+from materials.records import Calculation, Failure, Selection
 
 if TYPE_CHECKING:
     from models.dft.contract import DFTCode, DFTResult
@@ -27,9 +26,9 @@ def require_code(name: str) -> None:
 
 def code(name: str) -> DFTCode:
     """Find a DFT code by its name in a campaign file."""
-    from models.dft.codes import find_code
+    from models.dft.gpaw import GPAW
 
-    return find_code(name)
+    return {"gpaw": GPAW}[name]()
 
 
 def plans(run: Run, screened: Screened) -> list[ValidationPlan]:
@@ -107,3 +106,101 @@ def relaxed_best(run: Run, screened: Screened) -> dict[str, Calculation]:
     ]
     found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
     return {calculation.material_id: calculation for calculation in found.values()}
+
+
+def _jobs(run: Run, screened: Screened, plan: ValidationPlan) -> list[Job]:
+    """List the calculations of a plan, all with the one cut-off that its elements ask for."""
+    elements = _elements(screened, plan.material_id)
+    return [_job(run, screened, material_id, elements) for material_id in (plan.material_id, *plan.phases)]
+
+
+def _job(run: Run, screened: Screened, material_id: str, elements: frozenset[str], *, relax: bool | None = None) -> Job:
+    from models.dft.contract import calculation_id, method_of
+    from models.dft.presets import settings_for
+
+    engine = code(run.campaign.dft.code)
+    structure = screened.structures[material_id]
+    settings = settings_for(
+        run.campaign.dft.preset,
+        elements,
+        structure,
+        code=engine,
+        relax=relax,
+        geometry=screened.geometries[material_id],
+    )
+    return Job(
+        calculation_id=calculation_id(material_id, method_of(engine), settings),
+        material_id=material_id,
+        structure=structure,
+        settings=settings,
+    )
+
+
+def _elements(screened: Screened, material_id: str) -> frozenset[str]:
+    return next(entry.elements for entry in screened.entries if entry.entry_id == material_id)
+
+
+def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
+    """Run what the ledger has no final answer for; each result is written as it comes."""
+    from models.dft.contract import Limits, calculation_from, method_of
+
+    known = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
+    missing = [job for job in jobs if job.calculation_id not in known]
+    if not missing:
+        return 0
+    engine = code(run.campaign.dft.code)
+    method = method_of(engine)
+    hardware = run.cluster.dft
+
+    with run.progress.timed("DFT"), run.progress.counting(title, len(missing), "calculations") as counter:
+
+        def keep(job: Job, result: DFTResult) -> None:
+            calculation = calculation_from(result, job.material_id, method, job.settings)
+            run.ledger.add_calculations([calculation])
+            if calculation.status != "converged":
+                run.ledger.add_failures(run.campaign_id, [_failure(calculation)])
+            counter.advance()
+
+        run_jobs(
+            missing,
+            engine,
+            runs_dir=run.folder,
+            concurrent=hardware.resolved_concurrent(),
+            limits=Limits(cores=hardware.cores, walltime_s=hardware.walltime_s, memory_gib=hardware.memory_gib),
+            on_result=keep,
+            stop=run.stop,
+        )
+    run.check_stop()
+    return len(missing)
+
+
+def _failure(calculation: Calculation) -> Failure:
+    return Failure(
+        material_id=calculation.material_id,
+        stage="dft",
+        error=calculation.status,
+        message=f"{calculation.method}, {calculation.level_of_theory}: {calculation.message}",
+    )
+
+
+def _note_unjudged(
+    run: Run,
+    picks: Sequence[Selection],
+    stabilities: Mapping[str, object],
+    results: Mapping[str, Mapping[str, Calculation]],
+) -> None:
+    """Say which picks have an energy and yet no hull: a competing element failed."""
+    computed = {material_id for calculations in results.values() for material_id in calculations}
+    unjudged = [p.material_id for p in picks if p.material_id in computed and p.material_id not in stabilities]
+    run.ledger.add_failures(
+        run.campaign_id,
+        [
+            Failure(
+                material_id=material_id,
+                stage="assess",
+                error="MissingTerminals",
+                message="the DFT calculation of one of its elements did not end well: see assay status",
+            )
+            for material_id in unjudged
+        ],
+    )

@@ -1,0 +1,132 @@
+"""What a user gets for a mistake in a campaign file: one sentence with the file, the key and the fix."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.campaign import Campaign
+from flows.load import campaign_schema, check, load_campaign, load_cluster
+from materials.errors import CampaignError
+
+GOOD = """
+name: test
+sources:
+  - kind: prototypes
+    roles: {I: [Li, Na], V: [P, N]}
+targets:
+  - {property: decomposition_energy_per_atom, at_most: 0.05}
+  - {property: band_gap, near: 1.3, within: 0.3}
+"""
+
+
+def load(tmp_path: Path, text: str, **options: int) -> Campaign:
+    path = tmp_path / "campaign.yaml"
+    path.write_text(text)
+    return load_campaign(path, **options)
+
+
+def test_a_good_file_is_read(tmp_path: Path) -> None:
+    campaign = load(tmp_path, GOOD)
+    assert campaign.sources[0].roles == {"I": ["Li", "Na"], "V": ["P", "N"]}
+    assert [t.record().goal for t in campaign.targets] == ["at_most", "near"]
+
+
+def test_elements_that_yaml_takes_for_booleans_stay_elements(tmp_path: Path) -> None:
+    campaign = load(tmp_path, GOOD.replace("[P, N]", "[N, No, Y]"))
+    assert campaign.sources[0].roles["V"] == ["N", "No", "Y"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: test", "name: test\nbatch: 3", "batch: unknown key"),
+        ("kind: prototypes", "kind: prototypes\n    role: {}", "sources[0].role: unknown key; did you mean 'roles'?"),
+        ("[Li, Na]", "[Li, Nx]", "'Nx' is no chemical element"),
+        ("near: 1.3, within: 0.3", "near: 1.3", "near and within go together"),
+        ("at_most: 0.05", "at_most: 0.05, at_least: 1", "exactly one of near, at_most, at_least or goal"),
+        ("kind: prototypes", "kind: prototype", "sources[0].kind: found 'prototype'; expected one of"),
+        ("name: test", "name: Test Me", "name: string should match pattern"),
+        ("name: test\n", "", "name: is missing"),
+        ("name: test", "name: test\nname: again", "the key 'name' stands there twice"),
+        ("targets:", "targets: [", "not valid YAML"),
+        ("name: test", "name: test\nlearning: {batch: 0}", "learning.batch: input should be greater than or equal to 1"),
+        ("name: test", "name: test\nlearning: {bach: 2}", "learning.bach: unknown key; did you mean 'batch'?"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(CampaignError) as caught:
+        load(tmp_path, GOOD.replace(old, new))
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "campaign.yaml"))
+    assert caught.value.exit_code == 2
+
+
+def test_bounds_that_contradict_each_other(tmp_path: Path) -> None:
+    text = GOOD + "  - {property: formation_energy_per_atom, at_least: 1}\n"
+    text += "  - {property: formation_energy_per_atom, at_most: 0}\n"
+    with pytest.raises(CampaignError, match="cannot be at least 1.0 and at most 0.0; swap the two"):
+        load(tmp_path, text)
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.yaml").write_text(GOOD)
+    with pytest.raises(CampaignError, match="did you mean .*quickstart.yaml"):
+        load_campaign(tmp_path / "quikstart.yaml")
+
+
+def test_paths_are_relative_to_the_campaign_file(tmp_path: Path) -> None:
+    campaign = load(tmp_path, "name: test\nsources: [{kind: files, path: set/*.cif}]\n")
+    assert campaign.sources[0].path == str(tmp_path / "set" / "*.cif")
+
+
+def test_a_raised_budget_is_the_same_campaign(tmp_path: Path) -> None:
+    small, large = load(tmp_path, GOOD, budget=3), load(tmp_path, GOOD, budget=12)
+    assert (small.dft.budget, large.dft.budget) == (3, 12)
+    assert small.identity() == large.identity()
+    other = load(tmp_path, GOOD.replace("1.3", "1.4"))
+    assert other.identity() != small.identity()
+
+
+def test_the_committed_schema_is_fresh() -> None:
+    committed = Path(__file__).parents[3] / "configs" / "campaign.schema.json"
+    assert committed.read_text() == campaign_schema(), "run: assay schema > configs/campaign.schema.json"
+
+
+def test_the_schema_accepts_what_we_accept(tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(yaml.safe_load(GOOD), json.loads(campaign_schema()))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(GOOD.replace("Na", "Nx")), json.loads(campaign_schema()))
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_committed_campaigns_are_good(path: Path) -> None:
+    assert load_campaign(path).name
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[3] / "configs" / "clusters").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_committed_clusters_are_good(path: Path) -> None:
+    assert load_cluster(path).workers
+
+
+@given(
+    batch=st.integers(1, 1000),
+    seed=st.integers(0, 2**31),
+    within=st.floats(0, 10),
+    near=st.floats(-5, 5),
+    tolerance=st.floats(1e-6, 5),
+)
+def test_a_campaign_survives_yaml(batch: int, seed: int, within: float, near: float, tolerance: float) -> None:
+    content = yaml.safe_load(GOOD) | {
+        "learning": {"batch": batch, "seed": seed, "within": within},
+        "targets": [{"property": "band_gap", "near": near, "within": tolerance}],
+    }
+    campaign = check(Campaign, content, "here")
+    again = check(Campaign, yaml.safe_load(yaml.safe_dump(campaign.model_dump(mode="json"))), "here")
+    assert again == campaign
