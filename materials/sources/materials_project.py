@@ -1,0 +1,215 @@
+"""Structures and hull energies from the Materials Project, frozen into snapshots so that a campaign can be repeated.
+
+GNoME entries (licence BY-NC) are left out unless asked for, and deprecated ones always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from materials.errors import IncompleteAnswer, InputError, SourceError, SourceUnavailable
+from materials.sources.mp_client import THERMO_TYPE, WHO, Client, find_hull_entries, find_structures, page_check
+from materials.sources.snapshot import (
+    PageFolder,
+    Snapshot,
+    frozen_versions,
+    load_frozen,
+    page_folder,
+    save,
+    snapshot_path,
+)
+from materials.sources.web import open_session
+
+if TYPE_CHECKING:
+    import requests
+
+ENDPOINT = "https://api.materialsproject.org/"
+KEY_LENGTH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criteria:
+    """Which materials are wanted: all that meet every criterion. Ranges are (least, most), both ends included."""
+
+    chemsys: tuple[str, ...] = ()  # "Li-P-Zn": exactly these elements; "Li-*" matches any second one
+    elements: tuple[str, ...] = ()  # holds all of these
+    exclude_elements: tuple[str, ...] = ()  # holds none of these
+    formula: tuple[str, ...] = ()  # "LiZnP", "ABC3"
+    material_ids: tuple[str, ...] = ()
+    num_sites: tuple[int, int] | None = None
+    num_elements: tuple[int, int] | None = None
+    energy_above_hull: tuple[float, float] | None = None  # eV/atom, the Materials Project's own
+    band_gap: tuple[float, float] | None = None  # eV, the Materials Project's own
+    is_stable: bool | None = None
+    theoretical: bool | None = None  # False: seen in an experiment
+    include_gnome: bool = False  # licence BY-NC
+
+
+def pull(
+    criteria: Criteria,
+    *,
+    key: str | None,
+    snapshot_folder: Path,
+    snapshot: str = "latest",
+    hull: bool = True,
+    endpoint: str | None = None,
+    page_size: int = 1000,
+    attempts: int = 5,
+    backoff_s: float = 1.0,
+    timeout_s: float = 60.0,
+) -> Snapshot:
+    """Pull the materials that meet the criteria, and the phases they compete with, or take them from the disk.
+
+    Args:
+        criteria: At least one must narrow the search.
+        key: The API key, 32 characters; not needed for a snapshot that is at hand.
+        snapshot_folder: Where snapshots are kept, and the pages of one that is not whole yet.
+        snapshot: `latest` asks which version the database has, and pulls it unless it is at hand; a version such as
+            `2025.09.25` is taken from the folder, and the network is not asked.
+        hull: Also pull the corrected GGA/GGA+U energies of each chemical system of the materials and of all its
+            sub-systems.
+        endpoint: Another server with the same interface; the path's trailing slash may be left out.
+        page_size: Documents a page, at most 1000.
+        attempts: How often each page is asked for.
+        backoff_s: First wait between two attempts, doubled each time, unless the server names one.
+        timeout_s: Longest silence of the server.
+
+    Raises:
+        InputError: no criterion, no key or one of another length, an unsafe endpoint, no such snapshot.
+        SourceUnavailable: the server cannot be reached or keeps failing.
+        SourceRefused: the server does not accept the key or the query.
+        IncompleteAnswer: the server keeps answering with less than it says there is.
+    """
+    criteria = _normalised(criteria)
+    endpoint = _checked_endpoint(endpoint)
+    query = _query(criteria, hull, endpoint)
+    if snapshot != "latest":
+        return load_frozen(snapshot_folder, "materials_project", snapshot, query)
+    key = _checked_key(key)
+    connect = partial(
+        open_session,
+        source=WHO,
+        headers={"x-api-key": key},
+        attempts=attempts,
+        backoff_s=backoff_s,
+        timeout_s=timeout_s,
+    )
+    try:
+        heartbeat = _heartbeat(connect(inspect=_no_version), endpoint)
+    except SourceUnavailable as error:
+        raise SourceUnavailable(_how_to_go_on(str(error), snapshot_folder, query)) from None
+    version = heartbeat["db_version"]
+    if snapshot_path(snapshot_folder, "materials_project", version, query).exists():
+        return load_frozen(snapshot_folder, "materials_project", version, query)
+    pages = page_folder(snapshot_folder, "materials_project", version, query)
+    session = connect(inspect=page_check(), pages=pages)
+    pulled = _pull(criteria, query, Client(session, key, endpoint, heartbeat, page_size), hull, pages)
+    save(pulled, snapshot_folder)
+    pages.clear()
+    return pulled
+
+
+def _pull(criteria: Criteria, query: Mapping[str, Any], client: Client, hull: bool, pages: PageFolder) -> Snapshot:
+    try:
+        structures, failures = find_structures(
+            client, _search_arguments(criteria), material_ids=criteria.material_ids, chemsys=criteria.chemsys
+        )
+        systems = sorted({known.structure.chemical_system for known in structures})
+        entries = find_hull_entries(client, systems) if hull else ()
+    except SourceError as error:
+        kept = pages.count()
+        start_over = f"; delete {pages.folder} to start afresh" if kept and isinstance(error, IncompleteAnswer) else ""
+        raise type(error)(f"{error}. {kept} pages were kept: the same command goes on from there{start_over}") from None
+    return Snapshot(
+        source="materials_project",
+        database_version=client.version,
+        query=query,
+        structures=structures,
+        hull_entries=entries,
+        failures=failures,
+    )
+
+
+def _search_arguments(criteria: Criteria) -> dict[str, Any]:
+    """The criteria in the words of `SummaryRester.search`, lists that are cut into pieces left out."""
+    return {
+        "elements": list(criteria.elements) or None,
+        "exclude_elements": list(criteria.exclude_elements) or None,
+        "formula": list(criteria.formula) or None,
+        "num_sites": criteria.num_sites,
+        "num_elements": criteria.num_elements,
+        "energy_above_hull": criteria.energy_above_hull,
+        "band_gap": criteria.band_gap,
+        "is_stable": criteria.is_stable,
+        "theoretical": criteria.theoretical,
+        "include_gnome": criteria.include_gnome,
+        "deprecated": False,
+    }
+
+
+def _heartbeat(session: requests.Session, endpoint: str) -> dict[str, Any]:
+    return session.get(f"{endpoint}heartbeat").json()
+
+
+def _no_version(url: str, payload: Mapping[str, Any]) -> str | None:
+    return (
+        None
+        if isinstance(payload.get("db_version"), str) and payload["db_version"]
+        else "a heartbeat without a version"
+    )
+
+
+def _how_to_go_on(said: str, folder: Path, query: Mapping[str, Any]) -> str:
+    here = frozen_versions(folder, "materials_project", query)
+    frozen = f", or give `snapshot: {here[-1]}`, which is at hand" if here else ""
+    return f"{said}. Run the same command again later{frozen}"
+
+
+def _normalised(criteria: Criteria) -> Criteria:
+    values = asdict(criteria)
+    narrowing = {
+        name: value for name, value in values.items() if name != "include_gnome" and value not in ((), [], None)
+    }
+    if not narrowing:
+        raise InputError("materials_project: give at least one criterion; without one the whole database would come")
+    for name in ("chemsys", "elements", "exclude_elements", "formula", "material_ids"):
+        values[name] = tuple(sorted(values[name]))
+    # The server knows a system only with its symbols in alphabetical order.
+    values["chemsys"] = tuple(sorted({"-".join(sorted(system.split("-"))) for system in values["chemsys"]}))
+    return Criteria(**values)
+
+
+def _query(criteria: Criteria, hull: bool, endpoint: str) -> dict[str, Any]:
+    asked = {
+        name: list(v) if isinstance(v, tuple) else v for name, v in asdict(criteria).items() if v not in ((), None)
+    }
+    return {**asked, "hull": hull, "thermo_type": THERMO_TYPE, "endpoint": endpoint}
+
+
+def _checked_endpoint(endpoint: str | None) -> str:
+    url = (endpoint or ENDPOINT).rstrip("/") + "/"
+    parts = urlsplit(url)
+    at_home = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme != "https" and not (parts.scheme == "http" and at_home):
+        raise InputError(
+            f"materials_project: endpoint {endpoint!r} would carry the key unencrypted; give an https address"
+        )
+    return url
+
+
+def _checked_key(key: str | None) -> str:
+    if not key:
+        raise InputError(
+            "materials_project: no key; set MP_API_KEY (https://next-gen.materialsproject.org/api), "
+            "or give a `snapshot` version that is at hand"
+        )
+    if len(key) != KEY_LENGTH or not key.isalnum():
+        raise InputError(
+            f"materials_project: the key has {len(key)} characters; keys have {KEY_LENGTH} letters and digits"
+        )
+    return key
