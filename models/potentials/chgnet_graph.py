@@ -1,0 +1,241 @@
+"""Graphs for CHGNet: a whole batch at once, and only as much of it as differs.
+
+CHGNet passes messages between atoms, bonds and angles. Where two atoms (or bonds, or angles) have the same
+surroundings, to the last neighbour's neighbour, every layer gives them the same features. Colour refinement
+(Weisfeiler and Leman) finds those classes, and the model is evaluated once for each class: an ideal half-Heusler
+crystal has 24 times fewer of them than it has bonds. A crystal without symmetry has as many classes as members, and
+nothing is lost. The classes are exact up to the rounding of single precision, in which the model works anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.neighbours import half_list
+from models.potentials.interface import Crystal
+
+BOND_BIN = 1e-6  # Å; single precision resolves 5e-7 Å at the cut-off
+COSINE_BIN = 1e-7
+MAX_ROUNDS = 8  # deeper than the model's seven layers can look
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Every bond and every angle of a batch, in double precision.
+
+    Bonds are undirected, short ones (those that form angles) first. Arms are short bonds seen from one end, sorted
+    by the atom they start from. The angles of an arm are with every arm of the same atom, itself included, in the
+    order of the arms, so that the angle at `reverse[t]` is angle `t` with its arms exchanged.
+    """
+
+    numbers: Tensor  # (n_atoms,) atomic numbers
+    owner: Tensor  # (n_atoms,) crystal of each atom
+    n_crystals: int
+    first: Tensor  # (n_bonds,) atoms
+    second: Tensor  # (n_bonds,)
+    vector: Tensor  # (n_bonds, 3) Å, from first to second
+    length: Tensor  # (n_bonds,) Å
+    n_short: int
+    arm_bond: Tensor  # (n_arms,)
+    arm_sign: Tensor  # (n_arms,) +1 where the arm starts from the bond's first atom
+    arm_start: Tensor  # (n_arms,) atom
+    arm_end: Tensor  # (n_arms,) atom
+    arm_unit: Tensor  # (n_arms, 3) unit vectors away from the start
+    angle_arm: Tensor  # (n_angles,)
+    angle_other: Tensor  # (n_angles,)
+    reverse: Tensor  # (n_angles,)
+    cosine: Tensor  # (n_angles,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """Classes of like atoms, bonds, messages and angles, each with how often it occurs.
+
+    A message's or angle's `weight` is its number for each member of the class that receives it.
+    """
+
+    atom_of: Tensor  # (n_atoms,) class of each atom
+    atom_number: Tensor  # (n_atom_classes,)
+    atom_count: Tensor
+    atom_owner: Tensor
+    bond_of: Tensor  # (n_bonds,)
+    bond_length: Tensor  # (n_bond_classes,) Å, the short classes first
+    bond_count: Tensor
+    n_short: int
+    message_centre: Tensor  # (n_messages,) atom classes
+    message_neighbour: Tensor
+    message_bond: Tensor
+    message_weight: Tensor
+    angle_of: Tensor  # (n_angles,) class of each; that of an arm with itself means nothing
+    angle_centre: Tensor  # (n_angle_classes,) atom classes
+    angle_bond: Tensor  # bond classes: the one that receives
+    angle_other: Tensor
+    angle_cosine: Tensor
+    angle_weight: Tensor
+    angle_count: Tensor
+
+
+def geometry_of(crystals: Sequence[Crystal], cutoff: float, short_cutoff: float, device: torch.device) -> Geometry:
+    """List the bonds up to `cutoff` and the angles between bonds up to `short_cutoff` (both Å)."""
+    pairs = half_list(crystals, cutoff)
+    sizes = [len(crystal) for crystal in crystals]
+    length = np.linalg.norm(pairs.vector, axis=1)
+    order = np.argsort(length > short_cutoff, kind="stable")
+    first, second, vector, length = (
+        torch.from_numpy(array[order]).to(device) for array in (pairs.first, pairs.second, pairs.vector, length)
+    )
+    n_short = int((length <= short_cutoff).sum())
+    starts = torch.cat([first[:n_short], second[:n_short]])
+    by_start = torch.argsort(starts, stable=True)
+    arm_start = starts[by_start]
+    arm_bond = by_start % max(n_short, 1)
+    arm_sign = torch.where(by_start < n_short, 1.0, -1.0).to(vector.dtype)
+    arm_unit = arm_sign[:, None] * vector[arm_bond] / length[arm_bond, None]
+    angle_arm, angle_other, reverse = _pairs_of_arms(arm_start, sum(sizes))
+    return Geometry(
+        numbers=torch.from_numpy(np.concatenate([c.numbers for c in crystals])).to(device),
+        owner=torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device),
+        n_crystals=len(sizes),
+        first=first,
+        second=second,
+        vector=vector,
+        length=length,
+        n_short=n_short,
+        arm_bond=arm_bond,
+        arm_sign=arm_sign,
+        arm_start=arm_start,
+        arm_end=torch.cat([second[:n_short], first[:n_short]])[by_start],
+        arm_unit=arm_unit,
+        angle_arm=angle_arm,
+        angle_other=angle_other,
+        reverse=reverse,
+        cosine=(arm_unit[angle_arm] * arm_unit[angle_other]).sum(1).clamp(-1.0, 1.0),
+    )
+
+
+def _pairs_of_arms(arm_start: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All ordered pairs of arms with the same start, and where each pair stands the other way round."""
+    per_atom = torch.bincount(arm_start, minlength=n_atoms)
+    arms_before = torch.cumsum(per_atom, 0) - per_atom
+    angles_before = torch.cumsum(per_atom**2, 0) - per_atom**2
+    size = per_atom[arm_start]
+    arm = torch.repeat_interleave(size)
+    start = arm_start[arm]
+    offset = torch.arange(len(arm), device=arm.device) - angles_before[start]
+    row, column = offset // size[arm], offset % size[arm]
+    return arm, arms_before[start] + column, angles_before[start] + column * size[arm] + row
+
+
+def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
+    """Sort atoms, bonds, messages and angles into classes of equal surroundings.
+
+    Args:
+        geometry: The batch.
+        merge: False gives every member a class of its own: what the model would compute without symmetry.
+    """
+    g = geometry
+    atom, bond, arm = _refined(g) if merge else _distinct(g)
+    atom_of, atom_first, atom_count = _grouped(atom)
+    long = torch.arange(len(bond), device=bond.device) >= g.n_short
+    bond_of, bond_first, bond_count = _grouped((bond >> 1 & _POSITIVE) + long * (_POSITIVE + 1))
+    bond_key = bond[bond_first][bond_of]
+    centre, neighbour = torch.cat([g.first, g.second]), torch.cat([g.second, g.first])
+    message_key = _mixed(bond_key.repeat(2) + 3 * _mixed(atom[centre]) + 5 * _mixed(atom[neighbour]))
+    if not merge:
+        message_key = torch.arange(len(message_key), device=atom.device)
+    _, message, message_count = _grouped(message_key)
+    proper = g.angle_arm != g.angle_other
+    arm = _mixed(arm + 3 * bond_key[g.arm_bond] + 5 * _mixed(atom[g.arm_start]))
+    angle_key = _mixed(_mixed(arm[g.angle_arm]) + 3 * arm[g.angle_other] + _binned(g.cosine, COSINE_BIN))
+    if not merge:
+        angle_key = torch.arange(len(angle_key), device=atom.device)
+    among, angle, angle_count = _grouped(angle_key[proper])
+    angle_of = torch.zeros_like(angle_key)
+    angle_of[proper] = among
+    angle = torch.nonzero(proper)[:, 0][angle]
+    message_centre, angle_bond = atom_of[centre[message]], bond_of[g.arm_bond[g.angle_arm[angle]]]
+    return Classes(
+        atom_of=atom_of,
+        atom_number=g.numbers[atom_first],
+        atom_count=atom_count,
+        atom_owner=g.owner[atom_first],
+        bond_of=bond_of,
+        bond_length=g.length[bond_first],
+        bond_count=bond_count,
+        n_short=int((~long[bond_first]).sum()),
+        message_centre=message_centre,
+        message_neighbour=atom_of[neighbour[message]],
+        message_bond=bond_of[message % max(len(bond), 1)],
+        message_weight=message_count / atom_count[message_centre],
+        angle_of=angle_of,
+        angle_centre=atom_of[g.arm_start[g.angle_arm[angle]]],
+        angle_bond=angle_bond,
+        angle_other=bond_of[g.arm_bond[g.angle_other[angle]]],
+        angle_cosine=g.cosine[angle],
+        angle_weight=angle_count / bond_count[angle_bond],
+        angle_count=angle_count,
+    )
+
+
+def _distinct(g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    device = g.length.device
+    return (
+        torch.arange(len(g.numbers), device=device),
+        2 * torch.arange(len(g.length), device=device),
+        torch.arange(len(g.arm_bond), device=device),
+    )
+
+
+def _refined(g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours of atoms, bonds and arms that no further look at their neighbours would split."""
+    atom = _mixed(g.numbers + g.owner * 1000)
+    bond = _mixed(_binned(g.length, BOND_BIN))
+    turn = _binned(g.cosine, COSINE_BIN)
+    known = 0
+    for _ in range(MAX_ROUNDS):
+        ends = _mixed(atom)
+        reached = _mixed(bond[g.arm_bond] + 3 * ends[g.arm_end])
+        arm = reached + 7 * _summed(_mixed(turn + reached[g.angle_other]), g.angle_arm, len(g.arm_bond))
+        arm = _mixed(arm + 5 * ends[g.arm_start])
+        seen = _summed(_mixed(bond + 3 * ends[g.second]), g.first, len(atom))
+        seen += _summed(_mixed(bond + 3 * ends[g.first]), g.second, len(atom))
+        atom = _mixed(atom + seen + _summed(arm, g.arm_start, len(atom)))
+        bond = bond + ends[g.first] + ends[g.second]
+        bond[: g.n_short] += _summed(arm, g.arm_bond, g.n_short)
+        bond = _mixed(bond)
+        found = len(torch.unique(atom)) + len(torch.unique(bond))
+        if found == known:
+            break
+        known = found
+    return atom, bond, arm
+
+
+_POSITIVE = (1 << 61) - 1
+
+
+def _binned(values: Tensor, width: float) -> Tensor:
+    return torch.round(values / width).to(torch.int64)
+
+
+def _mixed(values: Tensor) -> Tensor:
+    """Scatter integers over 64 bits (the finaliser of splitmix64), so that sums of them name multisets."""
+    values = (values ^ (values >> 30)) * -4658895280553007687
+    values = (values ^ (values >> 27)) * -7723592293110705685
+    return values ^ (values >> 31)
+
+
+def _summed(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, dtype=values.dtype, device=values.device).index_add_(0, index, values)
+
+
+def _grouped(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number the classes of equal keys: class of each, first member of each class, size of each class."""
+    _, of, count = torch.unique(keys, return_inverse=True, return_counts=True)
+    first = torch.full_like(count, len(keys))
+    first.scatter_reduce_(0, of, torch.arange(len(keys), device=keys.device), "amin")
+    return of, first, count

@@ -1,0 +1,198 @@
+"""CHGNet's energy and its derivatives, on classes of like atoms, bonds and angles.
+
+The model is that of https://doi.org/10.1038/s42256-023-00716-3 with the weights of the chgnet package, evaluated
+otherwise: parameters frozen; one gradient, with respect to the basis functions, from which forces and stress follow
+by the chain rule in double precision; a linear layer on joined features taken apart, so that each part is computed
+for atoms or bonds and not for every message.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear, sigmoid, silu
+
+from models.potentials.chgnet_graph import Classes
+
+WIDTH = 64
+EXPECTED = {
+    "n_conv": 4,
+    "update_bond": True,
+    "update_angle": True,
+    "mlp_first": True,
+    "is_intensive": True,
+    "atom_fea_dim": WIDTH,
+    "bond_fea_dim": WIDTH,
+    "angle_fea_dim": WIDTH,
+    "atom_conv_hidden_dim": WIDTH,
+    "bond_conv_hidden_dim": WIDTH,
+    "angle_layer_hidden_dim": 0,
+    "non_linearity": "silu",
+    "gMLP_norm": "layer",
+    "readout_norm": "layer",
+}
+ACOS_MARGIN = 1 - 1e-6  # the package's own, against the infinite slope of acos
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the model says of a batch, and the derivatives of the summed energy for every member of each class."""
+
+    energies: Tensor  # (n_crystals,) eV, double precision
+    latents: Tensor  # (n_crystals, 64)
+    magmoms: Tensor  # (n_atom_classes,) μB
+    by_length: Tensor  # (n_bond_classes,) eV/Å, for one bond
+    by_cosine: Tensor  # (n_angle_classes,) eV, for one angle
+
+
+class Chgnet:
+    """The model, its parameters taken apart and frozen."""
+
+    def __init__(self, state: Mapping[str, Tensor], arguments: Mapping[str, Any], dtype: torch.dtype) -> None:
+        """Take the parameters from a checkpoint's `state` and check its `arguments`.
+
+        Raises:
+            ValueError: If the checkpoint is of another architecture.
+        """
+        wrong = {key: arguments.get(key) for key, value in EXPECTED.items() if arguments.get(key, value) != value}
+        if wrong or any(key.endswith("mlp_out.layers.1.bias") for key in state):
+            raise ValueError(f"not the architecture of CHGNet 0.3: {wrong or 'mlp_out has a bias'}")
+        self.cutoff = float(arguments["atom_graph_cutoff"])
+        self.short_cutoff = float(arguments["bond_graph_cutoff"])
+        self.envelope = int(arguments["cutoff_coeff"])
+        self.dtype = dtype
+        self.p = {key: value.detach().to(dtype) for key, value in state.items()}
+        self.reference = state["composition_model.fc.weight"].detach()[0].double()
+        self.convolutions = [_Gated(self.p, f"atom_conv_layers.{k}.twoBody_atom", 3) for k in range(4)]
+        self.bond_layers = [_Gated(self.p, f"bond_conv_layers.{k}.twoBody_bond", 4) for k in range(3)]
+        self.angle_layers = [_Gated(self.p, f"angle_layers.{k}.twoBody_bond", 4) for k in range(2)]
+
+    def __call__(self, classes: Classes, n_crystals: int) -> Outcome:
+        """Evaluate a batch."""
+        c = classes
+        radial, radial_slope = self._radial(c.bond_length, "ag", self.cutoff)
+        inner, inner_slope = self._radial(c.bond_length[: c.n_short], "bg", self.short_cutoff)
+        angular, angular_slope = self._angular(c.angle_cosine)
+        leaves = [basis.to(self.dtype).requires_grad_() for basis in (radial, inner, angular)]
+        energy, atoms, moments = self._atom_energies(c, *leaves)
+        weighted = energy.double() * c.atom_count
+        slopes = torch.autograd.grad(weighted.sum(), leaves, allow_unused=True)
+        by_length, by_inner, by_cosine = (
+            torch.zeros(len(table), dtype=table.dtype, device=table.device)
+            if slope is None
+            else (slope.double() * table).sum(1)
+            for slope, table in zip(slopes, (radial_slope, inner_slope, angular_slope), strict=True)
+        )
+        by_length[: c.n_short] += by_inner
+        weighted = weighted.detach() + c.atom_count * self.reference[c.atom_number - 1]
+        share = (c.atom_count / _owned(c.atom_count.double(), c, n_crystals)[c.atom_owner]).to(self.dtype)
+        return Outcome(
+            energies=_owned(weighted, c, n_crystals),
+            latents=_owned(atoms.detach() * share[:, None], c, n_crystals),
+            magmoms=moments.detach(),
+            by_length=by_length / c.bond_count,
+            by_cosine=by_cosine / c.angle_count,
+        )
+
+    def _radial(self, length: Tensor, which: str, cutoff: float) -> tuple[Tensor, Tensor]:
+        """Smoothed radial Bessel functions and their derivatives, `(n, 31)` each."""
+        wave = self.p[f"bond_basis_expansion.rbf_expansion_{which}.frequencies"].double() / cutoff
+        r, p = (length / cutoff)[:, None], self.envelope
+        a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
+        inside = r < 1
+        smooth = torch.where(inside, 1 + r**p * (a + r * (b + r * c)), 0.0)
+        smooth_slope = torch.where(inside, r ** (p - 1) * (a * p + r * (b * (p + 1) + r * c * (p + 2))), 0.0) / cutoff
+        d = length[:, None]
+        sine, cosine = torch.sin(wave * d) / d, torch.cos(wave * d) * wave / d
+        norm = math.sqrt(2 / cutoff)
+        return norm * smooth * sine, norm * (smooth_slope * sine + smooth * (cosine - sine / d))
+
+    def _angular(self, cosine: Tensor) -> tuple[Tensor, Tensor]:
+        """Fourier series of the angle and its derivative by the angle's cosine, `(n, 31)` each."""
+        order = self.p["angle_basis_expansion.fourier_expansion.frequencies"].double()
+        x = cosine * ACOS_MARGIN
+        phase = torch.acos(x)[:, None] * order
+        sine, cosine_ = torch.sin(phase), torch.cos(phase)
+        constant = torch.full_like(x, math.sqrt(0.5))[:, None]
+        slope = (-ACOS_MARGIN / torch.sqrt(1 - x * x))[:, None] * order
+        norm = 1 / math.sqrt(math.pi)
+        return (
+            norm * torch.cat([constant, sine, cosine_], 1),
+            norm * torch.cat([torch.zeros_like(constant), slope * cosine_, -slope * sine], 1),
+        )
+
+    def _atom_energies(self, c: Classes, radial: Tensor, inner: Tensor, angular: Tensor) -> tuple[Tensor, ...]:
+        """Energies of the atom classes in eV `(n,)`, without the elements' own, their features and moments."""
+        atoms = self.p["atom_embedding.embedding.weight"][c.atom_number - 1]
+        bonds = linear(radial, self.p["bond_embedding.weight"])
+        long = bonds[c.n_short :]
+        bonds = bonds[: c.n_short]
+        strength = linear(radial, self.p["bond_weights_ag.weight"])[c.message_bond]
+        strength = strength * c.message_weight[:, None].to(self.dtype)
+        nearness = linear(inner, self.p["bond_weights_bg.weight"])
+        nearness = nearness[c.angle_bond] * nearness[c.angle_other] * c.angle_weight[:, None].to(self.dtype)
+        angles = linear(angular, self.p["angle_embedding.weight"])
+        moments = atoms
+        for k in range(4):
+            if k == 3:
+                moments = linear(atoms, self.p["site_wise.weight"], self.p["site_wise.bias"])[:, 0].abs()
+            message = self.convolutions[k](
+                [(atoms, c.message_centre), (torch.cat([bonds, long]), c.message_bond), (atoms, c.message_neighbour)]
+            )
+            received = torch.zeros_like(atoms).index_add(0, c.message_centre, message * strength)
+            atoms = atoms + linear(received, self.p[f"atom_conv_layers.{k}.mlp_out.layers.1.weight"])
+            if k == 3 or not len(angles):
+                continue
+            around = [(bonds, c.angle_bond), (bonds, c.angle_other), (angles, None), (atoms, c.angle_centre)]
+            update = self.bond_layers[k](around) * nearness
+            received = torch.zeros_like(bonds).index_add(0, c.angle_bond, update)
+            bonds = bonds + linear(received, self.p[f"bond_conv_layers.{k}.mlp_out.layers.1.weight"])
+            if k < 2:  # what a third update gives, nothing reads
+                around = [(bonds, c.angle_bond), (bonds, c.angle_other), (angles, None), (atoms, c.angle_centre)]
+                angles = angles + self.angle_layers[k](around)
+        atoms = layer_norm(atoms, (WIDTH,), self.p["readout_norm.weight"], self.p["readout_norm.bias"])
+        hidden = atoms
+        for k in (0, 2, 4):
+            hidden = silu(linear(hidden, self.p[f"mlp.layers.{k}.weight"], self.p[f"mlp.layers.{k}.bias"]))
+        return linear(hidden, self.p["mlp.layers.7.weight"], self.p["mlp.layers.7.bias"])[:, 0], atoms, moments
+
+
+class _Gated:
+    """A gated perceptron on joined features, each part of which is multiplied before it is gathered."""
+
+    def __init__(self, p: Mapping[str, Tensor], name: str, n_parts: int) -> None:
+        deep = f"{name}.mlp_core.layers.0.weight" in p
+        entry = 0 if deep else 1
+        core, gate = f"{name}.mlp_core.layers", f"{name}.mlp_gate.layers"
+        joined = torch.cat([p[f"{core}.{entry}.weight"], p[f"{gate}.{entry}.weight"]])
+        self.parts = [part.contiguous() for part in joined.split(WIDTH, dim=1)]
+        if len(self.parts) != n_parts:
+            raise ValueError(f"{name} joins {len(self.parts)} features, not {n_parts}")
+        self.bias = torch.cat([p[f"{core}.{entry}.bias"], p[f"{gate}.{entry}.bias"]])
+        self.second = [(p[f"{mlp}.3.weight"], p[f"{mlp}.3.bias"]) for mlp in (core, gate)] if deep else None
+        self.norms = [(p[f"{name}.{bn}.weight"], p[f"{name}.{bn}.bias"]) for bn in ("bn1", "bn2")]
+
+    def __call__(self, features: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+        hidden = self.bias
+        for (feature, index), part in zip(features, self.parts, strict=True):
+            product = linear(feature, part)
+            hidden = hidden + (product if index is None else product[index])
+        if self.second is not None:
+            hidden = silu(hidden)
+        core, gate = hidden.split(WIDTH, dim=1)
+        if self.second is not None:
+            core, gate = linear(core, *self.second[0]), linear(gate, *self.second[1])
+        core, gate = (layer_norm(x, (WIDTH,), *norm) for x, norm in zip((core, gate), self.norms, strict=True))
+        return silu(core) * sigmoid(gate)
+
+
+def _owned(values: Tensor, classes: Classes, n_crystals: int) -> Tensor:
+    """Sum over the atom classes of each crystal."""
+    return torch.zeros((n_crystals, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add_(
+        0, classes.atom_owner, values
+    )

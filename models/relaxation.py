@@ -1,0 +1,199 @@
+"""Relaxes many crystals at once: what is done leaves the batch, the next comes in.
+
+A crystal has converged when ASE's `FrechetCellFilter`, put on it as it is, says so: no force and no row of the virial
+divided by the number of atoms is longer than `fmax`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from materials.records import CalculationStatus
+from models.descent import Descent, Point
+from models.potentials.interface import Crystal, Evaluation, Potential, crystal_of
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+CellFreedom = Literal["free", "fixed", "fixed_shape", "fixed_volume"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxationSettings:
+    """How far and under which constraints to relax.
+
+    `cell` says what of the cell may change: all, nothing, its volume only (`fixed_shape`) or its shape only
+    (`fixed_volume`). `pressure` is in eV/Å³, positive for compression. With `keep_symmetry` forces and stress are
+    symmetrised with the operations found at the start within `symprec` (Å).
+    """
+
+    fmax: float = 0.05  # eV/Å
+    max_steps: int = 500
+    cell: CellFreedom = "free"
+    pressure: float = 0.0  # eV/Å³
+    keep_symmetry: bool = False
+    symprec: float = 0.01  # Å
+
+    def content(self) -> dict[str, Any]:
+        """What makes two relaxations the same question, for a settings hash."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxed:
+    """How the relaxation of one crystal ended. `structure` is the last one that has an energy."""
+
+    structure: Structure
+    energy: float | None  # eV, total; None where the potential never answered
+    max_force: float | None  # eV/Å
+    max_stress: float | None  # eV/Å³, largest absolute component
+    n_steps: int  # evaluations after the first
+    status: CalculationStatus
+    message: str
+    wall_time_s: float  # its share of the batches it was in
+    latent: np.ndarray | None  # (d,)
+    magmoms: np.ndarray | None  # (n_atoms,) μB
+
+
+def relax(
+    potential: Potential, structures: Sequence[Structure], settings: RelaxationSettings
+) -> Iterator[tuple[int, Relaxed]]:
+    """Relax `structures` in batches and yield each with its index as it ends, every one exactly once.
+
+    Trouble with a structure is its status and message, never an exception.
+    """
+    active: list[_Run] = []
+    following: _Run | None = None
+    index, limit = 0, potential.batch_cost
+    while index < len(structures) or following is not None or active:
+        while index < len(structures) or following is not None:
+            if following is None:
+                begun = _begin(index, structures[index], potential, settings)
+                index += 1
+                if isinstance(begun, Relaxed):
+                    yield index - 1, begun
+                    continue
+                following = begun
+            if active and sum(run.cost for run in active) + following.cost > limit:
+                break
+            active.append(following)
+            following = None
+        if active:
+            limit = _advance(potential, active, limit)
+        for run in active:
+            if run.descent.status is not None:
+                yield run.index, _ended(run)
+        active = [run for run in active if run.descent.status is None]
+
+
+@dataclass(kw_only=True)
+class _Run:
+    index: int
+    structure: Structure
+    descent: Descent
+    cost: float
+    wall_time_s: float = 0.0
+
+
+def _begin(index: int, structure: Structure, potential: Potential, settings: RelaxationSettings) -> _Run | Relaxed:
+    try:
+        crystal = crystal_of(structure)
+        uncovered = {site.specie.symbol for site in structure} - potential.elements
+        if uncovered:
+            raise ValueError(f"{potential.method} does not cover {', '.join(sorted(uncovered))}")
+    except ValueError as error:
+        return _refused(structure, "unsupported", str(error))
+    descent = Descent(crystal, settings)
+    return _Run(index=index, structure=structure, descent=descent, cost=potential.cost(crystal))
+
+
+def _advance(potential: Potential, runs: list[_Run], limit: float) -> float:
+    """Evaluate every run where it stands and let it step; return how much cost memory has turned out to hold."""
+    start = time.perf_counter()
+    points, fits = _evaluated(potential, [run.descent.trial for run in runs])
+    for run, point in zip(runs, points, strict=True):
+        run.descent.tell(point)
+    total = sum(run.cost for run in runs)
+    elapsed = time.perf_counter() - start
+    for run in runs:
+        run.wall_time_s += elapsed * run.cost / total
+    return limit if fits else total / 2
+
+
+def _evaluated(potential: Potential, crystals: Sequence[Crystal]) -> tuple[list[Point], bool]:
+    """Evaluate a batch, in halves where that fails, down to the crystal at fault; and say whether memory sufficed."""
+    try:
+        return _points(potential.evaluate(crystals), crystals), True
+    except Exception as error:  # noqa: BLE001 a potential may raise anything; it becomes the one crystal's record
+        fits = not (isinstance(error, MemoryError) or "out of memory" in str(error).lower())
+        if len(crystals) == 1:
+            return [_unanswered(crystals[0], f"{type(error).__name__}: {error}")], fits
+    half = len(crystals) // 2
+    halves = [_evaluated(potential, part) for part in (crystals[:half], crystals[half:])]
+    return [point for points, _ in halves for point in points], fits
+
+
+def _points(evaluation: Evaluation, crystals: Sequence[Crystal]) -> list[Point]:
+    return [
+        Point(
+            crystal=crystal,
+            energy=float(evaluation.energies[k]),
+            forces=evaluation.forces[k],
+            stress=evaluation.stresses[k],
+            problem=evaluation.problems[k],
+            latent=None if evaluation.latents is None else evaluation.latents[k],
+            magmoms=None if evaluation.magmoms is None else evaluation.magmoms[k],
+        )
+        for k, crystal in enumerate(crystals)
+    ]
+
+
+def _unanswered(crystal: Crystal, problem: str) -> Point:
+    nothing = np.full((len(crystal), 3), np.nan)
+    return Point(crystal=crystal, energy=np.nan, forces=nothing, stress=nothing[:3], problem=problem)
+
+
+def _ended(run: _Run) -> Relaxed:
+    descent, point = run.descent, run.descent.point
+    assert descent.status is not None
+    if point is None:
+        return _refused(run.structure, descent.status, descent.message)
+    return Relaxed(
+        structure=_with_geometry(run.structure, point.crystal),
+        energy=point.energy,
+        max_force=float(np.linalg.norm(point.forces, axis=1).max()),
+        max_stress=float(np.abs(point.stress).max()),
+        n_steps=descent.n_steps,
+        status=descent.status,
+        message=descent.message,
+        wall_time_s=run.wall_time_s,
+        latent=point.latent,
+        magmoms=point.magmoms,
+    )
+
+
+def _refused(structure: Structure, status: CalculationStatus, message: str) -> Relaxed:
+    return Relaxed(
+        structure=structure,
+        energy=None,
+        max_force=None,
+        max_stress=None,
+        n_steps=0,
+        status=status,
+        message=message,
+        wall_time_s=0.0,
+        latent=None,
+        magmoms=None,
+    )
+
+
+def _with_geometry(structure: Structure, crystal: Crystal) -> Structure:
+    """The relaxed structure, with the species (oxidation states too) of the first one."""
+    from pymatgen.core import Lattice, Structure
+
+    return Structure(Lattice(crystal.cell), structure.species, crystal.positions, coords_are_cartesian=True)
