@@ -1,0 +1,134 @@
+"""Whether a structure makes sense before anything is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition, Structure
+
+MIN_DISTANCE_RATIO = 0.55
+MIN_VOLUME_RATIO = 0.4
+MAX_VOLUME_RATIO = 25.0
+
+
+def check(
+    structure: Structure,
+    *,
+    elements: Collection[str] | None = None,
+    max_sites: int | None = None,
+    min_distance_ratio: float = MIN_DISTANCE_RATIO,
+    charge_balance: bool = False,
+) -> tuple[str, str] | None:
+    """Find the first thing that is wrong with a structure.
+
+    Args:
+        structure: What was proposed.
+        elements: Symbols that the potential covers; None: any.
+        max_sites: Largest number of sites in the cell; None: any.
+        min_distance_ratio: Least distance of two atoms, in sums of their covalent radii (Cordero,
+            DOI 10.1039/b801115j).
+        charge_balance: Whether known oxidation states must be able to add up to zero (`charges_balance`).
+
+    Returns:
+        A short, countable code and a sentence with what was found and what to do; None if all is well. The volume
+        must lie between 0.4 and 25 times that of spheres of covalent radius, codes `TooDense` and `TooSparse`.
+    """
+    if not structure.is_ordered:
+        return "Disordered", "sites are partly or jointly occupied; order them first (one element on each site)"
+    missing = sorted({e.symbol for e in structure.composition.elements} - set(elements)) if elements is not None else []
+    if missing:
+        return "UncoveredElement", f"the potential knows no {', '.join(missing)}; leave it out, or take another potential"
+    if max_sites is not None and len(structure) > max_sites:
+        return "TooManySites", f"{len(structure)} sites in the cell, more than {max_sites}; reduce it, or raise max_sites"
+    return (
+        _bad_geometry(structure)
+        or _bad_distance(structure, min_distance_ratio)
+        or (_bad_charges(structure.composition) if charge_balance else None)
+    )
+
+
+def charges_balance(composition: Composition) -> bool:
+    """Whether known oxidation states can add up to zero.
+
+    Each element has one state, save that one of them may mix two of the same sign (Fe3O4). Elements and compounds of
+    metals alone count as balanced: nothing in them needs a charge. States are those of pymatgen's tables (textbook
+    and ICSD).
+    """
+    elements = composition.elements
+    if len(elements) == 1 or all(e.is_metal for e in elements):
+        return True
+    amounts = [composition[e] for e in elements]
+    states = [oxidation_states(e.symbol) for e in elements]
+    for chosen in product(*states):
+        total = float(np.dot(amounts, chosen))
+        if abs(total) < 1e-6 or any(
+            _between(q - total / n, q, known) for q, n, known in zip(chosen, amounts, states, strict=True)
+        ):
+            return True
+    return False
+
+
+@lru_cache(maxsize=None)
+def oxidation_states(symbol: str) -> tuple[int, ...]:
+    """States that an element is known in, most common first; (0,) where none is."""
+    from pymatgen.core import Element
+
+    element = Element(symbol)
+    return tuple(dict.fromkeys([*element.common_oxidation_states, *element.icsd_oxidation_states])) or (0,)
+
+
+def _between(wanted: float, chosen: int, states: tuple[int, ...]) -> bool:
+    """Whether an average charge lies between the chosen state and another of its sign."""
+    return any(q * chosen > 0 and min(q, chosen) <= wanted <= max(q, chosen) for q in states)
+
+
+def _bad_geometry(structure: Structure) -> tuple[str, str] | None:
+    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
+        return "NotFinite", "the cell or a coordinate is not a finite number; look at the file that it came from"
+    spheres = float((4 / 3 * np.pi * _radii(structure) ** 3).sum())
+    ratio = structure.volume / spheres
+    found = f"{structure.volume / len(structure):.3g} Å³ an atom, {ratio:.2g} times its covalent spheres"
+    if ratio < MIN_VOLUME_RATIO:
+        return "TooDense", f"{found}; at least {MIN_VOLUME_RATIO} times are needed: check the unit of the cell"
+    if ratio > MAX_VOLUME_RATIO:
+        return "TooSparse", f"{found}; at most {MAX_VOLUME_RATIO:g} times are a crystal: check the unit of the cell"
+    return None
+
+
+def _bad_distance(structure: Structure, least: float) -> tuple[str, str] | None:
+    radii = _radii(structure)
+    centres, points, _, distances = structure.get_neighbor_list(least * 2 * float(radii.max()), exclude_self=True)
+    if not len(distances):
+        return None
+    ratios = distances / (radii[centres] + radii[points])
+    worst = int(ratios.argmin())
+    if ratios[worst] >= least:
+        return None
+    a, b = (structure[int(i[worst])].specie.symbol for i in (centres, points))
+    return (
+        "TooClose",
+        f"{a} and {b} are {distances[worst]:.2f} Å apart, {ratios[worst]:.2f} of the sum of their covalent radii; "
+        f"at least {least:g} is asked for",
+    )
+
+
+def _bad_charges(composition: Composition) -> tuple[str, str] | None:
+    plain = composition.element_composition
+    if charges_balance(plain):
+        return None
+    return (
+        "ChargesUnbalanced",
+        f"no known oxidation states of {plain.reduced_formula} add up to zero; set charge_balance: false to keep it",
+    )
+
+
+def _radii(structure: Structure) -> np.ndarray:
+    from ase.data import covalent_radii
+
+    return covalent_radii[[site.specie.Z for site in structure]]
