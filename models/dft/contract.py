@@ -1,0 +1,232 @@
+"""What a DFT code must offer, and what goes in and comes out: the same for every code.
+
+A calculation is a folder. The code writes its input there, an external process works in it, and its end is read from
+it; nothing of a calculation lives only in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from materials.records import Calculation, content_hash
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+DFTStatus = Literal[
+    "converged",
+    "max_steps",  # the relaxation ran out of steps
+    "scf_not_converged",  # with the safer mixing, too
+    "walltime",
+    "out_of_memory",
+    "crashed",  # the process died without a word
+    "failed",  # the code refused: geometry, missing PAW setup, an energy that rises
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DFTSettings:
+    """Everything that decides the number that comes out. Hashed, so that an answer is known by its question.
+
+    Attributes:
+        code: Name of the code: "gpaw".
+        preset: Where the values come from: "quick", "standard", "accurate".
+        potentials: Frozen cores and their version: "gpaw-setups-1.2.1".
+        functional: "PBE".
+        cutoff_ev: Of the plane waves, eV; one for all phases of a hull.
+        kpoints: Divisions of the mesh along the reciprocal axes of the symmetrised primitive cell.
+        kpoint_shift: Along which axes the mesh is moved by half a division (False: it holds Γ).
+        gap_kpoints: Divisions of the Γ-centred mesh on which the band gap is found at fixed density.
+        smearing_ev: Width of the Fermi–Dirac occupations, eV; the energy is extrapolated to zero width.
+        convergence_energy_ev: Largest change of the energy in the last SCF steps, eV per valence electron.
+        convergence_density: Largest change of the density, electrons per valence electron.
+        max_scf_steps: Steps of an SCF cycle before it is tried with safer mixing.
+        magnetic_moments: Element -> moment to start from, μB an atom, all parallel. Empty: no spin.
+        mode: "static" on the geometry as it comes, or "relax" of positions and cell, then static.
+        fmax: Largest force on an atom after a relaxation, eV/Å.
+        max_stress_gpa: Largest component of the stress after a relaxation, GPa.
+        max_steps: Steps of a relaxation.
+        geometry: Whose geometry it starts from: the `calculation_id` of the relaxation by the potential, say.
+    """
+
+    code: str
+    preset: str
+    potentials: str
+    functional: str = "PBE"
+    cutoff_ev: float
+    kpoints: tuple[int, int, int]
+    kpoint_shift: tuple[bool, bool, bool]
+    gap_kpoints: tuple[int, int, int]
+    smearing_ev: float
+    convergence_energy_ev: float
+    convergence_density: float
+    max_scf_steps: int
+    magnetic_moments: Mapping[str, float] = field(default_factory=dict)
+    mode: Literal["static", "relax"] = "static"
+    fmax: float = 0.05
+    max_stress_gpa: float = 0.5
+    max_steps: int = 60
+    geometry: str = ""
+
+    def content(self) -> dict[str, Any]:
+        """The settings as JSON-like data; `settings_hash` is its hash."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @property
+    def settings_hash(self) -> str:
+        """Short hash of `content`."""
+        return content_hash(self.content())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one calculation may use. Not part of the question: another limit gives the same answer, or none."""
+
+    cores: int = 1
+    walltime_s: float = 3600.0
+    memory_gib: float = 8.0  # a process
+
+
+@dataclass(frozen=True, kw_only=True)
+class DFTResult:
+    """How a calculation ended.
+
+    Attributes:
+        status: "converged", or why there is no result.
+        energy: Total energy of `structure`, eV, smearing extrapolated to zero.
+        structure: The cell that was computed: symmetrised and primitive, relaxed if that was asked for.
+        band_gap: eV; 0 for a metal; None where nothing converged.
+        max_force: Largest force on an atom, eV/Å.
+        max_stress: Largest component of the stress, eV/Å³.
+        n_steps: Geometry steps taken; 0 for a static calculation.
+        wall_time_s: Of all attempts that this result took.
+        attempts: SCF attempts; 2 if safer mixing was needed.
+        message: Why there is no result, with the last lines of the log.
+        properties: What else the code found, by the Materials Project's names.
+    """
+
+    status: DFTStatus
+    energy: float | None = None
+    structure: Structure | None = None
+    band_gap: float | None = None
+    max_force: float | None = None
+    max_stress: float | None = None
+    n_steps: int = 0
+    wall_time_s: float = 0.0
+    attempts: int = 1
+    message: str = ""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+class DFTCode(Protocol):
+    """A DFT code, run as an external process in a folder."""
+
+    name: str
+
+    def version(self) -> str:
+        """The code's version.
+
+        Raises:
+            CodeNotInstalled: It is not on this machine; the message says how to get it.
+        """
+        ...
+
+    def potentials(self) -> str:
+        """Its frozen cores and their version, as `DFTSettings.potentials` has them.
+
+        Raises:
+            CodeNotInstalled: It is not on this machine.
+        """
+        ...
+
+    def write_inputs(self, folder: Path, structure: Structure, settings: DFTSettings, limits: Limits) -> None:
+        """Write what `command` will read; a calculation that was interrupted goes on from its checkpoint."""
+        ...
+
+    def command(self, folder: Path, cores: int) -> list[str]:
+        """The process that computes what lies in the folder."""
+        ...
+
+    def finished(self, folder: Path, limits: Limits) -> bool:
+        """Whether the folder holds a result, good or bad; one that wanted more time or memory than it had, and less
+        than `limits` gives, is none."""
+        ...
+
+    def worker(self, folder: Path) -> int | None:
+        """The process, anybody's, that works in the folder now; 0 if it works on another machine, None if none does."""
+        ...
+
+    def parse(self, folder: Path) -> DFTResult:
+        """Read how the calculation ended; without a result it is "crashed"."""
+        ...
+
+    def give_up(self, folder: Path, result: DFTResult) -> None:
+        """Make this the folder's result, where the process itself could not write one."""
+        ...
+
+
+def method_of(code: DFTCode) -> str:
+    """Who computes, as `Calculation.method` has it: "gpaw-26.7.0"."""
+    return f"{code.name}-{code.version()}"
+
+
+def level_of_theory(settings: DFTSettings) -> str:
+    """What an energy means: everything that shifts totals, so that only comparable ones meet in a hull."""
+    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}"
+
+
+def calculation_id(material_id: str, method: str, settings: DFTSettings) -> str:
+    """The key that the calculation will have in the ledger, and the name of its folder."""
+    return calculation_from(DFTResult(status="failed"), material_id, method, settings).calculation_id
+
+
+def calculation_from(result: DFTResult, material_id: str, method: str, settings: DFTSettings) -> Calculation:
+    """Turn the end of a calculation into the ledger's record.
+
+    Args:
+        result: How it ended.
+        material_id: Of the material that was asked about.
+        method: From `method_of`.
+        settings: The question.
+    """
+    properties: dict[str, Any] = dict(result.properties)
+    if result.band_gap is not None:
+        properties["band_gap"] = result.band_gap
+    properties |= {"preset": settings.preset, "mode": settings.mode, "kpoints": list(settings.kpoints)}
+    if result.attempts > 1:
+        properties["scf_attempts"] = result.attempts
+    return Calculation(
+        material_id=material_id,
+        method=method,
+        fidelity="dft",
+        level_of_theory=level_of_theory(settings),
+        settings_hash=settings.settings_hash,
+        status=result.status,
+        structure=result.structure,
+        energy=result.energy,
+        max_force=result.max_force,
+        max_stress=result.max_stress,
+        n_steps=result.n_steps,
+        wall_time_s=result.wall_time_s,
+        message=result.message,
+        properties=properties,
+    )
+
+
+def last_lines(paths: Sequence[Path], count: int = 8) -> str:
+    """The last lines of the logs that exist, for a message: a reader should not have to look for the folder.
+
+    Args:
+        paths: Logs, the one that says most first.
+        count: Lines of each.
+    """
+    parts = []
+    for path in paths:
+        if path.is_file():
+            lines = [line.rstrip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+            if lines:
+                parts.append("\n".join(lines[-count:]))
+    return "\n".join(parts)

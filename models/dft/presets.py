@@ -1,0 +1,234 @@
+"""Three sets of DFT settings, and the k-point mesh of a crystal.
+
+What they are worth was measured: tests/benchmarks/dft-presets.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from materials.errors import DFTError
+from models.dft.contract import DFTCode, DFTSettings
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+# Å. Noise of 0.01 Å survives 0.05 and not 0.01; a distortion smaller than this is worth less than a meV/atom.
+SYMPREC = 0.05
+# 2p and 3d electrons without a node need short waves.
+HARD_ELEMENTS = frozenset({"N", "O", "F"})
+# Elements whose crystals have a gap, or are molecules: everything else alone is a metal, or close to one (As, Sb).
+GAPPED_ELEMENTS = frozenset(
+    ["H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar", "Ge", "Se", "Br", "Kr", "I", "Xe", "Rn"]
+)
+ANIONS = frozenset(["H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Ge", "As", "Se", "Br", "Sb", "Te", "I"])
+# Moments to start from, μB: high-spin; the SCF cycle finds its own.
+MAGNETIC_MOMENTS = {"V": 1.5, "Cr": 3.0, "Mn": 4.0, "Fe": 3.0, "Co": 2.0, "Ni": 1.2} | {
+    "Ce": 1.0, "Pr": 2.0, "Nd": 3.0, "Pm": 4.0, "Sm": 5.0, "Eu": 7.0, "Gd": 7.0, "Tb": 6.0, "Dy": 5.0, "Ho": 4.0,
+    "Er": 3.0, "Tm": 2.0, "U": 2.0, "Np": 3.0, "Pu": 5.0,
+}  # fmt: skip
+# Plane waves of a fixed cut-off press a cell together: below this, relaxing it means nothing.
+MIN_CUTOFF_TO_RELAX = 700.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One row of the table. Units as in `DFTSettings`; `density` is points per Å⁻¹ of a shifted mesh, as ASE counts."""
+
+    cutoff_ev: float
+    hard_cutoff_ev: float
+    density: float
+    gap_divisions: int
+    convergence_energy_ev: float
+    convergence_density: float
+    relax: bool
+    fmax: float
+    max_stress_gpa: float
+
+
+PRESETS = {
+    "quick": Preset(
+        cutoff_ev=450.0,
+        hard_cutoff_ev=600.0,
+        density=1.6,
+        gap_divisions=2,
+        convergence_energy_ev=5e-4,
+        convergence_density=1e-4,
+        relax=False,
+        fmax=0.05,
+        max_stress_gpa=0.5,
+    ),
+    "standard": Preset(
+        cutoff_ev=600.0,
+        hard_cutoff_ev=800.0,
+        density=2.4,
+        gap_divisions=4,
+        convergence_energy_ev=2e-4,
+        convergence_density=1e-4,
+        relax=False,
+        fmax=0.05,
+        max_stress_gpa=0.5,
+    ),
+    "accurate": Preset(
+        cutoff_ev=800.0,
+        hard_cutoff_ev=900.0,
+        density=4.0,
+        gap_divisions=4,
+        convergence_energy_ev=1e-4,
+        convergence_density=1e-5,
+        relax=True,
+        fmax=0.02,
+        max_stress_gpa=0.2,
+    ),
+}
+
+
+def settings_for(
+    preset: str,
+    elements: Iterable[str],
+    structure: Structure,
+    *,
+    code: DFTCode,
+    metal: bool | None = None,
+    relax: bool | None = None,
+    geometry: str = "",
+) -> DFTSettings:
+    """Settings for one crystal of a hull.
+
+    Args:
+        preset: "quick", "standard" or "accurate".
+        elements: Of the whole hull: the cut-off is the largest that any of them asks for, since energies of two
+            cut-offs cannot be compared.
+        structure: The crystal, symmetrised or not.
+        code: Which code; it names its potentials.
+        metal: Whether it needs the denser mesh of a metal; None: judged by its composition.
+        relax: Whether positions and cell are relaxed; None: as the preset has it. Relaxing raises the cut-off
+            to 700 eV.
+        geometry: Whose geometry it is (`DFTSettings.geometry`).
+
+    Raises:
+        DFTError: There is no such preset.
+        CodeNotInstalled: The code is not on this machine.
+    """
+    if preset not in PRESETS:
+        raise DFTError(f"dft.preset: there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    chosen = PRESETS[preset]
+    symbols = {element.symbol for element in structure.composition.elements}
+    cutoff = chosen.hard_cutoff_ev if HARD_ELEMENTS & ({str(e) for e in elements} | symbols) else chosen.cutoff_ev
+    relaxes = chosen.relax if relax is None else relax
+    if relaxes:
+        cutoff = max(cutoff, MIN_CUTOFF_TO_RELAX)
+    is_metal = looks_metallic(symbols) if metal is None else metal
+    cell = symmetrised(structure)
+    kpoints, shift = mesh(cell, 1.5 * chosen.density if is_metal else chosen.density)
+    gap = 1 if all(length > 12.0 for length in cell.lattice.abc) else chosen.gap_divisions
+    return DFTSettings(
+        code=code.name,
+        preset=preset,
+        potentials=code.potentials(),
+        cutoff_ev=cutoff,
+        kpoints=kpoints,
+        kpoint_shift=shift,
+        gap_kpoints=(gap, gap, gap),
+        smearing_ev=0.05,
+        convergence_energy_ev=chosen.convergence_energy_ev,
+        convergence_density=chosen.convergence_density,
+        max_scf_steps=120,
+        magnetic_moments=magnetic_moments(symbols),
+        mode="relax" if relaxes else "static",
+        fmax=chosen.fmax,
+        max_stress_gpa=chosen.max_stress_gpa,
+        geometry=geometry,
+    )
+
+
+def looks_metallic(symbols: Iterable[str]) -> bool:
+    """Whether a crystal of these elements is more likely a metal: one metal alone, or a compound without anion."""
+    present = frozenset(symbols)
+    return not present & (GAPPED_ELEMENTS if len(present) == 1 else ANIONS)
+
+
+def magnetic_moments(symbols: Iterable[str]) -> dict[str, float]:
+    """Moments (μB) to start from, for the elements that ask for spin; oxygen does only when it is alone (O2)."""
+    present = frozenset(symbols)
+    if present == {"O"}:
+        return {"O": 1.0}
+    return {symbol: MAGNETIC_MOMENTS[symbol] for symbol in sorted(present & MAGNETIC_MOMENTS.keys())}
+
+
+def symmetrised(structure: Structure, symprec: float = SYMPREC) -> Structure:
+    """The primitive cell with its symmetry made exact: noise of 0.01 Å costs a code six times as many k-points.
+
+    Args:
+        structure: Ordered crystal.
+        symprec: Å by which atoms may be off.
+    """
+    import spglib
+    from pymatgen.core import Element, Lattice, Structure
+
+    cell = _spglib_cell(structure)
+    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=symprec)
+    if found is None:  # spglib knows no way: the crystal stays as it is
+        return Structure(structure.lattice, [site.specie.symbol for site in structure], structure.frac_coords)
+    lattice, positions, numbers = found
+    return Structure(Lattice(lattice), [Element.from_Z(int(z)).symbol for z in numbers], positions)
+
+
+def _spglib_cell(structure: Structure) -> Any:
+    return structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure]
+
+
+def mesh(structure: Structure, density: float) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Divisions and shifts of the k-point mesh of a symmetrised cell.
+
+    A mesh with even divisions, shifted by half a division, needs far fewer points for the same error (Monkhorst and
+    Pack, https://doi.org/10.1103/PhysRevB.13.5188). In the plane of a hexagonal cell it would break the symmetry: there
+    the mesh holds Γ and has 1.5 times the density.
+
+    Args:
+        structure: From `symmetrised`.
+        density: Points per Å⁻¹ (with 2π in the reciprocal lattice) along a shifted axis.
+    """
+    reciprocal = np.linalg.norm(structure.lattice.reciprocal_lattice.matrix, axis=1)
+    shift = (False, False, True) if _is_hexagonal(structure) else (True, True, True)
+    divisions = []
+    for length, shifted in zip(reciprocal, shift, strict=True):
+        # The hundredth keeps rounding noise from dividing two equal axes differently.
+        if shifted:
+            divisions.append(max(2, 2 * math.ceil(density * length / 2 - 0.01)))
+        else:
+            divisions.append(max(1, math.ceil(1.5 * density * length - 0.01)))
+    return (divisions[0], divisions[1], divisions[2]), shift
+
+
+def _is_hexagonal(structure: Structure) -> bool:
+    a, b, _ = structure.lattice.abc
+    alpha, beta, gamma = structure.lattice.angles
+    upright = abs(alpha - 90) < 0.1 and abs(beta - 90) < 0.1
+    return upright and abs(a - b) < 1e-3 * a and min(abs(gamma - 120), abs(gamma - 60)) < 0.1
+
+
+def relative_cost(structure: Structure, settings: DFTSettings) -> float:
+    """About how long a calculation takes, in no unit: for an order that leaves no slot idle at the end.
+
+    Args:
+        structure: The crystal.
+        settings: Its settings.
+    """
+    electrons = sum(_valence(site.specie.Z) for site in structure)
+    waves = structure.volume * settings.cutoff_ev**1.5
+    steps = 10.0 if settings.mode == "relax" else 1.0
+    return steps * math.prod(settings.kpoints) * electrons * waves * (2.0 if settings.magnetic_moments else 1.0)
+
+
+def _valence(number: int) -> int:
+    core = max(z for z in (0, 2, 10, 18, 36, 54, 86) if z < number)
+    outside = number - core
+    semicore = 8 if core >= 18 and outside <= 3 else 0
+    filled = 14 if core >= 54 and outside > 16 else 0  # a full f shell lies in the frozen core
+    return outside + semicore - filled - (10 if core >= 18 and outside - filled > 12 else 0)
