@@ -38,7 +38,7 @@ def parse_url(url: str | None) -> URL:
         return URL.create("sqlite", database=found)
     try:
         parsed = make_url(found)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
         raise LedgerError(
@@ -90,11 +90,7 @@ def translated(engine: Engine) -> Iterator[None]:
         secrets = [engine.url.password, *[value for key, value in engine.url.query.items() if "pass" in key.lower()]]
         for secret in secrets:
             reason = reason.replace(str(secret), "***") if secret else reason
-        message = f"The ledger at {mask(engine.url)} could not be used: {reason}"
-    else:
-        return
-    # Outside the handler, so that no context drags the URL into a traceback.
-    raise LedgerError(message)
+        raise LedgerError(f"The ledger at {mask(engine.url)} could not be used: {reason}") from None
 
 
 @contextmanager

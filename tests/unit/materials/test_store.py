@@ -1,0 +1,442 @@
+"""The ledger: what is told comes back exactly, once, and survives whatever happens to its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from materials.errors import LedgerError, LedgerTooNew, QueryError
+from materials.query import parse, parse_sort
+from materials.records import Failure, Prediction, RankedCandidate
+from materials.serialization import structure_from_json, structure_to_json
+from materials.store import tables
+from materials.store.answering import columns
+from materials.store.ledger import Ledger
+from tests.unit.materials import made_records as made
+
+any_record = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(str(tmp_path / "assay.db")) as ledger:
+        yield ledger
+
+
+def campaign(ledger: Ledger) -> str:
+    """A campaign of its own for each example of a property test."""
+    return ledger.add_campaign("test", {"number": len(ledger.campaigns())})
+
+
+def same_structure(one, other) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (
+        np.array_equal(one.lattice.matrix, other.lattice.matrix)
+        and np.array_equal(one.frac_coords, other.frac_coords)
+        and one.species_and_occu == other.species_and_occu
+        and one.site_properties == other.site_properties
+    )
+
+
+@given(structure=made.structures())
+@any_record
+def test_structures_round_trip_bit_by_bit(structure) -> None:
+    assert same_structure(structure_from_json(structure_to_json(structure)), structure)
+
+
+@given(candidate=made.candidates)
+@any_record
+def test_candidates_round_trip(ledger: Ledger, candidate) -> None:
+    number = len(ledger.campaigns())
+    candidate = replace(candidate, material_id=f"{number}-{candidate.material_id}")
+    campaign_id = campaign(ledger)
+    ledger.add_candidates(campaign_id, [candidate])
+    ledger.add_candidates(campaign_id, [candidate])
+    (found,) = ledger.candidates(campaign_id)
+    assert same_structure(found.structure, candidate.structure)
+    assert replace(found, structure=candidate.structure) == candidate
+    assert ledger.candidate_sizes(campaign_id) == {candidate.material_id: len(candidate.structure)}
+
+
+@given(calculation=made.calculations)
+@any_record
+def test_calculations_round_trip(ledger: Ledger, calculation) -> None:
+    number = len(ledger.campaigns())
+    calculation = replace(calculation, material_id=f"{number}-{calculation.material_id}")
+    campaign(ledger)
+    ledger.add_calculations([calculation])
+    ledger.add_calculations([calculation])
+    found = ledger.calculations([calculation.material_id])[calculation.material_id]
+    assert same_structure(found.structure, calculation.structure)
+    assert replace(found, structure=calculation.structure) == calculation
+    assert ledger.calculations_by_id([calculation.calculation_id]).keys() == {calculation.calculation_id}
+
+
+@given(data=st.data())
+@any_record
+def test_the_other_records_round_trip(ledger: Ledger, data: st.DataObject) -> None:
+    campaign_id = campaign(ledger)
+    stability = data.draw(made.stabilities)
+    prediction, selection = data.draw(made.predictions), data.draw(made.selections)
+    failure, row = data.draw(made.failures), data.draw(made.rankings)
+    for _ in range(2):
+        ledger.add_stabilities(campaign_id, [stability])
+        ledger.add_predictions(campaign_id, [prediction])
+        ledger.add_selections(campaign_id, [selection])
+        ledger.add_failures(campaign_id, [failure])
+    assert ledger.stabilities(campaign_id) == {stability.material_id: stability}
+    assert ledger.predictions(campaign_id) == {prediction.material_id: {prediction.target: prediction}}
+    assert ledger.selections(campaign_id) == [selection]
+    assert ledger.failures(campaign_id) == [failure]
+    assert (ledger.publish(campaign_id, [row]), ledger.publish(campaign_id, [row])) == (1, 0)
+    assert ledger.ranked(campaign_id) == [row]
+
+
+def test_telling_twice_adds_nothing(ledger: Ledger) -> None:
+    def tell() -> None:
+        campaign_id = ledger.add_campaign("q", {"a": 1})
+        ledger.add_candidates(campaign_id, [made.candidate(), made.candidate("m2")])
+        ledger.add_calculations([made.calculation(), made.calculation("m2", status="max_steps")])
+        ledger.add_stabilities(campaign_id, [made.stability()])
+        ledger.add_selections(campaign_id, [made.selection()])
+        ledger.add_failures(campaign_id, [Failure(material_id="m2", stage="screen", error="E", message="")])
+        ledger.add_equivalences(campaign_id, {"m3": "m1"}, "identity")
+        ledger.publish(campaign_id, [made.ranked()])
+
+    def counts() -> dict[str, int]:
+        with sqlite3.connect(str(ledger.engine.url.database)) as connection:
+            return {
+                name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+                for name in tables.metadata.tables
+            }
+
+    tell()
+    before = counts()
+    tell()
+    assert counts() == before
+    assert before["calculations"] == 2
+
+
+def test_two_proposals_of_a_crystal_are_one_candidate_with_both_parents(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    first = made.candidate(parents=("a", "b"), role="competing", known_as=("mp-1",))
+    ledger.add_candidates(campaign_id, [first, made.candidate(parents=("b", "c"), source="files")])
+    (found,) = ledger.candidates(campaign_id)
+    assert (found.parents, found.role, found.source) == (("a", "b", "c"), "candidate", "prototypes")
+    assert found.known_as == ("mp-1",)
+    assert ledger.candidates(campaign_id, "competing") == []
+    assert ledger.candidate_ids(campaign_id, "candidate") == ["m1"]
+
+
+def test_candidates_come_in_the_order_asked_for(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    ids = [f"m{i}" for i in (3, 1, 2, 9, 5)]
+    ledger.add_candidates(campaign_id, [made.candidate(name) for name in ids])
+    assert [c.material_id for c in ledger.iter_candidates(campaign_id, chunk=2)] == ids
+    some = ledger.iter_candidates(campaign_id, material_ids=["m9", "m3", "none"], chunk=1)
+    assert [c.material_id for c in some] == ["m9", "m3"]
+
+
+def test_a_failed_answer_may_be_bettered_and_a_converged_one_never_changes(ledger: Ledger) -> None:
+    failed = made.calculation(status="walltime", energy=None, structure=None, message="first", wall_time_s=1.0)
+    key = (failed.method, failed.level_of_theory, failed.settings_hash)
+    ledger.add_calculations([failed, replace(failed, wall_time_s=2.0)])
+    assert ledger.computed(*key) == {"m1": "walltime"}
+    assert ledger.computed(*key, statuses=["converged"]) == {}
+    ledger.add_calculations([replace(failed, message="second"), made.calculation()])
+    ledger.add_calculations([made.calculation(energy=-8.0), failed])
+    assert ledger.computed(*key, statuses=["converged"]) == {"m1": "converged"}
+    assert ledger.calculations(["m1"])["m1"].energy == -7.0
+    ledger.add_candidates(campaign(ledger), [made.candidate()])
+    attempts = ledger.evidence("m1")["calculations"]
+    assert [(a["attempt"], a["status"], a["message"]) for a in attempts] == [
+        (1, "walltime", "first"),
+        (2, "walltime", "second"),
+        (3, "converged", ""),
+    ]
+
+
+def test_nan_and_infinity_are_nothing_known(ledger: Ledger) -> None:
+    wild = made.calculation(
+        status="exploded",
+        energy=float("nan"),
+        max_force=float("inf"),
+        properties={"latent": np.array([1.0, np.nan], dtype=np.float32), "n": np.int64(3)},
+    )
+    ledger.add_calculations([wild, wild])
+    found = ledger.calculations(["m1"])["m1"]
+    assert (found.energy, found.max_force) == (None, None)
+    assert found.properties == {"latent": [1.0, None], "n": 3}
+
+
+def test_calculations_are_chosen_by_what_they_mean(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    ledger.add_candidates(campaign_id, [made.candidate()])
+    dft = made.calculation(method="gpaw-26.7.0", fidelity="dft", level_of_theory="PBE/PW450", energy=-6.0)
+    other = made.calculation(settings_hash="s2", status="max_steps", energy=-6.5)
+    ledger.add_calculations([dft, made.calculation(), other, made.calculation("elsewhere")])
+    assert ledger.calculations(campaign_id=campaign_id, fidelity="mlip")["m1"].energy == -7.0
+    assert ledger.calculations(campaign_id=campaign_id, fidelity="mlip").keys() == {"m1"}
+    assert ledger.calculations(["m1"], settings_hash="s2")["m1"].status == "max_steps"
+    assert ledger.calculations(["m1"], level_of_theory="PBE/PW450")["m1"] == dft
+    assert ledger.calculations(method="chgnet-0.3.0").keys() == {"m1", "elsewhere"}
+    ledger.add_stabilities(campaign_id, [made.stability(fidelity="dft", level_of_theory="PBE"), made.stability()])
+    assert ledger.stabilities(campaign_id)["m1"].fidelity == "dft"
+    assert ledger.stabilities(campaign_id, "mlip")["m1"].fidelity == "mlip"
+
+
+def test_the_latest_stability_holds_even_if_it_was_said_before(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    for energy in (0.1, 0.2, 0.2, 0.1):
+        ledger.add_stabilities(
+            campaign_id, [made.stability(decomposition_energy=energy, reference_version=f"{energy}")]
+        )
+    assert ledger.stabilities(campaign_id)["m1"].energy_above_hull == 0.1
+    ledger.add_candidates(campaign_id, [made.candidate()])
+    assert [s["energy_above_hull"] for s in ledger.evidence("m1")["stabilities"]] == [0.1, 0.2, 0.1]
+
+
+def test_chains_of_duplicates_are_followed(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    ledger.add_equivalences(campaign_id, {"c": "b", "x": "y", "y": "x"}, "identity")
+    ledger.add_equivalences(campaign_id, {"b": "a"}, "relaxed")
+    assert ledger.equivalences(campaign_id) == {"c": "a", "b": "a", "y": "x"}
+    assert ledger.equivalences(campaign_id, "relaxed") == {"b": "a"}
+
+
+def test_publish_writes_what_changed_and_takes_away_what_is_gone(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    rows = [made.ranked(f"m{i}", rank=i) for i in range(5)]
+    assert ledger.publish(campaign_id, rows) == 5
+    assert ledger.publish(campaign_id, [*rows[:3], replace(rows[3], score=0.9)]) == 2
+    assert [r.material_id for r in ledger.ranked(campaign_id)] == ["m0", "m1", "m2", "m3"]
+    assert ledger.ranked(campaign_id)[3].score == 0.9
+
+
+def test_the_table_answers_queries(ledger: Ledger) -> None:
+    campaign_id, other = ledger.add_campaign("one", {}), ledger.add_campaign("two", {})
+    rows = [
+        made.ranked("m1", rank=1, band_gap=1.3, score=1.0, meets_targets=True),
+        made.ranked("m2", rank=2, chemsys="K-Mg-Sb", formula="KMgSb", score=None),
+        made.ranked("m3", rank=3, chemsys="Li-Mg-Sb", band_gap=0.2, score=0.7),
+    ]
+    ledger.publish(campaign_id, rows)
+    ledger.publish(other, [made.ranked("m9")])
+
+    def ids(where: str = "", sort: str = "", **more) -> list[str]:
+        expression = parse(where, columns()) if where else None
+        keys = parse_sort(sort, columns()) if sort else ()
+        return [row["material_id"] for row in ledger.table(campaign_id, expression, keys, **more)]
+
+    assert ids() == ["m1", "m2", "m3"]
+    assert ids("has Sb and not has Li") == ["m2"]
+    assert ids("elements in (Li, Mg, Sb, K)") == ["m2", "m3"]
+    assert ids("band_gap > 1 or meets_targets") == ["m1"]
+    assert ids("predicted_band_gap = 5 and campaign = one") == ["m1", "m2", "m3"]
+    assert ids(sort="score") == ["m1", "m3", "m2"]
+    assert ids(sort="score asc") == ["m3", "m1", "m2"]
+    assert ids(sort="band_gap", limit=1) == ["m3"]
+    assert len(ledger.table()) == 4
+    (row,) = ledger.table(campaign_id, limit=1, columns=["material_id", "meets_targets"])
+    assert row == {"material_id": "m1", "meets_targets": True}
+    (row,) = ledger.table(other)
+    assert row["predicted"] == {"band_gap": [5.0, 0.5], "decomposition_energy_per_atom": [-0.1, 0.02]}
+
+
+def test_pandas_and_sqlite3_read_the_view(ledger: Ledger) -> None:
+    ledger.publish(ledger.add_campaign("one", {}), [made.ranked()])
+    with sqlite3.connect(str(ledger.engine.url.database)) as connection:
+        frame = pd.read_sql("SELECT * FROM ranked_candidates", connection)
+    expected = set(RankedCandidate.__dataclass_fields__) | {"campaign", "campaign_id"}
+    predicted = {"predicted_band_gap", "predicted_decomposition_energy"}
+    assert set(frame.columns) == expected | predicted | {f"{name}_std" for name in predicted}
+    assert frame.loc[0, ["campaign", "predicted_band_gap", "predicted_decomposition_energy_std"]].tolist() == [
+        "one",
+        5.0,
+        0.02,
+    ]
+
+
+def test_evidence_and_names(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    first = made.candidate("abc1", parents=("half-Heusler: X on 4c",), known_as=("mp-1265",))
+    ledger.add_candidates(campaign_id, [first, made.candidate("abd2"), made.candidate("xyz3")])
+    ledger.add_equivalences(campaign_id, {"xyz3": "abc1"}, "relaxed")
+    prediction = Prediction(material_id="abc1", round=1, target="band_gap", mean=1, std=0.1, surrogate_version="v")
+    ledger.add_predictions(campaign_id, [prediction])
+    for name in ("abc1", "abc", "mp-1265", "half-Heusler: X on 4c"):
+        assert ledger.resolve(name) == "abc1"
+    found = ledger.evidence("abc")
+    assert (found["candidate"]["formula"], found["predictions"][0]["mean"]) == ("NaCl", 1.0)
+    assert [e["material_id"] for e in found["equivalences"]] == ["xyz3"]
+    json.dumps(found)
+    with pytest.raises(QueryError, match="several materials: abc1, abd2"):
+        ledger.resolve("ab")
+    with pytest.raises(QueryError, match=r"no material 'xyz4' \(did you mean xyz3\?\)"):
+        ledger.resolve("xyz4")
+    with pytest.raises(QueryError, match="no material ''"):
+        ledger.resolve("")
+    with pytest.raises(QueryError, match="no material '%'"):
+        ledger.resolve("%")
+
+
+def test_structures_are_the_best_ones(ledger: Ledger) -> None:
+    ledger.add_candidates(campaign(ledger), [made.candidate(name) for name in ("m1", "m2", "m3")])
+    ledger.add_calculations(
+        [
+            made.calculation("m1", fidelity="dft", structure=made.salt(5.8)),
+            made.calculation("m1", structure=made.salt(5.7)),
+            made.calculation("m2", structure=made.salt(5.7)),
+            made.calculation("m3", structure=made.salt(9.0), status="exploded"),
+        ]
+    )
+    found = {name: s.lattice.a for name, s in ledger.structures(["m1", "m2", "m3", "none"]).items()}
+    assert found == {"m1": 5.8, "m2": 5.7, "m3": 5.69}
+
+
+def test_campaigns_and_status(ledger: Ledger) -> None:
+    with pytest.raises(QueryError, match="no campaign yet"):
+        ledger.find_campaign()
+    campaign_id = ledger.add_campaign("quickstart", {"seed": 1})
+    assert ledger.add_campaign("quickstart", {"seed": 1}) == campaign_id
+    assert ledger.add_campaign("quickstart", {"seed": 2}) != campaign_id
+    assert ledger.find_campaign(campaign_id) == ledger.find_campaign(campaign_id[:-1]) == campaign_id
+    with pytest.raises(QueryError, match=r"'quikstart' \(did you mean quickstart\?\)"):
+        ledger.find_campaign("quikstart")
+    run = ledger.start_run(campaign_id, versions={"python": "3"}, weights_hash="w", config={"seed": 1}, budget=12)
+    ledger.end_run(run, "finished")
+    (told,) = [c for c in ledger.campaigns() if c["campaign_id"] == campaign_id]
+    assert told["config"] == {"seed": 1}
+    assert (told["runs"][0]["state"], told["runs"][0]["budget"]) == ("finished", 12)
+    ledger.add_candidates(campaign_id, [made.candidate(), made.candidate("m2", role="competing")])
+    ledger.add_calculations([made.calculation(), made.calculation("m2", status="exploded"), made.calculation("no")])
+    ledger.add_selections(campaign_id, [made.selection()])
+    status = ledger.status(campaign_id)
+    assert status["proposed"] == {"candidate": 1, "competing": 1}
+    assert status["mlip"] == {"converged": 1, "exploded": 1}
+    assert (status["dft"], status["selected"]) == ({}, {"1": 1})
+
+
+def test_a_newer_ledger_is_refused_and_left_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE schema_version (version INTEGER)")
+        connection.execute("INSERT INTO schema_version VALUES (?)", [tables.SCHEMA_VERSION + 1])
+        connection.execute("CREATE TABLE surprise (x)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(LedgerTooNew, match="schema version 2; this Assay knows 1") as caught:
+        Ledger.open(str(path))
+    assert caught.value.exit_code == 2
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"no ledger at .* yet: `assay run"):
+        Ledger.open(str(tmp_path / "none.db"), must_exist=True)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(LedgerError, match=r"folder .*missing does not exist"):
+        Ledger.open(str(tmp_path / "missing" / "a.db"))
+    (tmp_path / "text.db").write_text("no database at all, and long enough to have a header of its own" * 20)
+    with pytest.raises(LedgerError, match="not a database"):
+        Ledger.open(str(tmp_path / "text.db"))
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    with pytest.raises(LedgerError, match="no ledger of Assay"):
+        Ledger.open(str(tmp_path / "other.db"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:s3cret@127.0.0.1:1/assay",
+        "postgresql://127.0.0.1:1/assay?user=me&password=s3cret",
+        "mysql://me:s3cret@host/assay",
+        "postgresql://me:s3cret@host:notaport/assay",
+        "postgresql+nodriver://me:s3cret@127.0.0.1:1/assay",
+    ],
+)
+def test_no_password_in_any_message(url: str) -> None:
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open(url)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value, chain=True))
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "s3cret" not in f"{error!s} {error!r}"
+        error = error.__cause__ or error.__context__
+    assert "***" in str(caught.value)
+
+
+def test_importing_the_ledger_is_light() -> None:
+    code = "import sys, materials.store.ledger; print([m for m in ('pymatgen', 'pandas', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+WRITER = """
+import sys
+from materials.store.ledger import Ledger
+from tests.unit.materials import made_records as made
+name, path, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+with Ledger.open(path) as ledger:
+    campaign_id = ledger.add_campaign("shared", {})
+    for i in range(number):
+        ledger.add_candidates(campaign_id, [made.candidate(f"{name}-{i}-{j}") for j in range(3)])
+        ledger.add_calculations([made.calculation(f"{name}-{i}"), made.calculation(f"both-{i}")])
+        ledger.publish(campaign_id, [made.ranked(f"{name}", rank=i)])
+        print(i, flush=True)
+"""
+
+
+def start_writer(name: str, path: Path, number: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(WRITER), name, str(path), str(number)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_make_and_fill_one_ledger_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "assay.db"
+    writers = [start_writer(name, path, 40) for name in ("a", "b")]
+    for writer in writers:
+        assert len(writer.communicate()[0].split()) == 40
+        assert writer.returncode == 0
+    with Ledger.open(str(path), must_exist=True) as ledger:
+        assert len(ledger.candidate_ids(ledger.find_campaign("shared"))) == 2 * 40 * 3
+        assert len(ledger.calculations()) == 3 * 40
+
+
+def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "assay.db"
+    writer = start_writer("a", path, 100_000)
+    assert writer.stdout is not None
+    acknowledged = 0
+    for line in writer.stdout:
+        acknowledged = int(line) + 1
+        if acknowledged == 25:
+            os.kill(writer.pid, signal.SIGKILL)
+    assert writer.wait() == -signal.SIGKILL
+    writer.stdout.close()
+    with Ledger.open(str(path)) as ledger:
+        ids = ledger.candidate_ids(ledger.find_campaign("shared"))
+        assert {f"a-{i}-{j}" for i in range(acknowledged) for j in range(3)} <= set(ids)
+        assert len(ids) % 3 == 0  # a batch is there as a whole or not at all
+        assert {f"a-{i}" for i in range(acknowledged)} <= ledger.calculations().keys()
