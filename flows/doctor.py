@@ -88,7 +88,7 @@ def _potential(kind: str, *, needed: bool) -> Check:
     try:
         from models.potentials.load import load_potential
 
-        identity = load_potential(kind).identity
+        identity = load_potential(kind)
     except (AssayError, ImportError) as error:
         return Check(name=kind, ok=False, found=str(error), fix=f"pip install {kind}", needed=needed)
     found = f"{identity.method}, {identity.level_of_theory}, weights {identity.weights_hash[:8]}, anchors agree"

@@ -65,9 +65,9 @@ def relax_chunk(
     """
     potential = loaded(choice)
     ids = list(structures)
-    hashed = screening_hash(settings, potential.identity.weights_hash)
+    hashed = screening_hash(settings, potential.weights_hash)
     results = relax(potential, list(structures.values()), settings)
-    return [_record(potential.identity, ids[index], hashed, relaxed) for index, relaxed in results]
+    return [_record(potential, ids[index], hashed, relaxed) for index, relaxed in results]
 
 
 def failed_calculations(
@@ -90,11 +90,11 @@ def failed_calculations(
     ]
 
 
-def _record(identity: PotentialIdentity, material_id: str, hashed: str, relaxed: Relaxed) -> Calculation:
+def _record(potential: Potential, material_id: str, hashed: str, relaxed: Relaxed) -> Calculation:
     energy, status, message = relaxed.energy, relaxed.status, relaxed.message
     if energy is not None:
         try:
-            energy = correct(identity.correction, relaxed.structure, energy)
+            energy = correct(potential.correction, relaxed.structure, energy)
         except HullError as error:  # no rule for this one: without it the energy means something else
             energy, status, message = None, "unsupported", str(error)
     properties: dict[str, Any] = {}
@@ -104,9 +104,9 @@ def _record(identity: PotentialIdentity, material_id: str, hashed: str, relaxed:
         properties["magmoms"] = [round(float(value), 4) for value in relaxed.magmoms]
     return Calculation(
         material_id=material_id,
-        method=identity.method,
+        method=potential.method,
         fidelity="mlip",
-        level_of_theory=identity.level_of_theory,
+        level_of_theory=potential.level_of_theory,
         settings_hash=hashed,
         status=status,
         structure=relaxed.structure,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flows.cluster import open_client
 from flows.context import Run
 from flows.progress import Counter
-from materials.errors import AssayError
+from materials.errors import AssayError, ClusterError
 from materials.records import Calculation, Failure
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ Chunk = dict[str, "Structure"]  # by material_id
 
 CHUNK_STRUCTURES = 48
 CHUNK_SITES = 480  # a few seconds of work: what is lost when a worker dies
+SUSPECTS = 8  # structures that fail one after the other, with no success before
 CHUNKS_IN_FLIGHT = 2  # a worker: one that runs and one that waits, so that 10^5 candidates never lie in memory at once
 
 
@@ -82,6 +83,8 @@ class _Screening:
         self.run, self.client, self.counter = run, client, counter
         self.alone: deque[Chunk] = deque()  # of chunks that killed their worker, one by one
         self.flying: dict[Future, Chunk] = {}
+        self.suspect: list[tuple[Chunk, str, str]] = []  # failed before anything succeeded: theirs, or our fault?
+        self.succeeded = False
 
     def work(self, chunks: Iterator[Chunk]) -> None:
         from distributed import as_completed
@@ -94,6 +97,7 @@ class _Screening:
             self._land(future, self.flying.pop(future))
             self.run.check_stop()
             self._fill(stream, chunks, slots)
+        self._judge_suspects(at_end=True)
 
     def _fill(self, stream: object, chunks: Iterator[Chunk], slots: int) -> None:
         from models.screening import relax_chunk
@@ -114,6 +118,8 @@ class _Screening:
         error = future.exception()
         if error is None:
             self._keep(future.result())
+            self.succeeded = True
+            self._judge_suspects()
         elif isinstance(error, AssayError):
             raise error
         elif len(chunk) > 1:
@@ -121,8 +127,22 @@ class _Screening:
         else:
             killed = isinstance(error, KilledWorker)
             what = "its worker process died each time it was tried (memory, or a crash)" if killed else repr(error)
-            self._give_up(chunk, "KilledWorker" if killed else type(error).__name__, what)
+            self.suspect.append((chunk, "KilledWorker" if killed else type(error).__name__, what))
+            self._judge_suspects()
         future.release()
+
+    def _judge_suspects(self, *, at_end: bool = False) -> None:
+        """Record what failed; but where nothing works at all, it is not the structures' fault."""
+        if not self.succeeded and (len(self.suspect) >= SUSPECTS or (at_end and len(self.suspect) > 1)):
+            _, error, message = self.suspect[-1]
+            raise ClusterError(
+                f"No worker brought back a single structure; the last one ended with {error}: {message}."
+                " Nothing of it was recorded: `assay doctor` tells what is wrong with the potential or the workers."
+            )
+        if self.succeeded or at_end:
+            for chunk, error, message in self.suspect:
+                self._give_up(chunk, error, message)
+            self.suspect.clear()
 
     def _give_up(self, chunk: Chunk, error: str, message: str) -> None:
         from models.screening import failed_calculations

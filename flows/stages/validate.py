@@ -26,9 +26,9 @@ def require_code(name: str) -> None:
 
 def code(name: str) -> DFTCode:
     """Find a DFT code by its name in a campaign file."""
-    from models.dft.gpaw import GPAW
+    from models.dft.gpaw import Gpaw
 
-    return {"gpaw": GPAW}[name]()
+    return {"gpaw": Gpaw}[name]()
 
 
 def plans(run: Run, screened: Screened) -> list[ValidationPlan]:
