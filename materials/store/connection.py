@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from materials.errors import LedgerError, LedgerTooNew
+from materials.errors import AssayError, LedgerError, LedgerTooNew
 from materials.serialization import dumps
 from materials.store.tables import CREATE_VIEW, SCHEMA_VERSION, metadata, schema_version
 
@@ -65,14 +65,11 @@ def connect(url: URL, *, must_exist: bool = False) -> Engine:
     """
     _check_file(url, must_exist)
     engine = _engine(url)
-    with translated(engine):
-        with engine.connect() as connection:
-            tables = set(inspect(connection).get_table_names())
-            version = _version(connection, tables, url)
-        if version is None:
-            if must_exist:
-                raise LedgerError(f"There is no ledger at {mask(url)} yet: `assay run CAMPAIGN.yaml` makes one")
-            _create(engine)
+    try:
+        _prepare(engine, must_exist)
+    except AssayError:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -105,6 +102,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """Give a connection that sees one state of the database."""
     with translated(engine), engine.connect() as connection:
         yield connection
+
+
+def _prepare(engine: Engine, must_exist: bool) -> None:
+    with translated(engine):
+        with engine.connect() as connection:
+            tables = set(inspect(connection).get_table_names())
+            version = _version(connection, tables, engine.url)
+        if version is None:
+            if must_exist:
+                raise LedgerError(f"There is no ledger at {mask(engine.url)} yet: `assay run CAMPAIGN.yaml` makes one")
+            _create(engine)
 
 
 def _check_file(url: URL, must_exist: bool) -> None:
