@@ -19,6 +19,8 @@ def plain(value: Any) -> Any:
 
     NaN and infinity become None: JSON has no word for them, and no comparison of a query should meet them.
     """
+    if value is None or type(value) in (str, int, bool):
+        return value
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):

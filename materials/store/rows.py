@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -108,7 +107,7 @@ def calculation_row(calculation: Calculation, created_at: str) -> dict[str, Any]
 
 def read_calculation(row: Mapping[str, Any] | RowMapping) -> Calculation:
     """Read a calculation; its structure is built anew."""
-    values = {field.name: row[field.name] for field in dataclasses.fields(Calculation)}
+    values = {name: row[name] for name in _names(Calculation)}
     if values["structure"] is not None:
         values["structure"] = structure_from_json(values["structure"])
     return Calculation(**values)
@@ -121,7 +120,7 @@ def record_row(campaign_id: str, record: Record) -> dict[str, Any]:
 
 def read_record(kind: type[Record], row: Mapping[str, Any] | RowMapping) -> Record:
     """Read a record whose fields are columns of the same names."""
-    values: dict[str, Any] = {field.name: row[field.name] for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {name: row[name] for name in _names(kind)}
     return kind(**values)
 
 
@@ -136,7 +135,7 @@ def ranking_row(campaign_id: str, row: RankedCandidate) -> dict[str, Any]:
 
 def read_ranking(row: Mapping[str, Any] | RowMapping) -> RankedCandidate:
     """Read a row of the table as a record."""
-    values = {field.name: row[field.name] for field in dataclasses.fields(RankedCandidate)}
+    values = {name: row[name] for name in _names(RankedCandidate)}
     values["predicted"] = {target: _pair(pair) for target, pair in (values["predicted"] or {}).items()}
     return RankedCandidate(**values)
 
@@ -147,6 +146,10 @@ def _pair(pair: Sequence[float | None]) -> tuple[float, float]:
 
 
 def _fields(record: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {
-        field.name: getattr(record, field.name) for field in dataclasses.fields(record) if field.name not in leave_out
-    }
+    return {name: getattr(record, name) for name in _names(type(record)) if name not in leave_out}
+
+
+def _names(kind: Any) -> Iterable[str]:
+    # dataclasses.fields() builds a tuple at each call, and this is called for each row.
+    names: Iterable[str] = kind.__dataclass_fields__
+    return names
