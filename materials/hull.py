@@ -11,7 +11,8 @@ from itertools import combinations
 import numpy as np
 
 from materials.errors import HullError
-from materials.phase_diagram import Hull, HullEntry, check, check_level, fractions_of
+from materials.phase_diagram import Hull
+from materials.phases import HullEntry, check, check_level, fractions_of
 from materials.records import Calculation, Fidelity, Stability
 
 _STEP = 1e-6  # of the atoms: small beside any facet, large beside rounding

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from materials.hull import assess
-from materials.phase_diagram import Hull, HullEntry, fractions_of
+from materials.phase_diagram import Hull
+from materials.phases import HullEntry, fractions_of
 
 ELEMENTS = ("Al", "Fe", "Li", "Mg", "O", "P")
 

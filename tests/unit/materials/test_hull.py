@@ -14,7 +14,8 @@ from pymatgen.entries.computed_entries import ComputedEntry
 
 from materials.errors import HullError, LevelOfTheoryMismatch, MissingTerminals
 from materials.hull import Systems, assess, competing_phases, entry_from
-from materials.phase_diagram import Hull, HullEntry, fractions_of
+from materials.phase_diagram import Hull
+from materials.phases import HullEntry, fractions_of
 from materials.records import Calculation
 
 ELEMENTS = ("Al", "Fe", "Li", "Mg", "O", "P")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from materials.ranking import closeness, meets, rank
+from materials.ranking import rank
 from materials.records import Calculation, Failure, Prediction, RankedCandidate, Stability, Target
+from materials.targets import closeness, meets
 from tests.unit.materials import made_records as made
 
 STABLE = Target(property="decomposition_energy_per_atom", goal="at_most", value=0.05)

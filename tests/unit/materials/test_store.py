@@ -11,6 +11,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -390,6 +391,19 @@ def test_importing_the_ledger_is_light() -> None:
     code = "import sys, materials.store.ledger; print([m for m in ('pymatgen', 'pandas', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_threads_share_one_ledger(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+
+    def tell(number: int) -> int:
+        ledger.add_candidates(campaign_id, [made.candidate(f"{number}-{i}") for i in range(5)])
+        ledger.add_calculations([made.calculation(f"{number}"), made.calculation("all")])
+        return len(ledger.candidates(campaign_id))
+
+    with ThreadPoolExecutor(6) as threads:
+        assert max(threads.map(tell, range(24))) == 120
+    assert len(ledger.calculations()) == 25
 
 
 WRITER = """

@@ -1,0 +1,78 @@
+"""Whether what is known of a material is what was wished for.
+
+Decisions take values rounded to four decimals, energies thus to 0.1 meV: another batch size or processor changes the
+digits behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from materials.records import Target
+
+DIGITS = 4
+
+
+def meets(targets: Sequence[Target], values: Mapping[str, float | None]) -> bool | None:
+    """Say whether known values meet the targets.
+
+    Args:
+        targets: Those that only order (`minimize`, `maximize`, `near` without a tolerance) are not asked.
+        values: Property -> value; None or missing is unknown.
+
+    Returns:
+        False when one target is missed, whatever else is unknown; None when one is unknown and none missed, or when
+        nothing can be met; else True.
+    """
+    answers = [_met(target, values.get(target.property)) for target in targets if _can_be_met(target)]
+    if False in answers:
+        return False
+    return True if answers and None not in answers else None
+
+
+def closeness(targets: Sequence[Target], values: Mapping[str, float | None]) -> tuple[float, ...]:
+    """Say how far values are from what is wished: compare two of them, the smaller is better.
+
+    First the number of targets missed, then the distances to values that are to be near, in tolerances and summed,
+    then what is to be small or large, in the order of the targets. An unknown value is the worst.
+    """
+    known = [(target, rounded(values.get(target.property))) for target in targets]
+    missed = float(sum(_met(target, value) is not True for target, value in known if _can_be_met(target)))
+    distances = [
+        math.inf if value is None else abs(value - _value(target)) / (target.tolerance or 1.0)
+        for target, value in known
+        if target.goal == "near"
+    ]
+    wishes = [
+        math.inf if value is None else (value if target.goal == "minimize" else -value)
+        for target, value in known
+        if target.goal in ("minimize", "maximize")
+    ]
+    return (missed, round(math.fsum(distances), 6), *wishes)
+
+
+def _can_be_met(target: Target) -> bool:
+    return target.goal in ("at_most", "at_least") or (target.goal == "near" and target.tolerance is not None)
+
+
+def _met(target: Target, value: float | None) -> bool | None:
+    known = rounded(value)
+    if known is None:
+        return None
+    if target.goal == "at_most":
+        return known <= _value(target)
+    if target.goal == "at_least":
+        return known >= _value(target)
+    return round(abs(known - _value(target)), DIGITS) <= (target.tolerance or 0.0)
+
+
+def _value(target: Target) -> float:
+    if target.value is None:
+        raise ValueError(f"the target {target.property} {target.goal} has no value")
+    return target.value
+
+
+def rounded(value: float | None) -> float | None:
+    """Round a value that decides something; NaN is unknown."""
+    return None if value is None or math.isnan(value) else round(value, DIGITS) + 0.0
