@@ -6,7 +6,6 @@ One unreadable structure among a thousand is a `Failure`; the others go on.
 from __future__ import annotations
 
 import glob
-import gzip
 import hashlib
 import io
 import json
@@ -15,29 +14,27 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from materials.errors import InputError
 from materials.records import Candidate, Failure
 from materials.sources.parsing import (
     StructureTrouble,
+    attempt,
     parse_cif,
     parse_poscar,
-    parse_structure,
     structure_from_atoms,
     structure_from_mapping,
 )
+from materials.sources.tables import TABLE_SUFFIXES, read_rows
+from materials.sources.unpacking import content_suffix, unpacked_text
 
 if TYPE_CHECKING:
-    import pandas
     from pymatgen.core import Structure
 
-TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 # Read through ASE. Only formats that are data: ASE's `.py` would be run, its oldest `.traj` is pickled.
 ASE_FORMATS = {".xsf": "xsf", ".gen": "gen"}
 STRUCTURE_SUFFIXES = (".cif", ".mcif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json", *ASE_FORMATS)
-STRUCTURE_COLUMNS = ("structure", "cif", "poscar", "structures", "final_structure", "initial_structure")
-ID_COLUMNS = ("material_id", "id", "mp_id", "mbid", "name")
 
 _Found = tuple[str, "Structure | StructureTrouble"]  # "" or "#3" or "#mp-1265": where in the file
 
@@ -64,48 +61,6 @@ def read(
         yield from _read_file(file, shown, structure_column, id_column)
 
 
-def read_table(path: Path) -> pandas.DataFrame:
-    """Read a table of CSV, JSON lines or Parquet, gzipped or not, just as it stands.
-
-    Raises:
-        InputError: the file is not there, of another kind, or damaged.
-    """
-    import pandas
-
-    kind = _suffix(path)
-    try:
-        if kind == ".csv":
-            return pandas.read_csv(path)
-        if kind in (".jsonl", ".ndjson"):
-            return pandas.DataFrame([json.loads(line) for line in _text(path).splitlines() if line.strip()])
-        if kind == ".parquet":
-            return pandas.read_parquet(io.BytesIO(_bytes(path)))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as a table: {error}") from error
-    raise InputError(f"{path}: a table is one of {', '.join(TABLE_SUFFIXES)}, each also with .gz")
-
-
-def find_structure_column(table: pandas.DataFrame, path: Path, named: str | None = None) -> str:
-    """Find the column that holds structures: the one named, one of a usual name, or one that reads as structures.
-
-    Raises:
-        InputError: there is none; the message lists the columns.
-    """
-    columns = [str(column) for column in table.columns]
-    if named is not None:
-        if named in columns:
-            return named
-        raise InputError(f"{path} has no column {named!r}; it has {', '.join(columns)}")
-    by_lower_name = {column.lower(): column for column in reversed(columns)}
-    for usual in STRUCTURE_COLUMNS:
-        if usual in by_lower_name:
-            return by_lower_name[usual]
-    for column in columns:
-        if any(_reads_as_structure(value) for value in table[column].dropna().head(3)):
-            return column
-    raise InputError(f"{path} has no column of structures; it has {', '.join(columns)}. Name one with structure_column")
-
-
 def _files(path: str) -> list[tuple[Path, str]]:
     """The files to read, sorted, each with the name that messages and parents show."""
     root = Path(path).expanduser()
@@ -130,17 +85,16 @@ def _below(root: Path) -> Iterator[Path]:
         inner[:] = [name for name in inner if not name.startswith(".")]
         for name in names:
             file = Path(folder, name)
-            if not name.startswith(".") and (_is_poscar(file) or _suffix(file) in STRUCTURE_SUFFIXES):
+            if not name.startswith(".") and (_is_poscar(file) or content_suffix(file) in STRUCTURE_SUFFIXES):
                 yield file
 
 
 def _read_file(
     file: Path, shown: str, structure_column: str | None, id_column: str | None
 ) -> Iterator[Candidate | Failure]:
-    if _suffix(file) in TABLE_SUFFIXES:
-        found = _from_table(file, structure_column, id_column)
-    else:
-        found = _from_structure_file(file)
+    found: Iterator[_Found] = _from_structure_file(file)
+    if content_suffix(file) in TABLE_SUFFIXES:
+        found = ((f"#{row}", result) for row, result in read_rows(file, structure_column, id_column))
     version = ""
     try:
         version = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
@@ -167,41 +121,19 @@ def _record(result: Structure | StructureTrouble, origin: str, version: str) -> 
     )
 
 
-def _from_table(file: Path, structure_column: str | None, id_column: str | None) -> Iterator[_Found]:
-    table = read_table(file)
-    column = find_structure_column(table, file, structure_column)
-    if id_column is not None and id_column not in table.columns:
-        raise InputError(f"{file} has no column {id_column!r}; it has {', '.join(map(str, table.columns))}")
-    names = id_column or next((name for name in ID_COLUMNS if name in table.columns), None)
-    ids = table[names] if names is not None else range(1, len(table) + 1)
-    for row_id, content in zip(ids, table[column], strict=True):
-        yield f"#{row_id}", _attempt(content)
-
-
-def _attempt(content: Any) -> Structure | StructureTrouble:
-    try:
-        return parse_structure(content)
-    except StructureTrouble as trouble:
-        return trouble
-
-
-def _reads_as_structure(value: Any) -> bool:
-    return not isinstance(_attempt(value), StructureTrouble)
-
-
 def _from_structure_file(file: Path) -> Iterator[_Found]:
-    kind = _suffix(file)
+    kind = content_suffix(file)
     if kind in (".cif", ".mcif"):
-        crystals = parse_cif(_text(file))
+        crystals = parse_cif(unpacked_text(file))
         yield from (("" if len(crystals) == 1 else f"#{n}", crystal) for n, crystal in enumerate(crystals, 1))
     elif _is_poscar(file) or kind in (".vasp", ".poscar"):
-        yield "", parse_poscar(_text(file))
+        yield "", parse_poscar(unpacked_text(file))
     elif kind in (".xyz", ".extxyz"):
-        yield from _from_xyz(_text(file))
+        yield from _from_xyz(unpacked_text(file))
     elif kind == ".json":
-        yield from _from_json(_text(file))
+        yield from _from_json(unpacked_text(file))
     elif kind in ASE_FORMATS:
-        yield from _from_ase(_text(file), ASE_FORMATS[kind])
+        yield from _from_ase(unpacked_text(file), ASE_FORMATS[kind])
     else:
         raise StructureTrouble(
             "UnknownFormat", f"is of no kind that is read here ({', '.join(STRUCTURE_SUFFIXES)}, POSCAR, CONTCAR)"
@@ -214,7 +146,7 @@ def _from_json(text: str) -> Iterator[_Found]:
     except ValueError as error:
         raise StructureTrouble("UnreadableStructure", f"holds broken JSON: {error}") from error
     if isinstance(content, list):
-        yield from ((f"#{n}", _attempt(item)) for n, item in enumerate(content, 1))
+        yield from ((f"#{n}", attempt(item)) for n, item in enumerate(content, 1))
     else:
         yield "", structure_from_mapping(content)
 
@@ -261,21 +193,5 @@ def _from_ase(text: str, kind: str) -> Iterator[_Found]:
             yield place, trouble
 
 
-def _suffix(file: Path) -> str:
-    """The suffix that says what a file is, in lower case, that of compression left out."""
-    name = file.name.lower().removesuffix(".gz")
-    return Path(name).suffix
-
-
 def _is_poscar(file: Path) -> bool:
-    return file.name.upper().startswith(("POSCAR", "CONTCAR")) and _suffix(file) not in (".cif", ".json", ".xyz")
-
-
-def _bytes(file: Path) -> bytes:
-    data = file.read_bytes()
-    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-
-
-def _text(file: Path) -> str:
-    # Old CIFs are in Latin-1; only comments and authors' names suffer from the replacement.
-    return _bytes(file).decode("utf-8-sig", errors="replace")
+    return file.name.upper().startswith(("POSCAR", "CONTCAR")) and content_suffix(file) not in (".cif", ".json", ".xyz")

@@ -149,7 +149,8 @@ def _hull_entry(document: Mapping[str, Any], version: str) -> KnownEnergy:
     except StructureTrouble as trouble:
         raise IncompleteAnswer(f"{WHO}: the thermo document of {name} {trouble}") from trouble
     energy = per_atom * len(structure)
-    if abs(entry["energy"] + entry.get("correction", 0.0) - energy) > 1e-3 * len(structure):
+    correction = entry.get("correction")  # emmet may leave it out
+    if correction is not None and abs(entry["energy"] + correction - energy) > 1e-3 * len(structure):
         raise IncompleteAnswer(f"{WHO}: {name} has two corrected energies that contradict each other")
     return KnownEnergy(
         entry_id=name,

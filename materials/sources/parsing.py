@@ -52,6 +52,14 @@ def parse_structure(content: Any) -> Structure:
     return parse_poscar(text)
 
 
+def attempt(content: Any) -> Structure | StructureTrouble:
+    """`parse_structure`, its trouble handed back instead of raised."""
+    try:
+        return parse_structure(content)
+    except StructureTrouble as trouble:
+        return trouble
+
+
 def parse_cif(text: str) -> list[Structure | StructureTrouble]:
     """Read each crystal of a CIF, as it stands there (not reduced to its primitive cell); trouble takes its place.
 

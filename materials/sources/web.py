@@ -122,12 +122,12 @@ class PatientAdapter(HTTPAdapter):
         if response.is_redirect and self._follow_redirects:
             return response, None
         if response.status_code != 200:
-            raise _refusal(where, response, self._source)
+            raise _refusal(where, response)
         return response, self._judge(where, request.url or "", body)
 
     def _judge(self, where: str, url: str, body: bytes) -> SourceError | None:
         try:
-            payload = json.loads(body)
+            payload = json.loads(body, parse_constant=_refuse_constant)
         except ValueError:
             if body.lstrip()[:1] == b"<":
                 return SourceUnavailable(
@@ -195,16 +195,14 @@ def without_secrets(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
-def _refusal(where: str, response: requests.Response, source: str) -> SourceRefused:
+def _refusal(where: str, response: requests.Response) -> SourceRefused:
     if response.is_redirect:
         target = without_secrets(response.headers["Location"])
         return SourceRefused(f"{where} redirects to {target}; give that address as the endpoint if you trust it")
-    if response.status_code in (401, 403):
-        return SourceRefused(f"{where} does not accept the key (status {response.status_code}); check it and try again")
+    what = "key" if response.status_code in (401, 403) and _key_of(response) else "request"
     said = _reason_given(response)
-    return SourceRefused(
-        f"{where} does not accept the request (status {response.status_code}){': ' + said if said else ''}"
-    )
+    reason = f": {said}" if said else ""
+    return SourceRefused(f"{where} does not accept the {what} (status {response.status_code}){reason}")
 
 
 def _reason_given(response: requests.Response) -> str:
@@ -220,9 +218,15 @@ def _reason_given(response: requests.Response) -> str:
         said = "; ".join(
             str(s.get("detail") or s.get("msg") or s.get("title")) if isinstance(s, dict) else str(s) for s in said
         )
-    secret = next((v for k, v in response.request.headers.items() if k.lower() == "x-api-key"), None)
-    text = str(said).replace(secret, "***") if isinstance(secret, str) and secret else str(said)
-    return text[:500]
+    return str(said).replace(_key_of(response) or "\0", "***")[:500]
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _key_of(response: requests.Response) -> str:
+    return str(response.request.headers.get("x-api-key") or "")
 
 
 def _kept_response(request: requests.PreparedRequest, body: bytes) -> requests.Response:

@@ -246,7 +246,7 @@ class Handler(BaseHTTPRequestHandler):
 def spoiled(content: dict[str, Any], kind: str) -> dict[str, Any]:
     if "data" not in content:
         return {}
-    data, total = content["data"], content["meta"]["total_doc"]
+    data, total = content["data"], content["meta"].get("total_doc", 0)
     return {
         "short": {**content, "data": data[:-1]},
         "empty": {**content, "data": []},

@@ -23,7 +23,8 @@ from pymatgen.io.vasp import Poscar
 
 from materials.errors import InputError
 from materials.records import Candidate, Failure
-from materials.sources.files import read, read_table
+from materials.sources.files import read
+from materials.sources.tables import read_table
 
 
 def lizn_p(a: float = 5.76) -> Structure:
@@ -289,6 +290,14 @@ def test_columns_can_be_named_and_a_wrong_name_lists_what_there_is(tmp_path: Pat
     write_table(table[["id", "gap"]], tmp_path / "none.csv")
     with pytest.raises(InputError, match="no column of structures"):
         list(read(path=tmp_path / "none.csv"))
+
+
+def test_sodium_nitride_is_no_missing_value(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("formula,gap,flag\nNaN,1.5,True\nLiF,nan,False\nNone,,True\n")
+    table = read_table(tmp_path / "t.csv")
+    assert list(table["formula"]) == ["NaN", "LiF", "None"]
+    assert table["gap"].isna().tolist() == [False, True, True]
+    assert table["gap"].dtype == float
 
 
 @pytest.mark.parametrize("name", ["cut.csv.gz", "bad.parquet", "bad.jsonl"])

@@ -1,0 +1,131 @@
+"""The patient session, against a server in this process. The sources' own tests go through every trouble there is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from materials.errors import IncompleteAnswer, SourceRefused, SourceUnavailable
+from materials.sources.web import open_session, without_secrets
+
+SECRET = "s3cret-key-of-thirty-two-letters"
+
+
+class Server(HTTPServer):
+    answers: list[tuple[int, dict[str, str], bytes]]
+    seen: list[str | None]
+
+
+class Scripted(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.headers.get("x-api-key"))
+        status, headers, body = self.server.answers.pop(0)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Scripted)
+    server.answers, server.seen = [], []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}/data?key={SECRET}"
+
+
+GOOD = (200, {}, b'{"data": [1]}')
+
+
+def test_hands_back_a_good_answer(server: Server) -> None:
+    server.answers = [GOOD]
+    with open_session(source="it") as session:
+        assert session.get(url(server)).json() == {"data": [1]}
+
+
+def test_what_the_page_check_objects_to_is_asked_for_again(server: Server) -> None:
+    server.answers = [(200, {}, b'{"data": []}'), GOOD]
+    check = lambda where, page: None if page["data"] else "an empty page"  # noqa: E731
+    with open_session(source="it", inspect=check, backoff_s=0) as session:
+        assert session.get(url(server)).json() == {"data": [1]}
+    server.answers = [(200, {}, b'{"data": []}')] * 2
+    with (
+        open_session(source="it", inspect=check, backoff_s=0, attempts=2) as session,
+        pytest.raises(IncompleteAnswer, match=r"an empty page.*tried 2 times"),
+    ):
+        session.get(url(server))
+
+
+def test_a_body_cut_short_is_asked_for_again(server: Server) -> None:
+    server.answers = [(200, {"Content-Length": "999"}, b'{"data": [1]}'), GOOD]
+    with open_session(source="it", backoff_s=0) as session:
+        assert session.get(url(server)).json() == {"data": [1]}
+    assert len(server.seen) == 2
+
+
+def test_numbers_that_are_no_json_are_refused(server: Server) -> None:
+    server.answers = [(200, {}, b'{"data": [NaN]}')]
+    with open_session(source="it", attempts=1) as session, pytest.raises(IncompleteAnswer, match="no whole JSON"):
+        session.get(url(server))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_a_refusal_is_final_and_repeats_what_was_said_but_no_key(server: Server, status: int) -> None:
+    server.answers = [(status, {}, f'{{"detail": "no {SECRET} here"}}'.encode())]
+    session = open_session(source="it", headers={"x-api-key": SECRET}, backoff_s=0)
+    with session, pytest.raises(SourceRefused, match=rf"status {status}.*no \*\*\* here") as caught:
+        session.get(url(server))
+    assert SECRET not in str(caught.value)
+    assert server.seen == [SECRET]
+
+
+def test_the_key_does_not_follow_a_redirect(server: Server) -> None:
+    server.answers = [(302, {"Location": f"http://thief.invalid/?{SECRET}"}, b"")]
+    session = open_session(source="it", headers={"x-api-key": SECRET})
+    with session, pytest.raises(SourceRefused, match=r"redirects to http://thief\.invalid/;") as caught:
+        session.get(url(server))
+    assert SECRET not in str(caught.value)
+
+
+def test_a_redirect_is_followed_where_no_key_travels(server: Server) -> None:
+    server.answers = [(301, {"Location": url(server)}, b""), GOOD]
+    with open_session(source="it", follow_redirects=True) as session:
+        assert session.get(url(server)).json() == {"data": [1]}
+
+
+def test_nobody_listening_is_said_without_the_query() -> None:
+    with (
+        open_session(source="it", attempts=2, backoff_s=0) as session,
+        pytest.raises(SourceUnavailable, match=r"http://127\.0\.0\.1:1/x\) cannot be reached.*tried 2 times") as caught,
+    ):
+        session.get(f"http://127.0.0.1:1/x?key={SECRET}")
+    assert SECRET not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://user:pw@host.org:8080/a/b?key=1#x", "https://host.org:8080/a/b"),
+        ("http://host/", "http://host/"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(address: str, shown: str) -> None:
+    assert without_secrets(address) == shown
