@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,7 @@ _EDGE = 0.2928932188
 
 _NEIGHBOURS = 8  # distances kept for each pair of species
 _CUTOFF = 2.2  # in units of the cube root of the volume per atom
-_RADIUS = 0.25  # largest component by which fingerprints of one crystal differ, in the same units
+_RADIUS = 0.4  # largest component by which fingerprints of one crystal may differ, in the same units; 0.3 would just do
 
 
 def material_id(structure: Structure) -> str:
@@ -44,9 +44,7 @@ def material_id(structure: Structure) -> str:
     lengths, angles = structure.lattice.abc, structure.lattice.angles
     cell = np.floor(np.array([*lengths, *angles]) * _BINS_PER_UNIT + _EDGE).astype(int)
     coords = np.floor(structure.frac_coords * _BINS_PER_UNIT + _EDGE).astype(int) % _BINS_PER_UNIT
-    sites = sorted(
-        f"{_species(site)}:{x},{y},{z}" for site, (x, y, z) in zip(structure, coords.tolist(), strict=True)
-    )
+    sites = sorted(f"{_species(site)}:{x},{y},{z}" for site, (x, y, z) in zip(structure, coords.tolist(), strict=True))
     text = ";".join([",".join(map(str, cell.tolist())), *sites])
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return f"{_reduced_formula(structure)}-{digest}"
@@ -221,6 +219,7 @@ def _fits(founder: _Crystal, crystal: _Crystal, matcher: StructureMatcher) -> bo
     return matcher.fit(founder.reduced, crystal.reduced, skip_structure_reduction=True)
 
 
+@lru_cache(maxsize=1)
 def _matcher() -> StructureMatcher:
     from pymatgen.analysis.structure_matcher import ElementComparator, StructureMatcher
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,15 @@ def check(
         return "Disordered", "sites are partly or jointly occupied; order them first (one element on each site)"
     missing = sorted({e.symbol for e in structure.composition.elements} - set(elements)) if elements is not None else []
     if missing:
-        return "UncoveredElement", f"the potential knows no {', '.join(missing)}; leave it out, or take another potential"
+        return (
+            "UncoveredElement",
+            f"the potential knows no {', '.join(missing)}; leave it out, or take another potential",
+        )
     if max_sites is not None and len(structure) > max_sites:
-        return "TooManySites", f"{len(structure)} sites in the cell, more than {max_sites}; reduce it, or raise max_sites"
+        return (
+            "TooManySites",
+            f"{len(structure)} sites in the cell, more than {max_sites}; reduce it, or raise max_sites",
+        )
     return (
         _bad_geometry(structure)
         or _bad_distance(structure, min_distance_ratio)
@@ -74,7 +80,7 @@ def charges_balance(composition: Composition) -> bool:
     return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def oxidation_states(symbol: str) -> tuple[int, ...]:
     """States that an element is known in, most common first; (0,) where none is."""
     from pymatgen.core import Element

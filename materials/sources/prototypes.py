@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import combinations, permutations, product
 from typing import Literal
 
@@ -13,18 +13,13 @@ import numpy as np
 from materials.errors import InputError
 from materials.identity import material_id
 from materials.records import Candidate, Role
-from materials.sources.structure_types import StructureType, element_kinds, find, library_names
+from materials.sanity import oxidation_states
+from materials.sources.structure_types import StructureType, element_kinds
+from materials.sources.type_library import find, library_names
+from materials.sources.volumes import covalent_radius, metallic_radius, mined_lengths, radius_sums
 
 Volume = Literal["radii", "dls"]
 Decorate = Literal["typical", "all"]
-
-# How near two atoms may stand, as a fraction of the sum of their covalent radii (Cordero, DOI 10.1039/b801115j) or, in
-# metals, metallic radii. Chosen so that volumes after relaxation with CHGNet are met best over I-II-V compounds, their
-# binaries and elements: root mean square of ln(V / V relaxed) 0.20. Cation and anion touch; ions of one sort only
-# must not overlap; an alloy is a little denser than its elements.
-_CATION_ANION = 1.0
-_LIKE_IONS = 0.80
-_ALLOY = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +51,8 @@ def propose(
         roles: Name of each role -> element symbols it may be played by.
         prototypes: Names of structure types of the library, AFLOW labels, or `library` or `aflow` for all of a
             collection. None: the library.
-        charges: Ionic charge of a role, or of a single element, in units of e. What is not given takes the element's
-            common oxidation states, any of them.
+        charges: Ionic charge of a role, or of a single element, in units of e. What is not given takes any of
+            the element's known oxidation states.
         n_elements: Numbers of roles that make a compound. None: all roles for candidates; for competing phases, all
             smaller numbers too, less than all.
         decorate: `typical` keeps anions on the sites where the type has them, and the larger atom of a packed alloy
@@ -162,11 +157,13 @@ def _charges(role: str, symbol: str, charges: Mapping[str, int]) -> tuple[int, .
     return _common_charges(symbol)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _common_charges(symbol: str) -> tuple[int, ...]:
     from pymatgen.core import Element
 
-    return tuple(Element(symbol).common_oxidation_states) or (0,)
+    # The textbook states of a metal leave out Cu+; those of a nonmetal in the ICSD run from -3 to 5.
+    element = Element(symbol)
+    return oxidation_states(symbol) if element.is_metal else tuple(element.common_oxidation_states) or (0,)
 
 
 def _accept(
@@ -218,7 +215,7 @@ def _holds(
 
 def _has_room(structure_type: StructureType, elements: tuple[str, ...]) -> bool:
     """Whether the slots that need the larger atom have it."""
-    radii = [_metallic_radius(e) for e in elements]
+    radii = [metallic_radius(e) for e in elements]
     return all(
         radii[i] > max(r for j, r in enumerate(radii) if j != i)
         for i, slot in enumerate(structure_type.slots)
@@ -246,51 +243,11 @@ def _scale(decoration: _Decoration, volume: Volume) -> float:
     """Factor from the lengths of the type's example to those of the decoration."""
     structure_type, elements = decoration.structure_type, decoration.elements
     if volume == "dls":
-        return float(np.max(_mined_lengths(decoration) / structure_type.contacts))
+        counts = tuple(slot.count for slot in structure_type.slots)
+        return float(np.max(mined_lengths(elements, counts) / structure_type.contacts))
     if len(elements) > 1:
-        return float(np.max(_radius_sums(elements, decoration.anions) / structure_type.contacts))
+        return float(np.max(radius_sums(elements, decoration.anions) / structure_type.contacts))
     # Elements bind in too many ways, from N2 to lead, for one rule: they grow from the example as their radii do.
     pair = (elements[0], structure_type.slots[0].label)
-    radius = _metallic_radius if all("metal" in element_kinds(e) for e in pair) else _covalent_radius
+    radius = metallic_radius if all("metal" in element_kinds(e) for e in pair) else covalent_radius
     return radius(pair[0]) / radius(pair[1])
-
-
-@lru_cache(maxsize=4096)
-def _radius_sums(elements: tuple[str, ...], anions: frozenset[str]) -> np.ndarray:
-    """Shortest allowed distances (Å) between the elements, shape (n_elements, n_elements)."""
-    sums = np.empty((len(elements), len(elements)))
-    for i, a in enumerate(elements):
-        for j, b in enumerate(elements):
-            if anions:
-                factor = _CATION_ANION if (a in anions) != (b in anions) else _LIKE_IONS
-                sums[i, j] = factor * (_covalent_radius(a) + _covalent_radius(b))
-            else:
-                sums[i, j] = _ALLOY * (_metallic_radius(a) + _metallic_radius(b))
-    return sums
-
-
-@lru_cache(maxsize=None)
-def _covalent_radius(symbol: str) -> float:
-    from ase.data import atomic_numbers, covalent_radii
-
-    return float(covalent_radii[atomic_numbers[symbol]])
-
-
-@lru_cache(maxsize=None)
-def _metallic_radius(symbol: str) -> float:
-    """Of a metal; the covalent radius of everything else."""
-    from pymatgen.core import Element
-
-    # The table of data, for the attribute warns where there is no value.
-    return float(Element(symbol).data.get("Metallic radius") or _covalent_radius(symbol))
-
-
-def _mined_lengths(decoration: _Decoration) -> np.ndarray:
-    """Bond lengths (Å) as DLSVolumePredictor expects them, shape (n_slots, n_slots)."""
-    from pymatgen.core import Element
-    from pymatgen.core.structure_prediction.volume_predictor import bond_params
-
-    elements = [Element(e) for e in decoration.elements]
-    spread = float(np.std([elements[slot].X for slot in decoration.structure_type.slot_of_site]))
-    radii = np.array([float(bond_params[e.symbol]["r"]) + float(bond_params[e.symbol]["k"]) * spread for e in elements])
-    return radii[:, None] + radii[None, :]
