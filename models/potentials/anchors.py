@@ -6,15 +6,13 @@ another version of its package, gets them wrong by much more than potentials dif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import permutations
+
+import numpy as np
 
 from materials.errors import AnchorMismatch
-from models.potentials.interface import Potential, crystal_of
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+from models.potentials.interface import Crystal, FloatArray, Potential
 
 TOLERANCE = 0.2  # eV/atom
 
@@ -66,11 +64,10 @@ def check_anchors(potential: Potential) -> None:
         return
     names = {symbol for anchor in anchors for symbol in Composition(anchor.formula).chemical_system_set}
     names |= {anchor.formula for anchor in anchors}
-    structures = {name: structure for name, structure in _structures().items() if name in names}
-    answer = potential.evaluate([crystal_of(structure) for structure in structures.values()])
+    crystals = {name: crystal for name, crystal in _crystals().items() if name in names}
+    answer = potential.evaluate(list(crystals.values()))
     energies = {
-        name: energy / len(structure)
-        for (name, structure), energy in zip(structures.items(), answer.energies, strict=True)
+        name: energy / len(crystal) for (name, crystal), energy in zip(crystals.items(), answer.energies, strict=True)
     }
     off = {}
     for anchor in anchors:
@@ -88,28 +85,38 @@ def check_anchors(potential: Potential) -> None:
         )
 
 
-def _structures() -> dict[str, Structure]:
-    """The anchors and their elements, each at its experimental geometry."""
-    from pymatgen.core import Lattice, Structure
-
-    def molecule(symbol: str, distance: float) -> Structure:
-        box = Lattice.orthorhombic(8.0, 8.3, 8.7)
-        return Structure(box, [symbol] * 2, [[0.0, 0.0, 0.0], [0.0, 0.0, distance]], coords_are_cartesian=True)
-
-    def crystal(group: str, lattice: Lattice, species: list[str], sites: Sequence[Sequence[float]]) -> Structure:
-        return Structure.from_spacegroup(group, lattice, species, sites).get_primitive_structure()
-
-    corner, centre, quarter = [0.0] * 3, [0.5] * 3, [0.25] * 3
-    alpha_mn: list[list[float]] = [corner, [0.317] * 3, [0.356, 0.356, 0.034], [0.089, 0.089, 0.282]]
+def _crystals() -> dict[str, Crystal]:
+    """The anchors and their elements, each in the primitive cell of its experimental geometry."""
+    fcc, bcc = (np.ones((3, 3)) - np.eye(3)) / 2, (np.ones((3, 3)) - 2 * np.eye(3)) / 2
+    rock_salt = [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]
+    hexagonal = np.array([[1.0, 0.0, 0.0], [-0.5, np.sqrt(0.75), 0.0], [0.0, 0.0, 5.21 / 3.21]])
+    box = np.diag([8.0, 8.3, 8.7])
     return {
-        "NaCl": crystal("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [corner, centre]),
-        "Li2O": crystal("Fm-3m", Lattice.cubic(4.62), ["Li", "O"], [quarter, corner]),
-        "MgO": crystal("Fm-3m", Lattice.cubic(4.21), ["Mg", "O"], [corner, centre]),
-        "MnO": crystal("Fm-3m", Lattice.cubic(4.44), ["Mn", "O"], [corner, centre]),
-        "Na": crystal("Im-3m", Lattice.cubic(4.24), ["Na"], [corner]),
-        "Li": crystal("Im-3m", Lattice.cubic(3.48), ["Li"], [corner]),
-        "Mg": crystal("P6_3/mmc", Lattice.hexagonal(3.21, 5.21), ["Mg"], [[1 / 3, 2 / 3, 0.25]]),
-        "Mn": crystal("I-43m", Lattice.cubic(8.62), ["Mn"] * 4, alpha_mn),
-        "O": molecule("O", 1.22),
-        "Cl": molecule("Cl", 2.00),
+        "NaCl": _crystal([11, 17], 5.64 * fcc, rock_salt),
+        "Li2O": _crystal([8, 3, 3], 4.62 * fcc, [[0.0] * 3, [0.25] * 3, [0.75] * 3]),
+        "MgO": _crystal([12, 8], 4.21 * fcc, rock_salt),
+        "MnO": _crystal([25, 8], 4.44 * fcc, rock_salt),
+        "Na": _crystal([11], 4.24 * bcc, [[0.0] * 3]),
+        "Li": _crystal([3], 3.48 * bcc, [[0.0] * 3]),
+        "Mg": _crystal([12, 12], 3.21 * hexagonal, [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]),
+        "Mn": _alpha_manganese(8.62, 8.62 * bcc),
+        "O": _crystal([8, 8], box, [[0.0] * 3, [0.0, 0.0, 1.22 / 8.7]]),
+        "Cl": _crystal([17, 17], box, [[0.0] * 3, [0.0, 0.0, 2.00 / 8.7]]),
     }
+
+
+def _crystal(numbers: list[int], cell: FloatArray, fractional: list[list[float]]) -> Crystal:
+    return Crystal(numbers=np.array(numbers), positions=np.array(fractional) @ cell, cell=cell)
+
+
+def _alpha_manganese(a: float, cell: FloatArray) -> Crystal:
+    """The 29 atoms of alpha-Mn (I-43m, sites 2a, 8c, 24g, 24g; `a` in Å)."""
+    sites = []
+    for site in ([0.0, 0.0, 0.0], [0.317, 0.317, 0.317], [0.356, 0.356, 0.034], [0.089, 0.089, 0.282]):
+        turned = {
+            tuple(sign * x for sign, x in zip(signs, order, strict=True))
+            for order in permutations(site)
+            for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+        }
+        sites += sorted(turned)
+    return Crystal(numbers=np.full(len(sites), 25), positions=a * np.array(sites), cell=cell)

@@ -10,19 +10,17 @@ import numpy as np
 import torch
 
 from materials.errors import PotentialNotInstalled
+from models.neighbours import sound_pairs
 from models.potentials.chgnet_graph import Geometry, classes_of, geometry_of
 from models.potentials.chgnet_model import WIDTH, Chgnet, Outcome
 from models.potentials.interface import Crystal, Evaluation, FloatArray, PotentialIdentity, no_answer
-
-LAST_ELEMENT = 94  # the embedding's
-CLOSEST = 0.3  # Å; no two atoms of any crystal come so near
-LEAST_VOLUME = 1.0  # Å³ an atom; a denser cell has more neighbours than memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChgnetPotential(PotentialIdentity):
     """CHGNet as a potential. `merge` evaluates atoms of equal surroundings once; False is for comparison."""
 
+    covered: frozenset[int]  # atomic numbers
     model: Chgnet
     device: torch.device
     batch_cost: float
@@ -30,21 +28,13 @@ class ChgnetPotential(PotentialIdentity):
 
     def evaluate(self, crystals: Sequence[Crystal]) -> Evaluation:
         """Energies, forces, stresses, latent vectors and magnetic moments of all crystals at once."""
-        problems = [_unfit(crystal) for crystal in crystals]
-        fit = [k for k, problem in enumerate(problems) if problem is None]
-        geometry = self._geometry([crystals[k] for k in fit]) if fit else None
-        if geometry is not None:
-            found = _trouble(geometry)
-            for position, problem in found.items():
-                problems[fit[position]] = problem
-            if found:
-                fit = [k for k in fit if problems[k] is None]
-                geometry = self._geometry([crystals[k] for k in fit]) if fit else None
+        problems, fit, pairs = sound_pairs(crystals, self.model.cutoff, self.covered)
         latents = np.full((len(crystals), WIDTH), np.nan, dtype=np.float32)
         magmoms = [np.full(len(crystal), np.nan, dtype=np.float32) for crystal in crystals]
         answer = replace(no_answer(crystals, problems), latents=latents, magmoms=magmoms)
-        if geometry is None:
+        if not fit:
             return answer
+        geometry = geometry_of([crystals[k] for k in fit], pairs, self.model.short_cutoff, self.device)
         classes = classes_of(geometry, merge=self.merge)
         outcome = self.model(classes, geometry.n_crystals)
         forces, virials = _forces(geometry, classes.bond_of, classes.angle_of, outcome)
@@ -60,14 +50,12 @@ class ChgnetPotential(PotentialIdentity):
 
     def cost(self, crystal: Crystal) -> float:
         """Messages and angles that the model has to pass for it, in thousands."""
-        if _unfit(crystal) is not None:
+        _, fit, pairs = sound_pairs([crystal], self.model.cutoff, self.covered)
+        if not fit:
             return 1.0
-        geometry = self._geometry([crystal])
+        geometry = geometry_of([crystal], pairs, self.model.short_cutoff, self.device)
         classes = classes_of(geometry, merge=self.merge)
         return (len(classes.message_bond) + 2 * len(classes.angle_bond) + len(geometry.length)) / 1000
-
-    def _geometry(self, crystals: Sequence[Crystal]) -> Geometry:
-        return geometry_of(crystals, self.model.cutoff, self.model.short_cutoff, self.device)
 
 
 def load_chgnet(
@@ -85,6 +73,8 @@ def load_chgnet(
     Raises:
         PotentialNotInstalled: If the file is no CHGNet checkpoint that this program can evaluate.
     """
+    from pymatgen.core import Element
+
     checkpoint = torch.load(path, map_location=device, weights_only=False)
     content = checkpoint.get("model", checkpoint)
     try:
@@ -96,37 +86,12 @@ def load_chgnet(
         ) from error
     return ChgnetPotential(
         **asdict(identity),
+        covered=frozenset(Element(symbol).Z for symbol in identity.elements),
         model=model,
         device=torch.device(device),
         batch_cost=15.0 if device == "cpu" else 2000.0,
         merge=merge,
     )
-
-
-def _unfit(crystal: Crystal) -> str | None:
-    """Say why a crystal must not reach the neighbour list, or None."""
-    if not len(crystal):
-        return "no atoms"
-    if not (np.isfinite(crystal.positions).all() and np.isfinite(crystal.cell).all()):
-        return "a coordinate is not a finite number"
-    if crystal.numbers.min() < 1 or crystal.numbers.max() > LAST_ELEMENT:
-        return f"holds element {crystal.numbers.max()}; CHGNet covers 1 to {LAST_ELEMENT}"
-    volume = abs(np.linalg.det(crystal.cell)) / len(crystal)
-    if volume < LEAST_VOLUME:
-        return f"{volume:.2g} Å³ an atom: the cell is nearly flat or its atoms overlap"
-    return None
-
-
-def _trouble(geometry: Geometry) -> dict[int, str]:
-    """Crystals of the batch that CHGNet has no answer for: atoms that coincide, atoms without neighbours."""
-    g = geometry
-    found = {}
-    for crystal in g.owner[g.first[g.length < CLOSEST]].unique().tolist():
-        found[crystal] = f"two atoms are closer than {CLOSEST} Å"
-    met = torch.bincount(torch.cat([g.first, g.second]), minlength=len(g.numbers))
-    for crystal in g.owner[met == 0].unique().tolist():
-        found.setdefault(crystal, "an atom has no neighbour within CHGNet's cut-off")
-    return found
 
 
 def _forces(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.neighbours import half_list
+from models.neighbours import Pairs
 from models.potentials.interface import Crystal
 
 BOND_BIN = 1e-6  # Å; single precision resolves 5e-7 Å at the cut-off
@@ -80,9 +80,8 @@ class Classes:
     angle_count: Tensor
 
 
-def geometry_of(crystals: Sequence[Crystal], cutoff: float, short_cutoff: float, device: torch.device) -> Geometry:
-    """List the bonds up to `cutoff` and the angles between bonds up to `short_cutoff` (both Å)."""
-    pairs = half_list(crystals, cutoff)
+def geometry_of(crystals: Sequence[Crystal], pairs: Pairs, short_cutoff: float, device: torch.device) -> Geometry:
+    """Turn the pairs of some crystals into bonds, and into angles between the bonds up to `short_cutoff` (Å)."""
     sizes = [len(crystal) for crystal in crystals]
     length = np.linalg.norm(pairs.vector, axis=1)
     order = np.argsort(length > short_cutoff, kind="stable")

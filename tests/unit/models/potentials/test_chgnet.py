@@ -58,7 +58,7 @@ def varied() -> list[Structure]:
         crystals.molecule(),
         crystals.skewed(),
         crystals.perovskite() * (2, 1, 1),
-        Structure(Lattice.cubic(2.9), ["Po"], [[0, 0, 0]]),
+        Structure(Lattice.cubic(2.9), ["W"], [[0, 0, 0]]),
         Structure(Lattice.cubic(5.2), ["Xe"], [[0, 0, 0]]),  # neighbours, but no bond short enough for an angle
     ]
     return symmetric + [crystals.shaken(structure, seed) for seed, structure in enumerate(symmetric[:9])]
@@ -98,6 +98,7 @@ def test_equals_the_package(potential: ChgnetPotential, package) -> None:
 def test_classes_change_nothing_but_the_work(potential: ChgnetPotential) -> None:
     from dataclasses import replace
 
+    from models.neighbours import half_list
     from models.potentials.chgnet_graph import classes_of, geometry_of
 
     exact = replace(potential, merge=False)
@@ -107,7 +108,8 @@ def test_classes_change_nothing_but_the_work(potential: ChgnetPotential) -> None
         assert merged.energies[k] == pytest.approx(full.energies[k], abs=2e-6 * len(crystal))
         assert np.abs(merged.forces[k] - full.forces[k]).max() < 5e-5
         assert np.abs(merged.stresses[k] - full.stresses[k]).max() < 2e-6
-    geometry = geometry_of([crystal_of(crystals.spinel())], 6.0, 3.0, potential.device)
+    spinel = crystal_of(crystals.spinel())
+    geometry = geometry_of([spinel], half_list([spinel], 6.0), 3.0, potential.device)
     classes = classes_of(geometry)
     assert len(classes.atom_number) == 3  # Mg, Al and O are one orbit each
     assert len(classes.message_bond) < 2 * len(geometry.length) / 10
