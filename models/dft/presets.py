@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -168,19 +168,16 @@ def symmetrised(structure: Structure, symprec: float = SYMPREC) -> Structure:
         structure: Ordered crystal.
         symprec: Å by which atoms may be off.
     """
-    import spglib
+    import moyopy
     from pymatgen.core import Element, Lattice, Structure
 
-    cell = _spglib_cell(structure)
-    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=symprec)
-    if found is None:  # spglib knows no way: the crystal stays as it is
-        return Structure(structure.lattice, [site.specie.symbol for site in structure], structure.frac_coords)
-    lattice, positions, numbers = found
-    return Structure(Lattice(lattice), [Element.from_Z(int(z)).symbol for z in numbers], positions)
-
-
-def _spglib_cell(structure: Structure) -> Any:
-    return structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure]
+    numbers = [int(site.specie.Z) for site in structure]
+    cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
+    try:
+        found = moyopy.MoyoDataset(cell, symprec=symprec).prim_std_cell
+    except ValueError:  # no symmetry at all that it could name: the crystal stays as it is
+        return Structure(structure.lattice, [Element.from_Z(z).symbol for z in numbers], structure.frac_coords)
+    return Structure(Lattice(found.basis), [Element.from_Z(z).symbol for z in found.numbers], found.positions)
 
 
 def mesh(structure: Structure, density: float) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
