@@ -166,6 +166,8 @@ def _look(entry: _Running, code: DFTCode, limits: Limits) -> DFTResult | None:
         # Ranks that outlive their starter would work on in a folder that is about to be another's.
         _kill(entry.process)
     crashed = code.parse(entry.folder)
+    if crashed.status != "crashed":  # its log tells why it died, and that it would again
+        return _final(entry, code, crashed)
     if entry.attempt >= ATTEMPTS:
         words = _how(entry.process)
         message = f"died {entry.attempt} times, the last time {words}\n{crashed.message}"

@@ -41,6 +41,16 @@ fingerprint = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]
 print(json.dumps({"version": gpaw.__version__, "files": len(files), "setups": packaged or fingerprint}))
 """
 
+# How a refused allocation reads: NumPy, C++, GPAW's C, the loader of shared libraries and the system each word it.
+OUT_OF_MEMORY = (
+    "MemoryError",
+    "Unable to allocate",
+    "bad_alloc",
+    "gpaw_malloc",
+    "failed to map segment",
+    "Cannot allocate",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
@@ -131,12 +141,15 @@ class Gpaw:
         result = _read(folder / "result.json")
         logs = [folder / "gpaw.txt", folder / "driver.log"]
         if result is None:
-            return DFTResult(status="crashed", message=f"{folder}: it ended without a result\n{last_lines(logs)}")
-        message = result.get("message", "")
-        if result["status"] != "converged":
+            message = f"{folder}: it ended without a result\n{last_lines(logs)}"
+            return DFTResult(status="out_of_memory" if _lacked_memory(message) else "crashed", message=message)
+        status, message = result["status"], result.get("message", "")
+        if status == "failed" and _lacked_memory(message):
+            status = "out_of_memory"
+        if status != "converged":
             message = f"{message}\n{folder}\n{last_lines(logs)}"
         return DFTResult(
-            status=result["status"],
+            status=status,
             energy=result.get("energy"),
             structure=_structure(result) if "cell" in result else None,
             band_gap=result.get("band_gap"),
@@ -198,6 +211,10 @@ def clean_environment() -> dict[str, str]:
         "OMPI_MCA_ess_singleton_isolated": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+
+
+def _lacked_memory(text: str) -> bool:
+    return any(words in text for words in OUT_OF_MEMORY)
 
 
 def _structure(result: Mapping[str, Any]) -> Structure:

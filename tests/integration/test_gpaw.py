@@ -21,19 +21,15 @@ from models.dft.presets import settings_for
 CODE = Gpaw()
 
 
-def _installed() -> bool:
+pytestmark = [pytest.mark.dft, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed() -> None:
     try:
         CODE.version()
-    except CodeNotInstalled:
-        return False
-    return True
-
-
-pytestmark = [
-    pytest.mark.dft,
-    pytest.mark.slow,
-    pytest.mark.skipif(not _installed(), reason="GPAW is not installed: deploy/setup"),
-]
+    except CodeNotInstalled as error:
+        pytest.skip(str(error))
 
 
 def silicon(a: float = 5.43) -> Structure:
@@ -117,8 +113,7 @@ def test_a_relaxation_is_stopped_and_goes_on_to_the_right_lattice_constant(tmp_p
 def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
     assert run(tmp_path / "a", {"x": (silicon(), quick(silicon()))}, walltime_s=1.2)["x"].status == "walltime"
     small = run(tmp_path / "b", {"x": (silicon(), quick(silicon(), cutoff_ev=2000.0))}, memory_gib=0.4)["x"]
-    assert small.status in ("out_of_memory", "crashed")
-    assert small.message
+    assert small.status == "out_of_memory"
 
 
 def test_energy_is_per_crystal_not_per_cell(tmp_path: Path) -> None:
