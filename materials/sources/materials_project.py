@@ -5,8 +5,7 @@ GNoME entries (licence BY-NC) are left out unless asked for, and deprecated ones
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,29 +31,22 @@ ENDPOINT = "https://api.materialsproject.org/"
 KEY_LENGTH = 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class Criteria:
-    """Which materials are wanted: all that meet every criterion. Ranges are (least, most), both ends included."""
-
-    chemsys: tuple[str, ...] = ()  # "Li-P-Zn": exactly these elements; "Li-*" matches any second one
-    elements: tuple[str, ...] = ()  # holds all of these
-    exclude_elements: tuple[str, ...] = ()  # holds none of these
-    formula: tuple[str, ...] = ()  # "LiZnP", "ABC3"
-    material_ids: tuple[str, ...] = ()
-    num_sites: tuple[int, int] | None = None
-    num_elements: tuple[int, int] | None = None
-    energy_above_hull: tuple[float, float] | None = None  # eV/atom, the Materials Project's own
-    band_gap: tuple[float, float] | None = None  # eV, the Materials Project's own
-    is_stable: bool | None = None
-    theoretical: bool | None = None  # False: seen in an experiment
-    include_gnome: bool = False  # licence BY-NC
-
-
 def pull(
-    criteria: Criteria,
     *,
     key: str | None,
     snapshot_folder: Path,
+    chemsys: Sequence[str] = (),
+    elements: Sequence[str] = (),
+    exclude_elements: Sequence[str] = (),
+    formula: Sequence[str] = (),
+    material_ids: Sequence[str] = (),
+    num_sites: tuple[int, int] | None = None,
+    num_elements: tuple[int, int] | None = None,
+    energy_above_hull: tuple[float, float] | None = None,
+    band_gap: tuple[float, float] | None = None,
+    is_stable: bool | None = None,
+    theoretical: bool | None = None,
+    include_gnome: bool = False,
     snapshot: str = "latest",
     hull: bool = True,
     endpoint: str | None = None,
@@ -63,12 +55,25 @@ def pull(
     backoff_s: float = 1.0,
     timeout_s: float = 60.0,
 ) -> Snapshot:
-    """Pull the materials that meet the criteria, and the phases they compete with, or take them from the disk.
+    """Pull the materials that meet all criteria, and the phases they compete with, or take them from the disk.
+
+    At least one criterion must narrow the search. Ranges are (least, most), both ends included.
 
     Args:
-        criteria: At least one must narrow the search.
         key: The API key, 32 characters; not needed for a snapshot that is at hand.
         snapshot_folder: Where snapshots are kept, and the pages of one that is not whole yet.
+        chemsys: `Li-P-Zn` has exactly these elements; `Li-*` any second one.
+        elements: Holds all of these.
+        exclude_elements: Holds none of these.
+        formula: Such as `LiZnP` or `ABC3`.
+        material_ids: Such as `mp-9124`.
+        num_sites: Sites in the cell.
+        num_elements: Number of elements.
+        energy_above_hull: eV/atom, the Materials Project's own.
+        band_gap: eV, the Materials Project's own.
+        is_stable: On the Materials Project's hull, or not.
+        theoretical: False for what was seen in an experiment.
+        include_gnome: Also GNoME's structures, whose licence is BY-NC.
         snapshot: `latest` asks which version the database has, and pulls it unless it is at hand; a version such as
             `2025.09.25` is taken from the folder, and the network is not asked.
         hull: Also pull the corrected GGA/GGA+U energies of each chemical system of the materials and of all its
@@ -85,9 +90,26 @@ def pull(
         SourceRefused: the server does not accept the key or the query.
         IncompleteAnswer: the server keeps answering with less than it says there is.
     """
-    criteria = _normalised(criteria)
+    given: dict[str, Any] = {
+        "chemsys": _sorted_systems(chemsys),
+        "elements": sorted(elements),
+        "exclude_elements": sorted(exclude_elements),
+        "formula": sorted(formula),
+        "material_ids": sorted(material_ids),
+        "num_sites": num_sites,
+        "num_elements": num_elements,
+        "energy_above_hull": energy_above_hull,
+        "band_gap": band_gap,
+        "is_stable": is_stable,
+        "theoretical": theoretical,
+    }
+    # Lists, not tuples: the query is compared with one that was read from JSON.
+    criteria = {n: list(v) if isinstance(v, tuple) else v for n, v in given.items() if v not in ([], None)}
+    if not criteria:
+        raise InputError("materials_project: give at least one criterion; without one the whole database would come")
+    criteria["include_gnome"] = include_gnome
     endpoint = _checked_endpoint(endpoint)
-    query = _query(criteria, hull, endpoint)
+    query = {**criteria, "hull": hull, "thermo_type": THERMO_TYPE, "endpoint": endpoint}
     if snapshot != "latest":
         return load_frozen(snapshot_folder, "materials_project", snapshot, query)
     key = _checked_key(key)
@@ -99,28 +121,37 @@ def pull(
         backoff_s=backoff_s,
         timeout_s=timeout_s,
     )
+    return _pull_latest(connect, criteria, query, key, snapshot_folder, page_size)
+
+
+def _pull_latest(
+    connect: Callable[..., requests.Session],
+    criteria: Mapping[str, Any],
+    query: Mapping[str, Any],
+    key: str,
+    folder: Path,
+    page_size: int,
+) -> Snapshot:
     try:
-        heartbeat = _heartbeat(connect(inspect=_no_version), endpoint)
-    except SourceUnavailable as error:
-        raise SourceUnavailable(_how_to_go_on(str(error), snapshot_folder, query)) from None
+        heartbeat = _heartbeat(connect(inspect=_no_version), query["endpoint"])
+    except (SourceUnavailable, IncompleteAnswer) as error:
+        raise type(error)(_how_to_go_on(str(error), folder, query)) from None
     version = heartbeat["db_version"]
-    if snapshot_path(snapshot_folder, "materials_project", version, query).exists():
-        return load_frozen(snapshot_folder, "materials_project", version, query)
-    pages = page_folder(snapshot_folder, "materials_project", version, query)
+    if snapshot_path(folder, "materials_project", version, query).exists():
+        return load_frozen(folder, "materials_project", version, query)
+    pages = page_folder(folder, "materials_project", version, query)
     session = connect(inspect=page_check(), pages=pages)
-    pulled = _pull(criteria, query, Client(session, key, endpoint, heartbeat, page_size), hull, pages)
-    save(pulled, snapshot_folder)
+    pulled = _pull(criteria, query, Client(session, key, query["endpoint"], heartbeat, page_size), pages)
+    save(pulled, folder)
     pages.clear()
     return pulled
 
 
-def _pull(criteria: Criteria, query: Mapping[str, Any], client: Client, hull: bool, pages: PageFolder) -> Snapshot:
+def _pull(criteria: Mapping[str, Any], query: Mapping[str, Any], client: Client, pages: PageFolder) -> Snapshot:
     try:
-        structures, failures = find_structures(
-            client, _search_arguments(criteria), material_ids=criteria.material_ids, chemsys=criteria.chemsys
-        )
+        structures, failures = find_structures(client, criteria)
         systems = sorted({known.structure.chemical_system for known in structures})
-        entries = find_hull_entries(client, systems) if hull else ()
+        entries = find_hull_entries(client, systems) if query["hull"] else ()
     except SourceError as error:
         kept = pages.count()
         start_over = f"; delete {pages.folder} to start afresh" if kept and isinstance(error, IncompleteAnswer) else ""
@@ -133,23 +164,6 @@ def _pull(criteria: Criteria, query: Mapping[str, Any], client: Client, hull: bo
         hull_entries=entries,
         failures=failures,
     )
-
-
-def _search_arguments(criteria: Criteria) -> dict[str, Any]:
-    """The criteria in the words of `SummaryRester.search`, lists that are cut into pieces left out."""
-    return {
-        "elements": list(criteria.elements) or None,
-        "exclude_elements": list(criteria.exclude_elements) or None,
-        "formula": list(criteria.formula) or None,
-        "num_sites": criteria.num_sites,
-        "num_elements": criteria.num_elements,
-        "energy_above_hull": criteria.energy_above_hull,
-        "band_gap": criteria.band_gap,
-        "is_stable": criteria.is_stable,
-        "theoretical": criteria.theoretical,
-        "include_gnome": criteria.include_gnome,
-        "deprecated": False,
-    }
 
 
 def _heartbeat(session: requests.Session, endpoint: str) -> dict[str, Any]:
@@ -170,25 +184,9 @@ def _how_to_go_on(said: str, folder: Path, query: Mapping[str, Any]) -> str:
     return f"{said}. Run the same command again later{frozen}"
 
 
-def _normalised(criteria: Criteria) -> Criteria:
-    values = asdict(criteria)
-    narrowing = {
-        name: value for name, value in values.items() if name != "include_gnome" and value not in ((), [], None)
-    }
-    if not narrowing:
-        raise InputError("materials_project: give at least one criterion; without one the whole database would come")
-    for name in ("chemsys", "elements", "exclude_elements", "formula", "material_ids"):
-        values[name] = tuple(sorted(values[name]))
-    # The server knows a system only with its symbols in alphabetical order.
-    values["chemsys"] = tuple(sorted({"-".join(sorted(system.split("-"))) for system in values["chemsys"]}))
-    return Criteria(**values)
-
-
-def _query(criteria: Criteria, hull: bool, endpoint: str) -> dict[str, Any]:
-    asked = {
-        name: list(v) if isinstance(v, tuple) else v for name, v in asdict(criteria).items() if v not in ((), None)
-    }
-    return {**asked, "hull": hull, "thermo_type": THERMO_TYPE, "endpoint": endpoint}
+def _sorted_systems(chemsys: Sequence[str]) -> list[str]:
+    """The server knows a system only with its symbols in alphabetical order."""
+    return sorted({"-".join(sorted(system.split("-"))) for system in chemsys})
 
 
 def _checked_endpoint(endpoint: str | None) -> str:

@@ -78,28 +78,30 @@ def page_check() -> Inspect:
 
 
 def find_structures(
-    client: Client, criteria: Mapping[str, Any], *, material_ids: Sequence[str], chemsys: Sequence[str]
+    client: Client, criteria: Mapping[str, Any]
 ) -> tuple[tuple[KnownStructure, ...], tuple[Failure, ...]]:
-    """Find the structures that meet all criteria, sorted by id.
+    """Find the structures that meet all criteria, sorted by id; deprecated ones are left out.
 
     Args:
         client: The client of one database version.
-        criteria: Further arguments of `SummaryRester.search`.
-        material_ids: Only these; all if empty.
-        chemsys: Only these systems; all if empty.
+        criteria: Arguments of `SummaryRester.search`.
     """
     from mp_api.client.routes.materials.summary import SummaryRester
 
     rester = client.rester(SummaryRester)
+    others = {name: value for name, value in criteria.items() if name not in ("material_ids", "chemsys")}
+    ids_asked = _pieces(criteria.get("material_ids", []), IDS_A_SEARCH)
     known: dict[str, KnownStructure] = {}
     failed: dict[str, Failure] = {}
+    systems_wanted = criteria.get("chemsys", [])
     # The server understands a wild card only in a search for one system.
-    plain, wild = [s for s in chemsys if "*" not in s], [[s] for s in chemsys if "*" in s]
+    plain, wild = [s for s in systems_wanted if "*" not in s], [[s] for s in systems_wanted if "*" in s]
     systems_asked = [*(_pieces(plain, SYSTEMS_A_SEARCH) if plain or not wild else []), *wild]
-    for ids, systems in product(_pieces(material_ids, IDS_A_SEARCH), systems_asked):
+    for ids, systems in product(ids_asked, systems_asked):
         search = partial(
             rester.search,
-            **criteria,
+            **others,
+            deprecated=False,
             material_ids=ids,
             chemsys=systems,
             fields=["material_id", "structure"],

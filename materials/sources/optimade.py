@@ -50,7 +50,7 @@ PROVIDERS = {
 
 def pull(
     *,
-    provider: str,
+    provider_url: str,
     filter: str,
     snapshot_folder: Path,
     max_results: int | None = None,
@@ -63,7 +63,7 @@ def pull(
     """Pull the structures that a filter finds, or take them from the disk.
 
     Args:
-        provider: A short name of `PROVIDERS`, or the base URL of any provider, with or without `/v1`.
+        provider_url: The base URL of any provider, with or without `/v1`, or a short name of `PROVIDERS`.
         filter: In OPTIMADE's language: `elements HAS ALL "Li","P" AND nelements=3`.
         snapshot_folder: Where snapshots are kept, and the pages of one that is not whole yet.
         max_results: Stop after so many structures, in the provider's order.
@@ -80,7 +80,7 @@ def pull(
         SourceRefused: the provider does not accept the query.
         IncompleteAnswer: the provider answers with less than it says there is.
     """
-    base = _checked_provider(provider)
+    base = _checked_provider(provider_url)
     _check_filter(filter)
     query = {"provider": base, "filter": filter, "max_results": max_results}
     if snapshot != "latest":

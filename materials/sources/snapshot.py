@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,11 @@ class Snapshot:
     structures: tuple[KnownStructure, ...]
     hull_entries: tuple[KnownEnergy, ...] = ()
     failures: tuple[Failure, ...] = ()  # documents without a usable structure
+
+    def __iter__(self) -> Iterator[Candidate | Failure]:
+        """What a source yields: its candidates, and what it could not use."""
+        yield from self.candidates()
+        yield from self.failures
 
     def candidates(self) -> list[Candidate]:
         """The structures as candidates, each with the database's id as its parent and its known name."""

@@ -13,12 +13,13 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 
 from materials.errors import IncompleteAnswer, InputError, SourceError, SourceRefused, SourceUnavailable
-from materials.sources.materials_project import Criteria, pull
+from materials.sources.materials_project import pull
 from materials.sources.snapshot import Snapshot
 from tests.peers.materials_project import KEY, VERSION, Peer, running
 
 ROOT = Path(__file__).parents[2]
-LI_ZN_P = Criteria(chemsys=("Li-P-Zn",))
+Criteria = dict[str, object]
+LI_ZN_P: Criteria = {"chemsys": ["Li-P-Zn"]}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def ask(peer: Peer, folder: Path, criteria: Criteria = LI_ZN_P, **changes: objec
         "attempts": 3,
         "timeout_s": 10.0,
     }
-    return pull(criteria, **{**arguments, **changes})  # type: ignore[arg-type]
+    return pull(**{**arguments, **criteria, **changes})  # type: ignore[arg-type]
 
 
 def ids(snapshot: Snapshot) -> list[str]:
@@ -65,23 +66,23 @@ def test_pulls_candidates_with_their_names_and_the_version(peer: Peer, tmp_path:
 @pytest.mark.parametrize(
     ("criteria", "expected"),
     [
-        (Criteria(chemsys=("Zn-Li-P", "P-Mg-Li")), {"mp-9950", "mp-99001", "mp-36111"}),
+        ({"chemsys": ("Zn-Li-P", "P-Mg-Li")}, {"mp-9950", "mp-99001", "mp-36111"}),
         (
-            Criteria(chemsys=("Li-*-P", "Li-*", "Mg-P")),
+            {"chemsys": ("Li-*-P", "Li-*", "Mg-P")},
             {"mp-9950", "mp-99001", "mp-36111", "mp-736", "mp-757", "mp-1934", "mp-2251", "mp-2514"},
         ),
-        (Criteria(elements=("Li", "As")), {"mp-757", "mp-9124", "mp-12558"}),
-        (Criteria(elements=("Li",), exclude_elements=("P", "As", "N")), {"mp-135", "mp-1934"}),
-        (Criteria(formula=("LiZnP",), energy_above_hull=(0.05, 1)), {"mp-99001"}),
-        (Criteria(formula=("LiZnP",), energy_above_hull=(0.0, 0.05)), {"mp-9950"}),
-        (Criteria(material_ids=("mp-9950", "mp-11")), {"mp-9950", "mp-11"}),
+        ({"elements": ("Li", "As")}, {"mp-757", "mp-9124", "mp-12558"}),
+        ({"elements": ("Li",), "exclude_elements": ("P", "As", "N")}, {"mp-135", "mp-1934"}),
+        ({"formula": ("LiZnP",), "energy_above_hull": (0.05, 1)}, {"mp-99001"}),
+        ({"formula": ("LiZnP",), "energy_above_hull": (0.0, 0.05)}, {"mp-9950"}),
+        ({"material_ids": ("mp-9950", "mp-11")}, {"mp-9950", "mp-11"}),
         (
-            Criteria(elements=("Li",), num_elements=(3, 3), is_stable=True),
+            {"elements": ("Li",), "num_elements": (3, 3), "is_stable": True},
             {"mp-9950", "mp-36111", "mp-9124", "mp-12558", "mp-7575"},
         ),
-        (Criteria(elements=("Li",), num_elements=(3, 3), theoretical=True), {"mp-99001"}),
-        (Criteria(elements=("P",), num_sites=(5, 5)), {"mp-2514"}),
-        (Criteria(formula=("LiZnP",), include_gnome=True), {"mp-9950", "mp-99001", "mp-3200001"}),
+        ({"elements": ("Li",), "num_elements": (3, 3), "theoretical": True}, {"mp-99001"}),
+        ({"elements": ("P",), "num_sites": (5, 5)}, {"mp-2514"}),
+        ({"formula": ("LiZnP",), "include_gnome": True}, {"mp-9950", "mp-99001", "mp-3200001"}),
     ],
 )
 def test_each_criterion_reaches_the_server(peer: Peer, tmp_path: Path, criteria: Criteria, expected: set[str]) -> None:
@@ -89,7 +90,7 @@ def test_each_criterion_reaches_the_server(peer: Peer, tmp_path: Path, criteria:
 
 
 def test_the_hull_is_that_of_pymatgen_from_the_same_documents(peer: Peer, tmp_path: Path) -> None:
-    snapshot = ask(peer, tmp_path, Criteria(chemsys=("Li-N-Zn", "Li-P-Zn")))
+    snapshot = ask(peer, tmp_path, {"chemsys": ("Li-N-Zn", "Li-P-Zn")})
     systems = {entry.structure.chemical_system for entry in snapshot.hull_entries}
     assert systems == {"Li", "N", "P", "Zn", "Li-N", "Li-P", "Li-Zn", "Li-N-Zn", "Li-P-Zn"}
     assert {entry.level_of_theory for entry in snapshot.hull_entries} == {"PBE+U/MP2020"}
@@ -101,7 +102,7 @@ def test_the_hull_is_that_of_pymatgen_from_the_same_documents(peer: Peer, tmp_pa
 
 
 def test_many_small_pages_give_what_one_page_gives(peer: Peer, tmp_path: Path) -> None:
-    criteria = Criteria(elements=("Li",))
+    criteria = {"elements": ("Li",)}
     whole, small = ask(peer, tmp_path / "a", criteria), ask(peer, tmp_path / "b", criteria, page_size=2)
     assert whole == small
     assert peer.requests("summary") > 5
@@ -170,7 +171,7 @@ def test_a_lasting_trouble_is_named_and_leaves_nothing_half(
     caplog.set_level(logging.DEBUG)
     peer.misbehave(where, kind, after=1)
     with pytest.raises(LASTING[kind]) as caught:
-        ask(peer, tmp_path, Criteria(elements=("Li",)), page_size=2)
+        ask(peer, tmp_path, {"elements": ("Li",)}, page_size=2)
     assert "go on" in str(caught.value) or "goes on" in str(caught.value)
     assert not list(tmp_path.glob("*.json.gz"))
     assert_silent_about_the_key(caught.value, caplog.text + "".join(capfd.readouterr()))
@@ -190,7 +191,7 @@ def assert_silent_about_the_key(error: BaseException, printed: str, key: str = K
 
 
 def test_what_arrived_is_kept_and_the_next_run_goes_on(peer: Peer, tmp_path: Path) -> None:
-    criteria = Criteria(elements=("Li",))
+    criteria = {"elements": ("Li",)}
     expected = ask(peer, tmp_path / "good", criteria, page_size=2)
     calls = len(peer.asked)
     peer.misbehave("thermo", "500", after=2)
@@ -209,7 +210,7 @@ def test_what_arrived_is_kept_and_the_next_run_goes_on(peer: Peer, tmp_path: Pat
 def test_a_count_that_changes_in_the_middle_is_no_whole_answer(peer: Peer, tmp_path: Path) -> None:
     peer.misbehave("summary", "grow", after=1)
     with pytest.raises(IncompleteAnswer, match="changed from"):
-        ask(peer, tmp_path, Criteria(elements=("Li",)), page_size=2)
+        ask(peer, tmp_path, {"elements": ("Li",)}, page_size=2)
 
 
 def test_a_wrong_key_is_refused_and_not_repeated(
@@ -259,13 +260,13 @@ def test_retry_after_is_honoured(peer: Peer, tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_other_searches_of_the_client_are_never_made(peer: Peer, tmp_path: Path) -> None:
-    for criteria in (Criteria(), Criteria(include_gnome=True)):
+    for criteria in ({}, {"include_gnome": True}):
         with pytest.raises(InputError, match="at least one criterion"):
             ask(peer, tmp_path, criteria)
     with pytest.raises(InputError, match="unencrypted"):
         ask(peer, tmp_path, endpoint="http://example.org/")
     with pytest.raises(SourceRefused, match="cannot be asked so"):
-        ask(peer, tmp_path, Criteria(material_ids=("not an id",)))
+        ask(peer, tmp_path, {"material_ids": ("not an id",)})
     assert peer.requests("materials") == 0
 
 

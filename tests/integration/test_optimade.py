@@ -61,7 +61,7 @@ def peer(proxy: Peer) -> Peer:
 
 def ask(peer: Peer, folder: Path, filter: str = ALL_WITH_LITHIUM, **changes: object) -> Snapshot:
     arguments = {
-        "provider": peer.url,
+        "provider_url": peer.url,
         "filter": filter,
         "page_size": 3,
         "attempts": 3,
@@ -82,6 +82,7 @@ def test_follows_every_page_and_builds_the_crystals(peer: Peer, tmp_path: Path) 
     candidate = snapshot.candidates()[0]
     assert (candidate.source, candidate.parents, candidate.known_as) == ("optimade", ("exmpl:li-Ag",), ("exmpl:li-Ag",))
     assert candidate.source_version == snapshot.database_version
+    assert list(snapshot) == [*snapshot.candidates(), *snapshot.failures]
 
 
 def test_what_is_no_ordered_crystal_is_a_failure(peer: Peer, tmp_path: Path) -> None:
@@ -171,4 +172,4 @@ def test_a_filter_that_the_server_does_not_know_is_refused_in_its_words(peer: Pe
 
 def test_an_unknown_provider_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean alexandria"):
-        pull(provider="alexandira", filter=ALL_WITH_LITHIUM, snapshot_folder=tmp_path)
+        pull(provider_url="alexandira", filter=ALL_WITH_LITHIUM, snapshot_folder=tmp_path)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 DOCUMENTS = Path(__file__).with_name("materials_project.json.gz")
 
-# Number, space group, cell (Å, degrees), sites, experimental: the standard settings of the structure types.
+# Number of the id, space group (pymatgen's setting), cell (Å, degrees), elements, sites, seen in an experiment.
 F_43M, P6_3_MMC, IM_3M, FD_3M = "F-43m", "P6_3/mmc", "Im-3m", "Fd-3m"
 HALF_HEUSLER = [[0, 0, 0], [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]]  # 4a, 4b, 4c: the group-V atom stands on 4c
 HCP = [[1 / 3, 2 / 3, 0.25]]
@@ -40,7 +40,7 @@ KNOWN = [
         [[1 / 3, 2 / 3, 0.583], [0, 0, 0.25], HCP[0]],
         True,
     ),
-    (1934, FD_3M, (6.21, 6.21, 6.21, 90, 90, 90), ["Li", "Zn"], [[1 / 8, 1 / 8, 1 / 8], [5 / 8, 1 / 8, 1 / 8]], True),
+    (1934, FD_3M, (6.21, 6.21, 6.21, 90, 90, 90), ["Li", "Zn"], [[0, 0, 0], [0.5, 0.5, 0.5]], True),
     (
         2514,
         "P-3m1",
