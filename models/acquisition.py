@@ -133,14 +133,14 @@ def _scores(value: Numbers, mean: Numbers, std: Numbers, certain_at_value: float
     value, mean, std = np.broadcast_arrays(*(_array(part) for part in (value, mean, std)))
     gap = value - mean
     certain = np.where(gap == 0, certain_at_value, np.sign(gap)) * np.inf
-    return np.divide(gap, std, out=certain, where=std > TINY)
+    return np.where(std > TINY, gap / np.maximum(std, TINY), certain)
 
 
 def _mean_excess(threshold: Numbers, mean: Numbers, std: Numbers) -> Array:
     """E[max(0, y - threshold)], accurate far in the tail."""
     threshold, mean, std = np.broadcast_arrays(*(_array(part) for part in (threshold, mean, std)))
     gap = threshold - mean
-    z = np.divide(gap, std, out=np.zeros(gap.shape), where=std > TINY)
+    z = np.where(std > TINY, gap / np.maximum(std, TINY), 0.0)
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     # For z > 0: phi(z) (1 - z R(z)) with Mills' ratio R; the plain form loses all digits there.
     ratio = np.sqrt(np.pi / 2) * erfcx(np.abs(z) / np.sqrt(2))

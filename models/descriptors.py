@@ -115,12 +115,12 @@ def _describe_chunk(structures: Sequence[Structure]) -> NDArray[np.float64]:
 def _atomic_numbers(structure: Structure) -> NDArray[np.int64]:
     if len(structure) == 0 or not structure.is_ordered:
         raise InputError(
-            f"{structure.formula or 'a structure'}: empty or disordered sites cannot be described; "
+            f"{structure.formula or 'a structure'}: no sites, or disordered ones, which cannot be described; "
             "choose one ordering before it enters the pool."
         )
     numbers = np.array([site.specie.Z for site in structure])
     if numbers.max() > HEAVIEST:
-        raise InputError(f"{structure.formula}: no element data beyond lawrencium (Z = {HEAVIEST}); leave it out.")
+        raise InputError(f"element {numbers.max()}: there are no data beyond lawrencium ({HEAVIEST}); leave it out.")
     return numbers
 
 

@@ -67,7 +67,7 @@ class Projection:
     def version(self) -> str:
         """Hash of the projection, to be kept with what was learned in it."""
         digest = hashlib.sha256(repr((self.n_features, self.columns.tolist())).encode())
-        for part in (self.mean, self.std, np.abs(self.axes)):
+        for part in (self.mean, self.std, self.axes):
             digest.update(np.array([f"{number:.5e}" for number in part.ravel()]).tobytes())
         return digest.hexdigest()[:16]
 
@@ -99,8 +99,9 @@ def freeze(features: NDArray[np.floating], *, n_components: int = MOST_COMPONENT
     order = np.argsort(values)[::-1][:n_components]
     order = order[values[order] > LEAST_VARIANCE]
     axes = vectors[:, order] / np.sqrt(values[order])
-    signs = np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(order))])
-    return Projection(axes=axes * signs, **kept)
+    if len(order):  # eigenvectors have no sign of their own: the largest part is made positive
+        axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(order))])
+    return Projection(axes=axes, **kept)
 
 
 def _moments(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -52,8 +52,9 @@ def select_batch(
     """Choose the next batch.
 
     As long as nothing is known, half of the batch (rounded up) follows the potential and half is spread over the
-    pool (over its likelier half, where targets can be met or missed). Later picks follow `acquire`, one at a time,
-    each as if those before it had been answered at their mean. Ties go to the lower row.
+    pool (over those at least half as likely as the likeliest, where targets can be met or missed). Later picks
+    follow `acquire`, one at a time, for an objective to improve each as if those before it had been answered at
+    their mean. Ties go to the lower row.
 
     Args:
         features: Whitened, shape (n, k), as the posteriors were made from.
@@ -77,7 +78,13 @@ def select_batch(
     free = np.flatnonzero(available)
     rng = np.random.default_rng([seed, round])
     audits = _audits(rng.permutation(free), groups, min(n_audits, size))
-    pool = _Pool(features=features, groups=groups, free=np.setdiff1d(free, audits), answered=_answered(known))
+    pool = _Pool(
+        features=features,
+        groups=groups,
+        free=np.setdiff1d(free, audits),
+        answered=_answered(known),
+        twin_distance=_twin_distance(features),
+    )
     wanted = min(size, len(free)) - len(audits)
     if len(pool.answered):
         picks = _by_acquisition(pool, posteriors, targets, known, wanted, audits)
@@ -96,14 +103,10 @@ class _Pool:
     groups: NDArray[np.int64]
     free: Rows  # may be picked
     answered: Rows
+    twin_distance: float
 
     def rows(self, indices: Sequence[int] | Rows) -> Floats:
         return np.asarray(self.features[np.asarray(indices, dtype=np.int64)], dtype=np.float64)
-
-    def twin_distance(self) -> float:
-        sample = self.rows(np.unique(np.linspace(0, len(self.features) - 1, SAMPLE).astype(np.int64)))
-        distances = _distances(sample, sample)[np.triu_indices(len(sample), 1)]
-        return TWIN * float(np.median(distances)) if len(distances) else 0.0
 
     def apart(self, shortlist: Rows, taken: Sequence[int] | Rows) -> NDArray[np.bool_]:
         """Which rows share no group with those taken and are no near-twin of them or of an answered one."""
@@ -112,7 +115,7 @@ class _Pool:
         apart = ~np.isin(self.groups[shortlist], self.groups[taken])
         if len(others):
             nearest = _distances(self.rows(shortlist), self.rows(others)).min(axis=1)
-            apart &= nearest > self.twin_distance()
+            apart &= nearest > self.twin_distance
         return apart
 
     def shortlist(self, values: Floats, length: int) -> Rows:
@@ -137,28 +140,30 @@ def _by_acquisition(
     pending: Rows,
 ) -> list[Pick]:
     best = best_value(targets, known)
-    names = {target.property for target in targets}
-    short = np.concatenate([pool.shortlist(acquire(posteriors, targets, best)[0], 30 * size + 200), pending])
+    values, rule = acquire(posteriors, targets, best)
+    short = np.concatenate([pool.shortlist(values, 30 * size + 200), pending])
+    # The hits expected of a batch are the sum of its odds, whatever hangs together: nothing to update there.
+    names = set() if rule == "probability_of_all_targets" else {target.property for target in targets}
     joints = {name: joint(posteriors[name], pool.features, short) for name in sorted(names)}
     taken = list(range(len(short) - len(pending), len(short)))
     for place in taken:
         joints = {name: (believe(*both, place), both[1]) for name, both in joints.items()}
     picks: list[Pick] = []
+    values = values[short]
     while len(picks) < size:
-        beliefs = {
-            name: replace(
-                posteriors[name],
-                mean=posteriors[name].mean[short],
-                std=np.sqrt(np.maximum(np.diag(covariance), 0.0) + noise),
-            )
-            for name, (covariance, noise) in joints.items()
-        }
-        values, rule = acquire(beliefs, targets, best)
+        if joints:
+            beliefs = {name: _restricted(posteriors[name], short, *both) for name, both in joints.items()}
+            values, rule = acquire(beliefs, targets, best)
         place = _best(pool, short, _rounded(values), taken)
         picks.append(Pick(index=int(short[place]), acquisition=rule, score=float(values[place])))
         taken.append(place)
         joints = {name: (believe(*both, place), both[1]) for name, both in joints.items()}
     return picks
+
+
+def _restricted(posterior: Posterior, rows: Rows, covariance: Floats, noise: Floats) -> Posterior:
+    std = np.sqrt(np.maximum(np.diag(covariance), 0.0) + noise)
+    return replace(posterior, mean=posterior.mean[rows], std=std)
 
 
 def _best(pool: _Pool, short: Rows, values: Floats, taken: Sequence[int]) -> int:
@@ -226,6 +231,13 @@ def _answered(known: Known) -> Rows:
     if not known:
         return np.empty(0, dtype=np.int64)
     return np.flatnonzero(np.any([np.isfinite(answers) for answers in known.values()], axis=0))
+
+
+def _twin_distance(features: NDArray[np.floating]) -> float:
+    rows = np.unique(np.linspace(0, max(len(features) - 1, 0), SAMPLE).astype(np.int64))[: len(features)]
+    sample = np.asarray(features[rows], dtype=np.float64)
+    distances = _distances(sample, sample)[np.triu_indices(len(sample), 1)]
+    return TWIN * float(np.median(distances)) if len(distances) else 0.0
 
 
 def _distances(a: Floats, b: Floats) -> Floats:

@@ -1,0 +1,210 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from materials.records import Target
+from models.selection import select_batch
+from models.surrogate import predict
+
+STABLE = Target(property="energy", goal="at_most", value=-0.5)
+GAP = Target(property="gap", goal="near", value=1.3, tolerance=0.3)
+LOWEST = Target(property="energy", goal="minimize")
+
+
+class Campaign:
+    """A made-up pool whose answers are known, played round by round."""
+
+    def __init__(self, targets, n=200, seed=0, groups=None):
+        rng = np.random.default_rng(seed)
+        self.features = rng.normal(size=(n, 5))
+        self.truth = {
+            "energy": np.tanh(self.features[:, 0]) + 0.3 * np.cos(2 * self.features[:, 1]),
+            "gap": np.clip(1.0 + self.features[:, 2] + 0.3 * self.features[:, 3], 0, None),
+        }
+        self.potential = self.truth["energy"] + rng.normal(scale=0.2, size=n)
+        self.targets, self.seed, self.groups = targets, seed, groups
+        self.known = {name: np.full(n, np.nan) for name in self.truth}
+        self.available = np.ones(n, dtype=bool)
+
+    def batch(self, size, round, **extra):
+        posteriors = {
+            name: predict(
+                self.features,
+                observed=np.flatnonzero(~self.available),
+                answers=self.known[name][~self.available],
+                prior=self.potential if name == "energy" else None,
+                center=0.0 if name == "energy" else 1.0,
+                seed=self.seed,
+            )
+            for name in self.truth
+        }
+        return select_batch(
+            features=self.features,
+            posteriors=posteriors,
+            targets=self.targets,
+            known=self.known,
+            available=self.available,
+            size=size,
+            seed=self.seed,
+            round=round,
+            groups=self.groups,
+            **extra,
+        )
+
+    def answer(self, picks):
+        rows = [pick.index for pick in picks]
+        assert self.available[rows].all(), "asked twice"
+        assert len(set(rows)) == len(rows)
+        self.available[rows] = False
+        for name, truth in self.truth.items():
+            self.known[name][rows] = truth[rows]
+        return rows
+
+    def play(self, size, rounds, **extra):
+        return [row for round in range(1, rounds + 1) for row in self.answer(self.batch(size, round, **extra))]
+
+
+def test_it_finds_more_than_chance():
+    found, expected = [], []
+    for seed in range(4):
+        campaign = Campaign([STABLE, GAP], seed=seed)
+        hit = (campaign.truth["energy"] <= -0.5) & (np.abs(campaign.truth["gap"] - 1.3) <= 0.3)
+        found.append(hit[campaign.play(size=5, rounds=5)].sum())
+        expected.append(25 * hit.mean())
+    assert np.sum(found) > 2.5 * np.sum(expected)
+
+
+def test_it_finds_the_lowest():
+    campaign = Campaign([LOWEST], n=300)
+    played = campaign.play(size=5, rounds=8)
+    best = np.argsort(campaign.truth["energy"])[:10]
+    assert np.isin(best, played).mean() >= 0.8
+
+
+def test_the_first_batch_is_half_the_potentials_and_half_spread():
+    campaign = Campaign([LOWEST])
+    picks = campaign.batch(7, 1)
+    assert [pick.acquisition for pick in picks] == ["potential_ranking"] * 4 + ["spread"] * 3
+    assert picks[0].index == np.argmin(campaign.potential)
+    ranked = campaign.batch(4, 1, potential_score=campaign.features[:, 4])
+    assert ranked[0].index == np.argmax(campaign.features[:, 4])
+    # What is spread stands for the pool: medoids lie near its middle, unlike the farthest points.
+    away = np.linalg.norm(campaign.features, axis=1)
+    assert np.mean(away[[pick.index for pick in picks[4:]]]) < np.mean(away)
+
+
+def test_where_a_target_can_be_missed_the_spread_keeps_to_the_likely():
+    campaign = Campaign([STABLE, GAP])
+    spread = [pick for pick in campaign.batch(10, 1) if pick.acquisition == "spread"]
+    assert max(campaign.potential[pick.index] for pick in spread) < np.median(campaign.potential)
+
+
+def test_later_batches_follow_the_targets():
+    for targets, rule in (
+        ([STABLE, GAP], "probability_of_all_targets"),
+        ([LOWEST], "lower_confidence_bound"),
+        ([Target(property="gap", goal="near", value=1.3)], "expected_improvement"),
+    ):
+        campaign = Campaign(targets)
+        campaign.answer(campaign.batch(6, 1))
+        picks = campaign.batch(6, 2)
+        assert {pick.acquisition for pick in picks} == {rule}
+        if rule == "probability_of_all_targets":
+            assert all(0 <= pick.score <= 1 for pick in picks)
+            assert [p.score for p in picks] == sorted((p.score for p in picks), reverse=True)
+
+
+def test_the_same_seed_gives_the_same_picks_and_another_gives_others():
+    targets = [LOWEST]
+    one, two = Campaign(targets), Campaign(targets)
+    assert one.play(5, 3, n_audits=1) == two.play(5, 3, n_audits=1)
+    audits = {
+        tuple(p.index for p in Campaign(targets).batch(5, round, n_audits=3) if p.acquisition == "audit")
+        for round in range(1, 8)
+    }
+    assert len(audits) == 7
+
+
+def test_audits_are_uniform_over_what_is_available():
+    campaign = Campaign([LOWEST], n=20)
+    campaign.available[:10] = False
+    counts = np.zeros(20)
+    for round in range(600):
+        audit = [p.index for p in campaign.batch(2, round, n_audits=1) if p.acquisition == "audit"]
+        counts[audit] += 1
+    assert counts[:10].sum() == 0
+    assert counts.sum() == 600
+    assert counts[10:].min() > 30
+    assert counts[10:].max() < 95
+
+
+@pytest.mark.parametrize("round", [1, 2])
+def test_one_of_a_group_until_nothing_else_is_left(round):
+    campaign = Campaign([LOWEST], n=40, groups=np.repeat(np.arange(8), 5))
+    if round == 2:
+        campaign.answer(campaign.batch(4, 1))
+    picks = campaign.batch(8, round, n_audits=2)
+    assert len({campaign.groups[pick.index] for pick in picks}) == 8
+    assert len(campaign.batch(20, round)) == 20
+
+
+@pytest.mark.parametrize("round", [1, 2])
+def test_no_near_twins_in_a_batch_nor_of_what_is_known(round):
+    campaign = Campaign([LOWEST], n=60)
+    for name in ("energy", "gap"):
+        campaign.truth[name][30:] = campaign.truth[name][:30]
+    campaign.features[30:] = campaign.features[:30] + 1e-4
+    campaign.potential[30:] = campaign.potential[:30]
+    before = campaign.answer(campaign.batch(6, 1)) if round == 2 else []
+    after = [pick.index for pick in campaign.batch(10, round)]
+    assert len({row % 30 for row in before + after}) == len(before) + len(after)
+
+
+def test_ties_go_to_the_lower_row():
+    features = np.arange(8.0)[:, None] * 100
+    flat = predict(features, observed=[], answers=[])
+    picks = select_batch(
+        features=features,
+        posteriors={"energy": flat},
+        targets=[LOWEST],
+        known={},
+        available=np.array([False, True, True, True, True, True, True, True]),
+        size=4,
+        seed=0,
+        round=1,
+    )
+    assert [pick.index for pick in picks[:2]] == [1, 2]
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    n=st.integers(1, 12),
+    size=st.integers(0, 15),
+    n_audits=st.integers(0, 4),
+    asked=st.integers(0, 12),
+    same=st.booleans(),
+)
+def test_any_pool_gives_as_many_as_there_are(n, size, n_audits, asked, same):
+    campaign = Campaign([STABLE, GAP, LOWEST], n=n)
+    if same:
+        campaign.features[:] = 1.0
+    rows = np.arange(min(asked, n))
+    campaign.available[rows] = False
+    for name in ("energy", "gap"):
+        campaign.known[name][rows] = campaign.truth[name][rows]
+    picks = campaign.batch(size, 1, n_audits=n_audits)
+    chosen = [pick.index for pick in picks]
+    assert len(chosen) == min(size, n - len(rows))
+    assert len(set(chosen)) == len(chosen)
+    assert campaign.available[chosen].all()
+    assert all(np.isfinite(pick.score) for pick in picks)
+
+
+def test_failed_calculations_are_never_asked_for_again_and_stop_nothing():
+    campaign = Campaign([STABLE, GAP])
+    picks = campaign.batch(6, 1)
+    campaign.available[[pick.index for pick in picks]] = False
+    again = campaign.batch(6, 2)  # nothing is known yet: the first recipe, on what is left
+    assert {pick.acquisition for pick in again} == {"potential_ranking", "spread"}
+    assert not {pick.index for pick in picks} & {pick.index for pick in again}
