@@ -26,6 +26,7 @@ ANGLE_TOLERANCE = 5.0  # degrees
 _BINS_PER_UNIT = 10_000
 _EDGE = 0.2928932188
 
+_VOLUME_PER_ATOM = 20.0  # Å³, to which all are scaled before they are compared
 _NEIGHBOURS = 8  # distances kept for each pair of species
 _CUTOFF = 2.2  # in units of the cube root of the volume per atom
 _RADIUS = 0.4  # largest component by which fingerprints of one crystal may differ, in the same units; 0.3 would just do
@@ -161,8 +162,10 @@ class _Crystal:
 
     @cached_property
     def reduced(self) -> Structure:
-        # The matcher's own reduction, done once for each crystal and not once for each pair.
-        return _matcher()._get_reduced_structure(self.structure, primitive_cell=True, niggli=True)
+        # The matcher's own reduction, and its scaling to one volume, once for a crystal and not once for a pair.
+        reduced = _matcher()._get_reduced_structure(self.structure, primitive_cell=True, niggli=True)
+        reduced.scale_lattice(_VOLUME_PER_ATOM * len(reduced))
+        return reduced
 
 
 @dataclass(kw_only=True)
@@ -216,7 +219,9 @@ def _group(crystals: list[_Crystal], matcher: StructureMatcher) -> list[list[int
 def _fits(founder: _Crystal, crystal: _Crystal, matcher: StructureMatcher) -> bool:
     if len(founder.reduced) != len(crystal.reduced):
         return False
-    return matcher.fit(founder.reduced, crystal.reduced, skip_structure_reduction=True)
+    # What `matcher.fit` comes to for cells that are reduced and scaled already; it would copy both for each pair.
+    match = matcher._strict_match(founder.reduced, crystal.reduced, 1, s1_supercell=True, break_on_match=True)
+    return match is not None and bool(match[0] <= matcher.stol)
 
 
 @lru_cache(maxsize=1)
