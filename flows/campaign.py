@@ -48,14 +48,18 @@ class Prototypes(Section):
         description="typical: anions on the sites where the type has them; all: every distinct assignment to sites.",
     )
     charge_neutral: bool = Field(
-        default=True, title="Neutral only", description="Leave out decorations whose ionic charges do not add up to zero."
+        default=True,
+        title="Neutral only",
+        description="Leave out decorations whose ionic charges do not add up to zero.",
     )
     volume: Literal["radii", "dls"] = Field(
         default="radii",
         title="First volume",
         description="radii: the tightest pair touches the sum of its radii; dls: pymatgen's DLSVolumePredictor.",
     )
-    max_sites: int | None = Field(default=None, ge=1, title="Largest type (sites)", description="In its primitive cell.")
+    max_sites: int | None = Field(
+        default=None, ge=1, title="Largest type (sites)", description="In its primitive cell."
+    )
 
 
 class Substitution(Section):
@@ -82,6 +86,11 @@ class Files(Section):
     structure_column: str | None = Field(
         default=None, title="Structure column", description="Of a table; found by itself where there is only one."
     )
+    id_column: str | None = Field(
+        default=None,
+        title="Id column",
+        description="Of a table: names its rows; found if called id or the like.",
+    )
 
 
 class MaterialsProject(Section):
@@ -89,7 +98,9 @@ class MaterialsProject(Section):
 
     kind: Literal["materials_project"] = Field("materials_project", title="Kind")
     chemsys: list[str] = Field(
-        default=[], title="Chemical systems", description='Such as "Li-Mg-P"; their sub-systems give the competing phases.'
+        default=[],
+        title="Chemical systems",
+        description='Such as "Li-Mg-P"; their sub-systems give the competing phases.',
     )
     elements: list[Element] = Field(default=[], title="Elements", description="Holds all of these.")
     exclude_elements: list[Element] = Field(default=[], title="Without elements")
@@ -103,8 +114,19 @@ class MaterialsProject(Section):
     band_gap: tuple[float, float] | None = Field(
         default=None, title="Band gap (eV)", description="[least, most], the Materials Project's own."
     )
+    is_stable: bool | None = Field(
+        default=None, title="Stable", description="On the Materials Project's own hull, or not. Empty: either."
+    )
+    theoretical: bool | None = Field(
+        default=None, title="Theoretical", description="Never seen in experiment, or seen. Empty: either."
+    )
+    include_gnome: bool = Field(
+        default=False, title="With GNoME", description="Also GNoME's structures, whose licence is CC BY-NC."
+    )
     hull: bool = Field(
-        default=True, title="Competing phases", description="Also the corrected GGA/GGA+U entries of each chemical system."
+        default=True,
+        title="Competing phases",
+        description="Also the corrected GGA/GGA+U entries of each chemical system.",
     )
     snapshot: str = Field(
         default="latest",
@@ -130,8 +152,11 @@ class Optimade(Section):
 
     kind: Literal["optimade"] = Field("optimade", title="Kind")
     provider: str = Field(title="Provider", description="A base URL, or a provider's short name.")
-    filter: str = Field(
-        min_length=1, title="Filter", description='Such as: elements HAS ALL "Li","P" AND nelements=3'
+    filter: str = Field(min_length=1, title="Filter", description='Such as: elements HAS ALL "Li","P" AND nelements=3')
+    snapshot: str = Field(
+        default="latest",
+        title="Snapshot",
+        description="latest, or a version that was pulled before: then nothing is asked of the network.",
     )
     max_results: int | None = Field(default=None, ge=1, title="Most results")
 
@@ -157,7 +182,9 @@ class Potential(Section):
         description="What its energies mean, such as PBE+U, where the family does not know.",
     )
     correction: Literal["MP2020"] | None = Field(
-        default=None, title="Correction", description="Corrections that its raw energies need, where the family does not know."
+        default=None,
+        title="Correction",
+        description="Corrections that its raw energies need, where the family does not know.",
     )
     calculator_arguments: dict[str, str | int | float | bool] = Field(
         default={}, title="Calculator arguments", description="Keyword arguments of an ase calculator."
@@ -176,7 +203,9 @@ class Screening(Section):
     keep_symmetry: bool = Field(default=False, title="Keep the symmetry")
     max_sites: int = Field(default=200, ge=1, title="Largest cell (sites)", description="Larger cells are left out.")
     charge_balance: bool = Field(
-        default=False, title="Charge balance", description="Leave out compositions without a neutral set of oxidation states."
+        default=False,
+        title="Charge balance",
+        description="Leave out compositions without a neutral set of oxidation states.",
     )
 
 
@@ -255,7 +284,9 @@ class DFT(Section):
 
     code: Literal["gpaw"] = Field(default="gpaw", title="Code")
     preset: Literal["quick", "standard", "accurate"] = Field(
-        default="standard", title="Preset", description="Cut-off, k-points, convergence: tests/benchmarks/dft-presets.md."
+        default="standard",
+        title="Preset",
+        description="Cut-off, k-points, convergence: tests/benchmarks/dft-presets.md.",
     )
     budget: int = Field(
         default=12, ge=0, title="Budget", description="Candidate validations in all; competing phases come on top."
@@ -268,6 +299,9 @@ class DFT(Section):
     )
     competing_max_sites: int = Field(
         default=8, ge=1, title="Largest competing phase (sites)", description="Larger ones are left out, and listed."
+    )
+    competing_polymorphs: int = Field(
+        default=3, ge=1, title="Polymorphs", description="Most competing phases of one composition, the lowest first."
     )
     relax_best: int = Field(
         default=1, ge=0, title="Relax the best", description="How many of the best are relaxed with DFT at the end."
@@ -330,5 +364,8 @@ def resolve_paths(campaign: Campaign, folder: Path) -> Campaign:
             return source.model_copy(update={"path": str(folder / source.path)})
         return source
 
-    update = {"sources": [resolved(s) for s in campaign.sources], "competing": [resolved(s) for s in campaign.competing]}
+    update = {
+        "sources": [resolved(s) for s in campaign.sources],
+        "competing": [resolved(s) for s in campaign.competing],
+    }
     return campaign.model_copy(update=update)

@@ -48,7 +48,9 @@ def assay() -> None:
     show_default=True,
     help="Where calculations, snapshots and reports lie. [env ASSAY_RUN_DIR]",
 )
-@click.option("--profile", type=click.Path(path_type=Path, dir_okay=False), help="Write a cProfile of this process here.")
+@click.option(
+    "--profile", type=click.Path(path_type=Path, dir_okay=False), help="Write a cProfile of this process here."
+)
 @LEDGER
 def run(
     campaign_file: Path,
@@ -84,7 +86,9 @@ def run(
 @assay.command()
 @CAMPAIGN
 @WHERE
-@click.option("--sort", metavar="COLUMN", help='Such as score, "-band_gap" or "energy_above_hull desc". [default: rank]')
+@click.option(
+    "--sort", metavar="COLUMN", help='Such as score, "-band_gap" or "energy_above_hull desc". [default: rank]'
+)
 @click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most rows; 0: all.")
 @click.option("--columns", metavar="A,B,…", help="Only these columns; 'all' for every one. [default: the main ones]")
 @click.option(

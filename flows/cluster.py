@@ -44,14 +44,20 @@ def open_client(workers: Workers) -> Iterator[Client]:
     with dask.config.set(SETTINGS):
         if workers.kind == "address":
             if not workers.address:
-                raise ClusterError("workers.address: is missing; kind: address needs the scheduler's, such as tcp://host:8786")
+                raise ClusterError(
+                    "workers.address: is missing; kind: address needs the scheduler's, such as tcp://host:8786"
+                )
             try:
                 client = Client(workers.address, timeout="30s", set_as_default=False)
             except OSError as error:
-                raise ClusterError(f"workers.address: no Dask scheduler answers at {workers.address}: {error}") from None
+                raise ClusterError(
+                    f"workers.address: no Dask scheduler answers at {workers.address}: {error}"
+                ) from None
             with client:
                 if not client.scheduler_info(n_workers=-1)["workers"]:
-                    raise ClusterError(f"workers.address: the scheduler at {workers.address} has no workers; start some")
+                    raise ClusterError(
+                        f"workers.address: the scheduler at {workers.address} has no workers; start some"
+                    )
                 yield client
             return
         cluster = LocalCluster(

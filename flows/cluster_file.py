@@ -23,7 +23,11 @@ class Workers(Section):
         description="local: processes on this machine; address: a Dask scheduler that runs already.",
     )
     count: int | None = Field(
-        default=None, ge=1, le=1024, title="Workers", description="Processes, one thread each. Empty: one for each core."
+        default=None,
+        ge=1,
+        le=1024,
+        title="Workers",
+        description="Processes, one thread each. Empty: one for each core.",
     )
     memory_gib: float = Field(
         default=4.0, gt=0, title="Memory of a worker (GiB)", description="A worker above it is ended and replaced."
@@ -44,7 +48,9 @@ class DFTJobs(Section):
     concurrent: int | None = Field(
         default=None, ge=1, title="At once", description="Calculations at once. Empty: one for each `cores` cores."
     )
-    cores: int = Field(default=1, ge=1, title="Cores of a calculation", description="MPI ranks; more than 1 needs mpirun.")
+    cores: int = Field(
+        default=1, ge=1, title="Cores of a calculation", description="MPI ranks; more than 1 needs mpirun."
+    )
     memory_gib: float = Field(default=8.0, gt=0, title="Memory of a calculation (GiB)")
     walltime_s: float = Field(default=3600.0, gt=0, title="Walltime of a calculation (s)")
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -25,29 +25,28 @@ from flows.stages.publish import publish
 Result = TypeVar("Result")
 
 FIELDS = Campaign.model_fields
+HERE = Cluster()
+
+
+def _shown(name: str, fallback: str = "") -> Any:
+    """Describe a field of the form as the campaign file's own field is described."""
+    info = FIELDS[name]
+    return Field(title=info.title, description=info.description or fallback)
 
 
 @flow(name="discover", flow_run_name="{name}", persist_result=False, validate_parameters=True)
 def discover(
-    name: str = Field(
-        title="Name", description="Lower-case letters, digits and dashes.", pattern="^[a-z0-9][a-z0-9-]*$"
-    ),
-    sources: list[Source] = Field(title="Sources", description=FIELDS["sources"].description),
-    competing: list[Source] = Field(
-        default=[], title="Competing phases", description=FIELDS["competing"].description
-    ),
-    targets: list[TargetSection] = Field(
-        default=FIELDS["targets"].default, title="Targets", description="What is looked for."
-    ),
-    screening: Screening = Field(default=Screening(), title="Screening", description="How candidates are relaxed."),
-    learning: Learning = Field(default=Learning(), title="Learning", description="How the next are chosen."),
-    dft: DFT = Field(default=DFT(), title="DFT", description="How the chosen are validated."),
-    cluster: Cluster = Field(default=Cluster(), title="Cluster", description="Where things run."),
-    description: str = Field(default="", title="Description", description="The question, in words."),
-    hull_leaves_out: str = Field(
-        default="", title="What the hull leaves out", description=FIELDS["hull_leaves_out"].description
-    ),
-    use_dft: bool = Field(default=True, title="Use DFT", description="Off: propose, screen and rank only."),
+    name: Annotated[str, _shown("name")],
+    sources: Annotated[list[Source], _shown("sources")],
+    competing: Annotated[list[Source], _shown("competing")] = [],  # noqa: B006  a factory is absent from the form
+    targets: Annotated[list[TargetSection], _shown("targets", "What is looked for.")] = FIELDS["targets"].default,
+    screening: Annotated[Screening, _shown("screening", "How candidates are relaxed.")] = FIELDS["screening"].default,
+    learning: Annotated[Learning, _shown("learning", "How the next are chosen.")] = FIELDS["learning"].default,
+    dft: Annotated[DFT, _shown("dft", "How the chosen are validated.")] = FIELDS["dft"].default,
+    cluster: Annotated[Cluster, Field(title="Cluster", description="Where things run.")] = HERE,
+    description: Annotated[str, _shown("description")] = "",
+    hull_leaves_out: Annotated[str, _shown("hull_leaves_out")] = "",
+    use_dft: Annotated[bool, Field(title="Use DFT", description="Off: propose, screen and rank only.")] = True,
 ) -> None:
     """Look for stable materials: propose, screen, choose, validate, rank.
 
@@ -86,8 +85,11 @@ class _Tasks:
     def __call__(self, name: str, stage: Callable[..., Result], *arguments: Any) -> Result:
         # The arguments stay out of Prefect's sight: it would walk through every structure to look for futures,
         # and it must never hash one.
-        work: Callable[[], Result] = lambda: stage(*arguments)  # noqa: E731
-        result = task(work, name=stage.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)()
+        @task(name=stage.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+        def work() -> Result:
+            return stage(*arguments)
+
+        result = work()
         if stage is publish:
             self._show()
         return result

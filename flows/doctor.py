@@ -29,7 +29,7 @@ def examine(ledger_url: str | None) -> list[Check]:
     """Look at everything a campaign may need."""
     checks: list[Callable[[], Check]] = [
         _python,
-        *[lambda name=name: _shadowed(name) for name in ("flows", "materials", "models")],  # type: ignore[misc]
+        *[lambda name=name: _shadowed(name) for name in ("flows", "materials", "models")],
         lambda: _potential("chgnet", needed=True),
         lambda: _importable("matgl", "other potentials of the matgl family", "pip install 'matgl>=4.1.2,<5'"),
         lambda: _dft("gpaw"),

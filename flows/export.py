@@ -16,7 +16,13 @@ SUFFIXES = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz"}
 
 
 def export(
-    ledger: Ledger, folder: Path, style: str, *, campaign: str | None = None, where: str | None = None, limit: int | None
+    ledger: Ledger,
+    folder: Path,
+    style: str,
+    *,
+    campaign: str | None = None,
+    where: str | None = None,
+    limit: int | None,
 ) -> int:
     """Write the best known structure of each row, named by rank and material; return how many.
 

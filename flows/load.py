@@ -88,12 +88,12 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     for index, key in enumerate(keys):
         if key in keys[:index]:
             mark = node.value[index][0].start_mark
             raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands there twice", problem_mark=mark)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)  # type: ignore[no-untyped-call,no-any-return]
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
 _UniqueKeys.add_constructor("tag:yaml.org,2002:map", _mapping)

@@ -19,7 +19,7 @@ from flows.stages.choose import choose, gather_pool
 from flows.stages.propose import propose
 from flows.stages.publish import publish
 from flows.stages.screen import screen
-from flows.stages.validate import collect, relax_best, require_code, validate
+from flows.stages.validate import relax_best, require_code, validate
 
 Result = TypeVar("Result")
 

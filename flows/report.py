@@ -170,7 +170,9 @@ def closing_lines(run: Run) -> list[str]:
             lines += [f"{title}:", *[f"  {line}" for line in sections[title].splitlines()]]
     lines.append(f"Time: {spent_on(run.progress.seconds)}")
     lines.append(f"Report: {folder(run) / 'summary.md'}")
-    lines.append(f"Ledger: {run.ledger.url} (assay table, assay show MATERIAL_ID, or any SQL client: ranked_candidates)")
+    lines.append(
+        f"Ledger: {run.ledger.url} (assay table, assay show MATERIAL_ID, or any SQL client: ranked_candidates)"
+    )
     return lines
 
 
@@ -219,7 +221,9 @@ def _relaxed(evidence: Evidence) -> list[str]:
         gap = calculation.properties.get("band_gap")
         shape = f"a {lattice.a:.3f}, b {lattice.b:.3f}, c {lattice.c:.3f} Å, volume {lattice.volume:.2f} Å³"
         lines.append(
-            f"{formula}: {shape}" + (f", gap {gap:.2f} eV" if gap is not None else "") + f" ({calculation.level_of_theory})"
+            f"{formula}: {shape}"
+            + (f", gap {gap:.2f} eV" if gap is not None else "")
+            + f" ({calculation.level_of_theory})"
         )
     return lines
 

@@ -89,7 +89,9 @@ def _stability(r: Record) -> str:
 
 
 def _prediction(r: Record) -> str:
-    return f"round {r['round']}: {r['target']} {r['mean']:.3f} ± {r['std']:.3f} (surrogate {r['surrogate_version'][:8]})"
+    return (
+        f"round {r['round']}: {r['target']} {r['mean']:.3f} ± {r['std']:.3f} (surrogate {r['surrogate_version'][:8]})"
+    )
 
 
 def _selection(r: Record) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from materials.hull import HullEntry, competing_phases
 
+Composition = tuple[tuple[str, float], ...]  # element and atomic fraction, in alphabetical order
+
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationPlan:
@@ -26,51 +28,56 @@ class ValidationPlan:
 
 
 def plan_validation(
-    entries: Sequence[HullEntry], sizes: Mapping[str, int], material_id: str, *, within: float, max_sites: int
+    entries: Sequence[HullEntry],
+    sizes: Mapping[str, int],
+    material_id: str,
+    *,
+    within: float,
+    max_sites: int,
+    polymorphs: int,
 ) -> ValidationPlan:
     """Choose the competing phases of a candidate.
 
-    They are what it decomposes into, by the potential; all other phases within `within` eV/atom of that facet; and
-    the elements, so that the hull has its corners.
+    They are what it decomposes into, by the potential; the other phases within `within` eV/atom of that facet; and
+    the elements, so that the hull has its corners. Of each composition (the candidate's own is one of them) only the
+    lowest polymorphs are taken.
 
     Args:
         entries: Of the potential's hull, one level of theory.
         sizes: Sites in the cell of each entry.
         material_id: The candidate's.
         within: eV/atom above the facet of its decomposition.
-        max_sites: Phases with larger cells are left out; where one is among the nearest, its lowest polymorph that is
-            small enough takes its place.
+        max_sites: Phases with larger cells are left out; where a composition has none but larger ones within reach,
+            its lowest polymorph that is small enough stands in, however high it lies.
+        polymorphs: Most of one composition.
     """
     candidate = next(entry for entry in entries if entry.entry_id == material_id)
-    inside = [entry for entry in entries if entry.elements <= candidate.elements]
-    by_composition: dict[tuple[tuple[str, float], ...], list[HullEntry]] = {}
-    for entry in sorted(inside, key=lambda e: (round(e.energy_per_atom, 4), e.entry_id)):
-        if entry.entry_id != material_id:
-            by_composition.setdefault(_composition(entry), []).append(entry)
-    chosen: dict[str, None] = {}
+    inside = {entry.entry_id: entry for entry in entries if entry.elements <= candidate.elements}
+    others = [entry for entry in inside.values() if entry.entry_id != material_id]
+    by_composition: dict[Composition, list[HullEntry]] = {}
+    for entry in sorted(others, key=lambda e: (round(e.energy_per_atom, 4), e.entry_id)):
+        by_composition.setdefault(_composition(entry), []).append(entry)
+    near: dict[Composition, list[str]] = {}
+    for entry_id, _ in competing_phases(list(inside.values()), candidate, within=within):
+        near.setdefault(_composition(inside[entry_id]), []).append(entry_id)
+    for element in sorted(candidate.elements):
+        near.setdefault(((element, 1.0),), [by_composition[((element, 1.0),)][0].entry_id])
+    chosen: list[str] = []
     stand_ins: dict[str, str] = {}
     left_out: list[str] = []
-    near = [entry_id for entry_id, _ in competing_phases(inside, candidate, within=within)]
-    for entry_id in near:
-        entry = next(e for e in inside if e.entry_id == entry_id)
-        if sizes[entry_id] <= max_sites:
-            chosen[entry_id] = None
-            continue
-        small = [e for e in by_composition[_composition(entry)] if sizes[e.entry_id] <= max_sites]
-        if small:
-            stand_ins[entry_id] = small[0].entry_id
-            chosen[small[0].entry_id] = None
-        else:
-            left_out.append(entry_id)
-    for element in sorted(candidate.elements):
-        polymorphs = by_composition[((element, 1.0),)]
-        fitting = [e for e in polymorphs if sizes[e.entry_id] <= max_sites] or polymorphs
-        if not any(e.entry_id in chosen for e in polymorphs):
-            chosen[fitting[0].entry_id] = None
-    return ValidationPlan(
-        material_id=material_id, phases=tuple(chosen), stand_ins=stand_ins, left_out=tuple(left_out)
-    )
+    for composition, ids in near.items():
+        small = [e.entry_id for e in by_composition[composition] if sizes[e.entry_id] <= max_sites]
+        reached = [entry_id for entry_id in small if entry_id in ids]
+        chosen += reached[:polymorphs] or small[:1]
+        lower = ids[0] if sizes[ids[0]] > max_sites else None
+        if lower is not None and small:
+            stand_ins[lower] = small[0]
+        elif lower is not None and len(composition) == 1:
+            chosen.append(lower)  # a hull cannot do without its corners
+        elif lower is not None:
+            left_out.append(lower)
+    return ValidationPlan(material_id=material_id, phases=tuple(chosen), stand_ins=stand_ins, left_out=tuple(left_out))
 
 
-def _composition(entry: HullEntry) -> tuple[tuple[str, float], ...]:
+def _composition(entry: HullEntry) -> Composition:
     return tuple((element, round(entry.amounts[element] / entry.n_atoms, 6)) for element in sorted(entry.elements))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from materials.corrections import correct
 from materials.errors import HullError
 from materials.records import Calculation, content_hash
-from models.relaxation import Relaxed, RelaxationSettings, relax
+from models.relaxation import RelaxationSettings, Relaxed, relax
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

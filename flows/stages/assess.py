@@ -146,4 +146,3 @@ def assess_validated(
     with run.progress.timed("ledger"):
         run.ledger.add_stabilities(run.campaign_id, [found[m] for m in sorted(found)])
     return found
-

@@ -86,9 +86,7 @@ def gather_pool(run: Run, screened: Screened) -> Pool:
             material_ids=tuple(ids),
             features=freeze(features).transform(features) if len(ids) else np.empty((0, 0)),
             groups=np.unique(formulas, return_inverse=True)[1] if ids else np.empty(0, dtype=np.int64),
-            priors={
-                name: np.array([round(getattr(screened.stabilities[m], name), 4) for m in ids]) for name in names
-            },
+            priors={name: np.array([round(getattr(screened.stabilities[m], name), 4) for m in ids]) for name in names},
         )
 
 
@@ -129,7 +127,9 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
     size = min(learning.batch, budget - len(chosen))
     if size <= 0 or not pool.material_ids:
         if not pool.material_ids:
-            run.progress.say(f"No candidate within {learning.within} eV/atom of the potential's hull: nothing to validate")
+            run.progress.say(
+                f"No candidate within {learning.within} eV/atom of the potential's hull: nothing to validate"
+            )
         return []
     from models.selection import select_batch
     from models.stopping import stop_rule
@@ -175,9 +175,7 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
         for rank, pick in enumerate(picks, start=1)
     ]
     with run.progress.timed("ledger"):
-        run.ledger.add_predictions(
-            run.campaign_id, predictions(pool, belief, round_number, [p.index for p in picks])
-        )
+        run.ledger.add_predictions(run.campaign_id, predictions(pool, belief, round_number, [p.index for p in picks]))
         run.ledger.add_selections(run.campaign_id, selections)
     return selections
 

@@ -79,7 +79,7 @@ def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Can
         case Files():
             from materials.sources import files
 
-            return files.read(path=source.path, structure_column=source.structure_column)
+            return files.read(path=source.path, structure_column=source.structure_column, id_column=source.id_column)
         case Substitution():
             return _substitute(source)
         case MaterialsProject():
@@ -91,6 +91,7 @@ def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Can
                 provider_url=source.provider,
                 filter=source.filter,
                 max_results=source.max_results,
+                snapshot=source.snapshot,
                 snapshot_folder=run.folder / "snapshots",
             )
 
@@ -119,6 +120,9 @@ def _pull_materials_project(run: Run, source: MaterialsProject, found: Proposals
         snapshot_folder=run.folder / "snapshots",
         snapshot=source.snapshot,
         hull=source.hull,
+        is_stable=source.is_stable,
+        theoretical=source.theoretical,
+        include_gnome=source.include_gnome,
         chemsys=source.chemsys,
         elements=source.elements,
         exclude_elements=source.exclude_elements,
@@ -187,7 +191,12 @@ def _sane(run: Run, found: Proposals) -> Iterator[Candidate]:
         else:
             error, message = trouble
             found.failures.append(
-                Failure(material_id=candidate.material_id, stage="propose", error=error, message=_whence(candidate) + message)
+                Failure(
+                    material_id=candidate.material_id,
+                    stage="propose",
+                    error=error,
+                    message=_whence(candidate) + message,
+                )
             )
 
 

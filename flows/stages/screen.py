@@ -58,7 +58,7 @@ def _missing(run: Run) -> list[str]:
             for material_id in run.ledger.candidate_ids(run.campaign_id)
             if material_id not in done and not (material_id in energies and material_id in competing)
         ]
-        sizes = {c.material_id: len(c.structure) for c in run.ledger.iter_candidates(run.campaign_id, material_ids=ids)}
+        sizes = run.ledger.candidate_sizes(run.campaign_id)
     return sorted(ids, key=lambda material_id: (-sizes[material_id], material_id))
 
 
@@ -152,7 +152,9 @@ class _Screening:
     def _keep(self, calculations: Sequence[Calculation]) -> None:
         ledger, campaign_id = self.run.ledger, self.run.campaign_id
         ledger.add_calculations(calculations)
-        ledger.add_failures(campaign_id, [_failure(c) for c in calculations if c.status not in ("converged", "max_steps")])
+        ledger.add_failures(
+            campaign_id, [_failure(c) for c in calculations if c.status not in ("converged", "max_steps")]
+        )
         self.counter.advance(len(calculations))
 
 

@@ -41,6 +41,7 @@ def plans(run: Run, screened: Screened) -> list[ValidationPlan]:
             selection.material_id,
             within=dft.competing_within,
             max_sites=dft.competing_max_sites,
+            polymorphs=dft.competing_polymorphs,
         )
         for selection in run.ledger.selections(run.campaign_id)
         if selection.material_id in screened.stabilities
@@ -60,7 +61,7 @@ def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
         if plan.material_id in wanted:
             for job in _jobs(run, screened, plan):
                 jobs.setdefault(job.calculation_id, job)
-    names = ", ".join(m for m in wanted)
+    names = ", ".join(f"{pick.material_id} ({pick.acquisition})" for pick in picks)
     run.progress.say(f"Round {picks[0].round}: validating {names}")
     count = _run_missing(run, list(jobs.values()), f"DFT ({run.campaign.dft.code}, {run.campaign.dft.preset})")
     results = collect(run, screened)
@@ -89,10 +90,7 @@ def relax_best(run: Run, screened: Screened) -> int:
     from flows.stages.publish import best_validated
 
     ids = best_validated(run, screened)[: run.campaign.dft.relax_best]
-    jobs = [
-        _job(run, screened, material_id, _elements(screened, material_id), relax=True)
-        for material_id in ids
-    ]
+    jobs = [_job(run, screened, material_id, _elements(screened, material_id), relax=True) for material_id in ids]
     return _run_missing(run, jobs, "Relaxing the best with DFT") if jobs else 0
 
 

@@ -53,7 +53,11 @@ def test_elements_that_yaml_takes_for_booleans_stay_elements(tmp_path: Path) -> 
         ("name: test\n", "", "name: is missing"),
         ("name: test", "name: test\nname: again", "the key 'name' stands there twice"),
         ("targets:", "targets: [", "not valid YAML"),
-        ("name: test", "name: test\nlearning: {batch: 0}", "learning.batch: input should be greater than or equal to 1"),
+        (
+            "name: test",
+            "name: test\nlearning: {batch: 0}",
+            "learning.batch: input should be greater than or equal to 1",
+        ),
         ("name: test", "name: test\nlearning: {bach: 2}", "learning.bach: unknown key; did you mean 'batch'?"),
     ],
 )
@@ -68,13 +72,13 @@ def test_a_mistake_is_told_in_a_sentence(tmp_path: Path, old: str, new: str, sai
 def test_bounds_that_contradict_each_other(tmp_path: Path) -> None:
     text = GOOD + "  - {property: formation_energy_per_atom, at_least: 1}\n"
     text += "  - {property: formation_energy_per_atom, at_most: 0}\n"
-    with pytest.raises(CampaignError, match="cannot be at least 1.0 and at most 0.0; swap the two"):
+    with pytest.raises(CampaignError, match=r"cannot be at least 1\.0 and at most 0\.0; swap the two"):
         load(tmp_path, text)
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text(GOOD)
-    with pytest.raises(CampaignError, match="did you mean .*quickstart.yaml"):
+    with pytest.raises(CampaignError, match=r"did you mean .*quickstart\.yaml"):
         load_campaign(tmp_path / "quikstart.yaml")
 
 

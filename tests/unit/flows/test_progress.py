@@ -24,4 +24,10 @@ def test_seconds_of_a_stage_add_up_even_when_it_fails() -> None:
 
 
 def test_durations_read_well() -> None:
-    assert [duration(s) for s in (0.44, 8.04, 59.6, 200, 7500)] == ["0.4 s", "8.0 s", "1 min 00 s", "3 min 20 s", "2 h 05 min"]
+    assert [duration(s) for s in (0.44, 8.04, 59.6, 200, 7500)] == [
+        "0.4 s",
+        "8.0 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]

@@ -1,0 +1,127 @@
+"""Screening over real Dask workers, with structures that do their worst."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from flows.campaign import Campaign
+from flows.cluster_file import Cluster, Workers
+from flows.context import Interrupted, Run
+from flows.progress import Progress
+from flows.stages.screen import screen
+from materials.errors import ClusterError
+from materials.identity import material_id
+from materials.records import Candidate
+from materials.store.ledger import Ledger
+
+ROOT = Path(__file__).parents[2]
+
+
+def candidate(symbol: str, a: float) -> Candidate:
+    structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [symbol], [[0, 0, 0]]).get_primitive_structure()
+    return Candidate(
+        material_id=material_id(structure),
+        formula=symbol,
+        chemsys=symbol,
+        structure=structure,
+        source="test",
+        source_version="1",
+    )
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    # The calculators live in tests/, which is no package of ours; workers start in another directory.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    opened: list[Ledger] = []
+
+    def make(calculator: str, candidates: list[Candidate]) -> Run:
+        campaign = Campaign.model_validate(
+            {
+                "name": "test",
+                "sources": [{"kind": "files", "path": "none"}],
+                "screening": {
+                    "potential": {
+                        "kind": "ase",
+                        "model": f"tests.peers.calculators:{calculator}",
+                        "level_of_theory": "toy",
+                    },
+                    "max_steps": 100,
+                },
+            }
+        )
+        ledger = Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}")
+        opened.append(ledger)
+        campaign_id = ledger.add_campaign(campaign.name, campaign.identity())
+        ledger.add_candidates(campaign_id, candidates)
+        return Run(
+            campaign=campaign,
+            cluster=Cluster(workers=Workers(count=2, memory_gib=2)),
+            campaign_id=campaign_id,
+            ledger=ledger,
+            folder=tmp_path / "runs",
+            progress=Progress(lambda line: None),
+        )
+
+    yield make
+    for ledger in opened:
+        ledger.close()
+
+
+def test_each_poison_takes_only_its_own_structure(make_run: Any) -> None:
+    healthy = [candidate(symbol, 3.4 + 0.02 * i) for i in range(10) for symbol in ("Cu", "Ni", "Ag")]
+    killer, raiser, nan = candidate("Xe", 3.6), candidate("Kr", 3.6), candidate("Ar", 3.6)
+    run = make_run("Poisoned", [*healthy[:15], killer, raiser, nan, *healthy[15:]])
+    assert screen(run) == 33
+    identity = run.potential_identity
+    statuses = run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash)
+    assert len(statuses) == 33
+    assert {statuses[c.material_id] for c in healthy} == {"converged"}
+    assert [statuses[c.material_id] for c in (killer, raiser, nan)] == ["failed", "failed", "failed"]
+    failures = {failure.material_id: failure for failure in run.ledger.failures(run.campaign_id)}
+    assert set(failures) == {killer.material_id, raiser.material_id, nan.material_id}
+    assert "died" in failures[killer.material_id].message
+    assert "krypton is not to my taste" in failures[raiser.material_id].message
+    # Nothing is left to do, and nothing is tried again.
+    assert screen(run) == 0
+
+
+def test_workers_that_can_do_nothing_are_no_fault_of_the_structures(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("Balls", [candidate("Cu", 3.4 + 0.02 * i) for i in range(12)])
+    broken = SimpleNamespace(relax_chunk=_broken)
+    monkeypatch.setattr("models.screening.relax_chunk", broken.relax_chunk)
+    with pytest.raises(ClusterError, match="assay doctor"):
+        screen(run)
+    identity = run.potential_identity
+    assert run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash) == {}
+
+
+def test_a_stop_keeps_what_has_ended(make_run: Any) -> None:
+    candidates = [candidate("Cu", 3.4 + 0.002 * i) for i in range(300)]
+    run = make_run("Balls", candidates)
+    keep = run.ledger.add_calculations
+
+    def keep_and_stop(calculations: Any) -> None:
+        keep(calculations)
+        run.stop.set()
+
+    run.ledger.add_calculations = keep_and_stop
+    with pytest.raises(Interrupted):
+        screen(run)
+    identity = run.potential_identity
+    done = len(run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash))
+    assert 0 < done < 300
+    run.stop.clear()
+    run.ledger.add_calculations = keep
+    assert screen(run) == 300 - done
+
+
+def _broken(*arguments: Any) -> None:
+    raise RuntimeError(f"no model in {os.getpid()}")
