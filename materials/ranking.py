@@ -141,7 +141,7 @@ def _row(group: Sequence[Candidate], evidence: _Evidence) -> tuple[tuple[Any, ..
         acquisition=selection.acquisition if selection else None,
         volume_per_atom=_volume_per_atom(candidate, dft, mlip),
         known_as=_joined(member.known_as for member in group),
-        message=_message(dft, by_dft, mlip, failure),
+        message=_message(dft, by_dft, mlip, selection, failure),
     )
     return _order(row, closeness(evidence.targets, values) if status == "validated" else None), row
 
@@ -168,8 +168,10 @@ def _status(
     failure: Failure | None,
 ) -> str:
     """What became of it: `validated` needs its DFT hull too, of which a competing phase may still be missing."""
-    if dft is not None and dft.status == "converged":
-        return "validated" if by_dft is not None else "selected"
+    if by_dft is not None and dft is not None and dft.status == "converged":
+        return "validated"
+    if dft is not None and dft.status == "converged":  # a competing phase of another, or its own hull has a hole
+        return "selected" if selection is not None else "screened"
     if dft is not None or failure is not None or (mlip is not None and mlip.status != "converged"):
         return "failed"
     if selection is not None:
@@ -200,11 +202,15 @@ def _joined(names: Iterable[Sequence[str]]) -> str:
 
 
 def _message(
-    dft: Calculation | None, by_dft: Stability | None, mlip: Calculation | None, failure: Failure | None
+    dft: Calculation | None,
+    by_dft: Stability | None,
+    mlip: Calculation | None,
+    selection: Selection | None,
+    failure: Failure | None,
 ) -> str:
     if dft is not None and dft.status != "converged":
         return f"DFT {dft.status}: {dft.message}".rstrip(": ")
-    if dft is not None and by_dft is None:
+    if dft is not None and by_dft is None and selection is not None:
         return "DFT converged, its hull is incomplete: a competing phase has no DFT energy"
     if failure is not None:
         return f"{failure.stage}: {failure.error}: {failure.message}"

@@ -22,7 +22,9 @@ def publish(run: Run, screened: Screened, pool: Pool) -> int:
     for prediction in predictions(pool, belief, 0, []):
         latest.setdefault(prediction.material_id, {})[prediction.target] = prediction
     # Of what was chosen, the prediction that was made before the answer.
-    latest |= {m: p for m, p in run.ledger.predictions(run.campaign_id).items() if m in selections}
+    for number in sorted({selection.round for selection in selections.values()}):
+        before = run.ledger.predictions(run.campaign_id, number)
+        latest |= {m: before[m] for m, s in selections.items() if s.round == number and m in before}
     with run.progress.timed("ranking"):
         rows = rank_rows(run, screened, scores, latest)
     with run.progress.timed("ledger"):
@@ -44,10 +46,12 @@ def rank_rows(
     """Make the rows of the table from what the ledger holds."""
     from materials.ranking import rank
 
+    selections = {s.material_id: s for s in run.ledger.selections(run.campaign_id)}
     failures: dict[str, Failure] = {}
     for failure in run.ledger.failures(run.campaign_id):
-        failures[failure.material_id] = failure
-    selections = {s.material_id: s for s in run.ledger.selections(run.campaign_id)}
+        # A competing phase that DFT failed for is a gap in another's hull, not a failed candidate.
+        if failure.stage in ("propose", "screen") or failure.material_id in selections:
+            failures[failure.material_id] = failure
     dft: dict[str, Calculation] = {}
     for calculations in collect(run, screened).values():
         dft |= calculations

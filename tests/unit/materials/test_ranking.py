@@ -154,15 +154,19 @@ def test_duplicates_are_no_rows_and_their_parents_join() -> None:
 
 
 def test_what_went_wrong_is_told() -> None:
-    known = evidence("a", "b", "c")
+    known = evidence("a", "b", "c", "d")
     known["mlip"]["a"] = made.calculation("a", status="exploded", energy=None, message="volume ratio 9")
     known["failures"]["b"] = Failure(material_id="b", stage="screen", error="KilledWorker", message="memory")
     known["dft"]["c"] = made.calculation("c", fidelity="dft", status="converged")
-    rows = {row.material_id: row for row in rank([made.candidate(n) for n in "abc"], **known, targets=TARGETS)}
+    known["selections"]["c"] = made.selection("c")
+    known["dft"]["d"] = made.calculation("d", fidelity="dft", status="converged")
+    rows = {row.material_id: row for row in rank([made.candidate(n) for n in "abcd"], **known, targets=TARGETS)}
     assert (rows["a"].status, rows["a"].message) == ("failed", "chgnet-0.3.0 exploded: volume ratio 9")
     assert (rows["b"].status, rows["b"].message) == ("failed", "screen: KilledWorker: memory")
     assert rows["c"].status == "selected"
     assert "its hull is incomplete" in rows["c"].message
+    # Computed as a competing phase of another: nobody chose it, and nothing is wrong with it.
+    assert (rows["d"].status, rows["d"].message) == ("screened", "")
 
 
 def test_predictions_and_volumes_are_shown() -> None:
