@@ -145,3 +145,10 @@ def _chgnet_path(model: str) -> Path:
     if len(paths) != 1:
         raise PotentialNotInstalled(f"the package chgnet carries no weights {model!r}: pip install -U chgnet")
     return paths[0]
+
+
+def cuda_devices() -> list[str]:
+    """Name the CUDA devices that torch sees."""
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
