@@ -30,9 +30,9 @@ class Expectation:
 
 
 EXPECTATIONS = {
-    "decomposition_energy_per_atom": Expectation(stability="decomposition_energy_per_atom", center=0.0, spread=0.1),
+    "decomposition_energy_per_atom": Expectation(stability="decomposition_energy_per_atom", center=0.0, spread=0.07),
     # At most x above the hull is the same wish as a decomposition energy of at most x, and smoother to learn.
-    "energy_above_hull": Expectation(stability="decomposition_energy_per_atom", center=0.0, spread=0.1),
+    "energy_above_hull": Expectation(stability="decomposition_energy_per_atom", center=0.0, spread=0.07),
     "formation_energy_per_atom": Expectation(stability="formation_energy_per_atom", center=0.0, spread=0.2),
     "band_gap": Expectation(stability=None, center=1.0, spread=1.0),
 }

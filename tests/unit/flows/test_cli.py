@@ -1,0 +1,98 @@
+"""The command line: what it answers at once, and what it says to mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from materials.store.ledger import Ledger
+from tests.unit.materials import made_records as made
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path / 'assay.db'}"
+    with Ledger.open(url) as opened:
+        campaign_id = opened.add_campaign("test", {"name": "test"})
+        candidates = [made.candidate(f"NaCl-{letter}") for letter in "abc"]
+        opened.add_candidates(campaign_id, candidates)
+        opened.publish(campaign_id, [made.ranked(c.material_id, rank=i) for i, c in enumerate(candidates, start=1)])
+    return url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["table", "--ledger", "nowhere.db"], "nowhere.db"),
+        (["tabel"], "No such command"),
+        (["run"], "Missing argument"),
+        (["run", "x.yaml", "--budget", "-1"], "-1 is not in the range"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_a_two(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, error = call(capsys, *arguments)
+    assert said in error
+    assert "Traceback" not in error
+    assert code == (1 if "nowhere.db" in arguments else 2)
+    assert list(tmp_path.iterdir()) == []  # and nothing was made
+
+
+def test_table_in_each_format(capsys: pytest.CaptureFixture[str], ledger: str, tmp_path: Path) -> None:
+    code, out, _ = call(capsys, "table", "--ledger", ledger, "--format", "json", "--limit", "2")
+    assert code == 0
+    assert [row["rank"] for row in json.loads(out)] == [1, 2]
+    _, out, _ = call(capsys, "table", "--ledger", ledger, "--format", "csv", "--columns", "rank,material_id")
+    assert out.splitlines() == ["rank,material_id", "1,NaCl-a", "2,NaCl-b", "3,NaCl-c"]
+    target = tmp_path / "table.parquet"
+    call(capsys, "table", "--ledger", ledger, "--format", "parquet", "--output", str(target))
+    import pandas as pd
+
+    assert len(pd.read_parquet(target)) == 3
+    _, out, _ = call(capsys, "table", "--ledger", ledger)
+    assert "NaCl-a" in out
+
+
+def test_an_unknown_column_names_the_nearest(capsys: pytest.CaptureFixture[str], ledger: str) -> None:
+    code, _, error = call(capsys, "table", "--ledger", ledger, "--where", "band_gp > 1")
+    assert (code, "did you mean band_gap?" in error) == (2, True)
+
+
+def test_schema_prints_the_committed_schema(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    _, out, _ = call(capsys, "schema")
+    assert out == (root / "configs" / "campaign.schema.json").read_text()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Start-up counts: none of the libraries that take a second is touched before it is needed."""
+    heavy = ("torch", "pymatgen", "prefect", "pandas", "sqlalchemy", "distributed", "numpy", "pydantic")
+    code = (
+        "import sys\nfrom flows.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_table_imports_neither_pymatgen_nor_pandas(ledger: str) -> None:
+    code = (
+        "import sys\nfrom flows.cli import main\n"
+        f"try:\n    main(['table', '--ledger', {ledger!r}])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'pymatgen', 'pandas', 'prefect') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
