@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -28,6 +29,24 @@ SETTINGS = {
         "HF_HUB_OFFLINE": "1",  # matgl otherwise asks a hub at import
     },
 }
+
+
+@contextmanager
+def main_hidden() -> Iterator[None]:
+    """Keep new worker processes from importing the program that runs here as their `__mp_main__`.
+
+    Python's spawn does that with whatever `__main__` is, which under Prefect is Prefect's engine: seconds and some
+    50 MiB for each worker, and a second Prefect client where none belongs. It lasts as long as workers may be replaced.
+    """
+    program = sys.modules["__main__"]
+    kept = {name: value for name in ("__spec__", "__file__") if (value := getattr(program, name, None)) is not None}
+    for name in kept:
+        setattr(program, name, None)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(program, name, value)
 
 
 @contextmanager
@@ -60,13 +79,16 @@ def open_client(workers: Workers) -> Iterator[Client]:
                     )
                 yield client
             return
-        cluster = LocalCluster(
-            n_workers=workers.resolved_count(),
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=int(workers.memory_gib * 2**30),
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
-        with cluster, Client(cluster, set_as_default=False) as client:
+        with (
+            main_hidden(),
+            LocalCluster(
+                n_workers=workers.resolved_count(),
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=int(workers.memory_gib * 2**30),
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
             yield client

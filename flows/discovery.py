@@ -1,56 +1,76 @@
 """The campaign as a Prefect flow: `flows.discovery:discover`. Its sections are the fields of the form in the UI."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
-from prefect import flow, get_run_logger, task
+from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.exceptions import CancelledRun, ObjectNotFound, TerminationSignal
+from prefect.runtime import deployment
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled, Failed
 from pydantic import Field
 
-from flows import report
+from flows import report, tables
 from flows.campaign import DFT, Campaign, Learning, Screening, Source, TargetSection
 from flows.cluster_file import Cluster
-from flows.context import Run
+from flows.context import Interrupted, Run
 from flows.load import check
 from flows.loop import Request, opened
 from flows.loop import discover as run_stages
 from flows.progress import Progress
 from flows.stages.publish import publish
+from materials.errors import AssayError, InputError
 
 Result = TypeVar("Result")
 
 FIELDS = Campaign.model_fields
+SCHEMA = Campaign.model_json_schema()["properties"]
+SHOWN = ("title", "description", "pattern", "minLength", "maxLength", "minItems", "maxItems")
 HERE = Cluster()
+ROWS = 20  # of the table that ends the log
 
 
-def _shown(name: str, fallback: str = "") -> Any:
-    """Describe a field of the form as the campaign file's own field is described."""
-    info = FIELDS[name]
-    return Field(title=info.title, description=info.description or fallback)
+def _shown(title: str, description: str) -> Any:
+    # Prefect replaces a parameter's title by its name and its description by the docstring's; only what is added to
+    # the JSON schema itself comes through to the form.
+    return Field(json_schema_extra={"title": title, "description": description})
+
+
+def _as_in_file(name: str, description: str = "") -> Any:
+    """Show a field of the form as the campaign file's own: its title, description and bounds."""
+    schema = {key: SCHEMA[name][key] for key in SHOWN if key in SCHEMA[name]}
+    return Field(json_schema_extra={"description": description} | schema)
 
 
 @flow(name="discover", flow_run_name="{name}", persist_result=False, validate_parameters=True)
 def discover(
-    name: Annotated[str, _shown("name")],
-    sources: Annotated[list[Source], _shown("sources")],
-    competing: Annotated[list[Source], _shown("competing")] = [],  # noqa: B006  a factory is absent from the form
-    targets: Annotated[list[TargetSection], _shown("targets", "What is looked for.")] = FIELDS["targets"].default,
-    screening: Annotated[Screening, _shown("screening", "How candidates are relaxed.")] = FIELDS["screening"].default,
-    learning: Annotated[Learning, _shown("learning", "How the next are chosen.")] = FIELDS["learning"].default,
-    dft: Annotated[DFT, _shown("dft", "How the chosen are validated.")] = FIELDS["dft"].default,
-    cluster: Annotated[Cluster, Field(title="Cluster", description="Where things run.")] = HERE,
-    description: Annotated[str, _shown("description")] = "",
-    hull_leaves_out: Annotated[str, _shown("hull_leaves_out")] = "",
-    use_dft: Annotated[bool, Field(title="Use DFT", description="Off: propose, screen and rank only.")] = True,
-) -> None:
+    name: Annotated[str, _as_in_file("name")],
+    sources: Annotated[list[Source], _as_in_file("sources")],
+    competing: Annotated[list[Source], _as_in_file("competing")] = [],  # noqa: B006  a factory is absent from the form
+    targets: Annotated[list[TargetSection], _as_in_file("targets", "What is looked for.")] = FIELDS["targets"].default,
+    screening: Annotated[Screening, _as_in_file("screening", "How candidates are relaxed.")] = FIELDS[
+        "screening"
+    ].default,
+    learning: Annotated[Learning, _as_in_file("learning", "How the next are chosen.")] = FIELDS["learning"].default,
+    dft: Annotated[DFT, _as_in_file("dft", "How the chosen are validated.")] = FIELDS["dft"].default,
+    cluster: Annotated[Cluster, _shown("Cluster", "Where things run.")] = HERE,
+    description: Annotated[str, _as_in_file("description")] = "",
+    hull_leaves_out: Annotated[str, _as_in_file("hull_leaves_out")] = "",
+    use_dft: Annotated[bool, _shown("Use DFT", "Off: propose, screen and rank only.")] = True,
+) -> State | None:
     """Look for stable materials: propose, screen, choose, validate, rank.
 
     The ledger is the one that ASSAY_DATABASE_URL names in the worker's environment, files lie in ASSAY_RUN_DIR.
+    What was foreseen to go wrong ends the run as Failed, with its sentence; a stop ends it as Cancelled.
     """
     content = {
         "name": name,
@@ -64,15 +84,35 @@ def discover(
         "dft": dft,
     }
     logger = get_run_logger()
-    request = Request(
-        campaign=check(Campaign, content, "parameters"),
-        cluster=cluster,
-        ledger_url=os.environ.get("ASSAY_DATABASE_URL"),
-        folder=Path(os.environ.get("ASSAY_RUN_DIR", "assay-runs")),
-        use_dft=use_dft,
-    )
-    with opened(request, Progress(logger.info)) as run:
-        run_stages(run, _Tasks(run))
+    try:
+        request = Request(
+            campaign=check(Campaign, content, "parameters"),
+            cluster=cluster,
+            ledger_url=os.environ.get("ASSAY_DATABASE_URL"),
+            folder=Path(os.environ.get("ASSAY_RUN_DIR", "assay-runs")),
+            use_dft=use_dft,
+        )
+        with opened(request, Progress(logger.info)) as run:
+            run_stages(run, _Tasks(run))
+            logger.info("%s\n%s", _table(run), "\n".join(report.closing_lines(run)))
+    except Interrupted as stopped:
+        if deployment.id is not None:
+            # Prefect's worker told us to end, and knows whether that is a cancellation or its own end.
+            raise TerminationSignal(signal.SIGTERM) from None
+        return Cancelled(message=str(stopped))
+    except AssayError as error:
+        return _failed(error)
+    return None
+
+
+def _failed(error: AssayError) -> State:
+    """End as Failed with the error's own sentence, where Prefect would write a traceback for what was foreseen."""
+    get_run_logger().error("%s", error)
+    return Failed(message=str(error), data=error)
+
+
+def _table(run: Run) -> str:
+    return tables.as_text(tables.query(run.ledger, run.campaign_id, where=None, sort=None, limit=ROWS))
 
 
 class _Tasks:
@@ -80,39 +120,79 @@ class _Tasks:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.artifact: Any = None
+        self.artifact: UUID | None = None
 
     def __call__(self, name: str, stage: Callable[..., Result], *arguments: Any) -> Result:
         # The arguments stay out of Prefect's sight: it would walk through every structure to look for futures,
         # and it must never hash one.
         @task(name=stage.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
-        def work() -> Result:
-            return stage(*arguments)
+        def work() -> Result | State:
+            try:
+                return stage(*arguments)
+            except Interrupted as stopped:
+                return Cancelled(message=str(stopped))
+            except AssayError as error:
+                return _failed(error)
 
-        result = work()
+        try:
+            result: Result = work()  # type: ignore[assignment]  # a state that is none of success, Prefect raises
+        except CancelledRun as stopped:
+            raise Interrupted(str(stopped)) from None
         if stage is publish:
             self._show()
         return result
 
     def _show(self) -> None:
-        """Keep one Markdown artifact, and update it in place: the same key again would make a new card."""
+        """Keep one Markdown artifact for the campaign: a later round updates it in place, a later run replaces it.
+
+        The same key again would make a new card each time.
+        """
         text = report.with_pictures_inside(self.run)
-        if self.artifact is None:
-            self.artifact = create_markdown_artifact(text, key=report.artifact_key(self.run.campaign_id))
-            return
+        key = report.artifact_key(self.run.campaign_id)
         with get_client(sync_client=True) as client:
-            client.update_artifact(self.artifact, ArtifactUpdate(data=text))
+            if self.artifact is not None:
+                try:
+                    client.update_artifact(self.artifact, ArtifactUpdate(data=text))
+                    return
+                except ObjectNotFound:
+                    pass  # somebody deleted it in the UI; a new one follows
+            older = _artifacts(client, key)
+            created = create_markdown_artifact(text, key=key, description=self.run.campaign.name)
+            assert isinstance(created, UUID)  # not awaited: this flow is no coroutine
+            self.artifact = created
+            for artifact_id in older:
+                client.delete_artifact(artifact_id)
+
+
+def _artifacts(client: SyncPrefectClient, key: str) -> list[UUID]:
+    found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    return [artifact.id for artifact in found]
 
 
 def run_as_flow(request: Request) -> None:
-    """Run a campaign as a flow run on the server that PREFECT_API_URL names."""
+    """Run a campaign as a flow run on the server that PREFECT_API_URL names.
+
+    Raises:
+        InputError: No server answers there.
+        AssayError: Whatever stopped the campaign; what had ended is in the ledger.
+    """
+    with get_client(sync_client=True) as client:
+        trouble = client.api_healthcheck()
+    if trouble is not None:
+        raise InputError(
+            f"PREFECT_API_URL: no Prefect server answers at {PREFECT_API_URL.value()} ({trouble}); start one with"
+            " `prefect server start`, or unset PREFECT_API_URL to run without"
+        )
     campaign = request.campaign
     # A URL may hold a password, and parameters are stored: so it goes by the environment.
     if request.ledger_url is not None:
         os.environ["ASSAY_DATABASE_URL"] = request.ledger_url
     os.environ["ASSAY_RUN_DIR"] = str(request.folder)
-    discover(
-        **{name: getattr(campaign, name) for name in FIELDS},
-        cluster=request.cluster,
-        use_dft=request.use_dft,
-    )
+    try:
+        discover(
+            **{name: getattr(campaign, name) for name in FIELDS},
+            cluster=request.cluster,
+            use_dft=request.use_dft,
+        )
+    except CancelledRun as stopped:
+        raise Interrupted(str(stopped)) from None
