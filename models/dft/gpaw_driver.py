@@ -21,6 +21,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -109,11 +110,12 @@ def read(name: str) -> Any:
 
 def write(name: str, content: Any) -> None:
     """Write a JSON file so that nobody ever sees half of it, not even after the power failed."""
-    with open(name + ".new", "w") as file:
+    new = f"{name}.{threading.get_ident()}"
+    with open(new, "w") as file:
         json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(name + ".new", name)
+    os.replace(new, name)
 
 
 def stop(signum: int, frame: Any) -> NoReturn:
@@ -126,19 +128,36 @@ def stop(signum: int, frame: Any) -> NoReturn:
 def set_limits(task: Any, rank: int, started: float) -> None:
     """Bound time and memory of this process."""
 
-    def out_of_time(signum: int, frame: Any) -> NoReturn:
+    def end(status: str, message: str) -> NoReturn:
         # Not an exception: somebody's broad except might take it for one of his own. The checkpoint stays.
-        message = f"not finished within {task['walltime_s']:g} s"
         if rank == 0:
-            write("result.json", {"status": "walltime", "message": message, "wall_time_s": time.time() - started})
+            write("result.json", {"status": status, "message": message, "wall_time_s": time.time() - started})
         print(message, flush=True)
-        os._exit(EXIT_CODES["walltime"])
+        os._exit(EXIT_CODES[status])
 
-    signal.signal(signal.SIGALRM, out_of_time)
+    def watch_memory() -> None:
+        while True:
+            time.sleep(0.1)
+            if resident_gib() > task["memory_gib"]:
+                end("out_of_memory", f"more than {task['memory_gib']:g} GiB were needed")
+
+    signal.signal(signal.SIGALRM, lambda *_: end("walltime", f"not finished within {task['walltime_s']:g} s"))
     signal.setitimer(signal.ITIMER_REAL, task["walltime_s"])
-    limit = int(task["memory_gib"] * 2**30)
+    threading.Thread(target=watch_memory, daemon=True).start()
+    # A refused allocation ends some libraries without a word, so the watch comes first, and this is for sudden leaps;
+    # address space is always more than what is used.
+    limit = int((2 * task["memory_gib"] + 1) * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def resident_gib() -> float:
+    """Memory that this process has now."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() / 2**30
+    except FileNotFoundError:  # not Linux: the most it ever had, in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
 
 
 def compute(task: Any, started: float) -> dict[str, Any]:
@@ -197,7 +216,7 @@ def k_points(divisions: Any, shift: Any) -> Any:
     return points - np.ceil(points - 0.5 - 1e-9)
 
 
-def calculator(settings: Any, safer: bool) -> Any:
+def calculator(settings: Any, safer: bool, n_atoms: int) -> Any:
     """GPAW as the settings say; `safer` mixes little of the new density and takes its time."""
     from gpaw import GPAW, PW, FermiDirac
 
@@ -211,6 +230,9 @@ def calculator(settings: Any, safer: bool) -> Any:
         xc=settings["functional"],
         kpts=k_points(settings["kpoints"], settings["kpoint_shift"]),
         occupations=FermiDirac(settings["smearing_ev"]),
+        # Empty ones. Left alone, GPAW takes no more bands than there are atomic orbitals: none above the filled ones
+        # of calcium, whose metal would then be computed as an insulator.
+        nbands=-(4 + n_atoms // 2),
         convergence={
             "energy": settings["convergence_energy_ev"],
             "density": settings["convergence_density"],
@@ -226,7 +248,7 @@ def ground_state(atoms: Any, task: Any) -> tuple[Any, int]:
     from gpaw import KohnShamConvergenceError
 
     for attempt in (1, 2):
-        atoms.calc = calculator(task["settings"], safer=attempt == 2)
+        atoms.calc = calculator(task["settings"], safer=attempt == 2, n_atoms=len(atoms))
         try:
             atoms.get_potential_energy()
             return atoms.calc, attempt
