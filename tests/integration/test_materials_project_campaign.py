@@ -37,7 +37,6 @@ def test_pulled_screened_selected_and_validated(tmp_path: Path, monkeypatch: pyt
     # What was pulled is frozen: without a server the same version answers, and nothing is left to do.
     frozen = tmp_path / "frozen.yaml"
     frozen.write_text(CAMPAIGN.read_text().replace("snapshot: latest", f"snapshot: {json.dumps(peer.VERSION)}"))
-    monkeypatch.delenv("MP_API_ENDPOINT")
     again = run(tmp_path, "run", str(frozen), "--no-dft")
     assert peer.VERSION in again
 
