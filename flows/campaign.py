@@ -258,7 +258,7 @@ class Learning(Section):
         ge=0,
         le=1,
         title="Audits",
-        description="Share of all picks drawn at random, which keep the calibration honest and tell what chance would find.",
+        description="Share of all picks drawn at random, to calibrate by and to tell what chance finds.",
     )
     stop_odds: float = Field(
         default=0.01,

@@ -53,16 +53,25 @@ def _distances(axis: Axes, rows: Sequence[RankedCandidate]) -> None:
     values = [row.energy_above_hull_mlip for row in rows if row.energy_above_hull_mlip is not None]
     shown = [min(value, 1.0) for value in values]
     axis.hist(shown, bins=50, range=(0, 1.0), color=BLUE)
-    axis.set_xlabel("energy above hull by the potential (eV/atom; the last bin holds all beyond)")
+    axis.set_xlabel("energy above hull by the potential (eV/atom)")
     axis.set_ylabel("candidates")
-    axis.set_title(f"{sum(value <= 0.05 for value in values)} of {len(values)} within 0.05 eV/atom", fontsize=10)
+    beyond = sum(value > 1.0 for value in values)
+    near = sum(value <= 0.05 for value in values)
+    axis.set_title(
+        f"{near} of {len(values)} within 0.05 eV/atom; {beyond} beyond 1 eV/atom, in the last bar", fontsize=9
+    )
 
 
 def _parity(axis: Axes, rows: Sequence[RankedCandidate]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     pairs = [(row, pair) for row in rows if (pair := _pair(row)) is not None]
     xs, ys = [pair[0] for _, pair in pairs], [pair[1] for _, pair in pairs]
-    low, high = min(*xs, *ys) if len(pairs) > 1 else xs[0] - 0.1, max(*xs, *ys) if len(pairs) > 1 else xs[0] + 0.1
+    low, high = min(xs + ys) - 0.02, max(xs + ys) + 0.02
     axis.plot([low, high], [low, high], color=GREY, linewidth=1)
+    axis.set(xlim=(low, high), ylim=(low, high))
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.yaxis.set_major_locator(MaxNLocator(5))
     colors = [ORANGE if row.meets_targets else BLUE for row, _ in pairs]
     axis.scatter(xs, ys, c=colors, s=28)
     for row, (x, y) in pairs:
@@ -70,13 +79,15 @@ def _parity(axis: Axes, rows: Sequence[RankedCandidate]) -> None:
     difference = sum(abs(x - y) for x, y in zip(xs, ys, strict=True)) / len(pairs)
     axis.set_xlabel("decomposition energy by the potential (eV/atom)")
     axis.set_ylabel("by DFT (eV/atom)")
-    axis.set_title(f"mean absolute difference {1000 * difference:.0f} meV/atom", fontsize=10)
+    axis.set_title(f"mean absolute difference {1000 * difference:.0f} meV/atom; orange meets all targets", fontsize=9)
 
 
 def _progress(
     axis: Axes, rows: Sequence[RankedCandidate], selections: Sequence[Selection], targets: Sequence[Target]
 ) -> None:
     """Hits against DFT calculations spent; beside it, how near the best came to a value to be hit."""
+    from matplotlib.ticker import MaxNLocator
+
     by_id = {row.material_id: row for row in rows}
     picked = [by_id.get(s.material_id) for s in selections]
     hits, found = 0, [0]
@@ -84,9 +95,11 @@ def _progress(
         hits += bool(row and row.meets_targets)
         found.append(hits)
     axis.step(range(len(found)), found, where="post", color=ORANGE)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("candidates validated with DFT")
     axis.set_ylabel("that meet all targets", color=ORANGE)
-    axis.set_title("found against spent", fontsize=10)
+    axis.set_title("found against spent", fontsize=9)
     near = next((t for t in targets if t.goal == "near" and t.value is not None and t.property == "band_gap"), None)
     if near is None or near.value is None:
         return

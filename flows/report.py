@@ -207,7 +207,8 @@ def wish(target: Target) -> str:
 
 def _facts(row: RankedCandidate) -> str:
     gap = "" if row.band_gap is None else f", gap {row.band_gap:.2f} eV"
-    return f"{_number(row.decomposition_energy_per_atom)} eV/atom against its competing phases{gap} ({row.level_of_theory})"
+    energy = _number(row.decomposition_energy_per_atom)
+    return f"{energy} eV/atom against its competing phases{gap} ({row.level_of_theory})"
 
 
 def _relaxed(evidence: Evidence) -> list[str]:
