@@ -59,6 +59,7 @@ def run(folder: Path, asked: dict[str, tuple[Structure, DFTSettings]], **limits:
 def test_each_end(tmp_path: Path) -> None:
     near = Structure(Lattice.cubic(5.0), ["Si", "Si"], [(0, 0, 0), (0.2, 0, 0)])
     iron = Structure.from_spacegroup("Im-3m", Lattice.cubic(2.83), ["Fe"], [(0, 0, 0)])
+    calcium = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.53), ["Ca"], [(0, 0, 0)])
     results = run(
         tmp_path,
         {
@@ -66,6 +67,7 @@ def test_each_end(tmp_path: Path) -> None:
             "scf": (silicon(), quick(silicon(), max_scf_steps=1)),
             "near": (near, quick(near)),
             "iron": (iron, quick(iron, kpoints=(4, 4, 4), cutoff_ev=350.0)),
+            "calcium": (calcium, quick(calcium, kpoints=(4, 4, 4), cutoff_ev=350.0)),
         },
     )
     assert {name: result.status for name, result in results.items()} == {
@@ -73,6 +75,7 @@ def test_each_end(tmp_path: Path) -> None:
         "scf": "scf_not_converged",
         "near": "failed",
         "iron": "converged",
+        "calcium": "converged",
     }
     assert "1.00 Å apart" in results["near"].message
     assert "safer mixing" in results["scf"].message
@@ -83,6 +86,8 @@ def test_each_end(tmp_path: Path) -> None:
     # Experiment says 2.2 μB.
     assert results["iron"].properties["total_magnetization"] == pytest.approx(2.2, abs=0.2)
     assert results["iron"].band_gap == 0.0
+    # Left alone, GPAW gives calcium no band above the filled ones, and calls it an insulator.
+    assert results["calcium"].band_gap == 0.0
 
 
 def test_a_relaxation_is_stopped_and_goes_on_to_the_right_lattice_constant(tmp_path: Path) -> None:

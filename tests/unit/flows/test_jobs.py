@@ -43,7 +43,7 @@ def compute(task, started):
     if kind == "memory":
         bytearray(2**40)
     if kind == "scf":
-        raise driver.Ended("scf_not_converged", "the density did not converge")
+        raise driver.physics.Ended("scf_not_converged", "the density did not converge")
     if kind == "broken":
         raise FileNotFoundError("no PAW setup for Si")
     time.sleep(0.1)
@@ -54,7 +54,7 @@ def compute(task, started):
         "scaled_positions": task["scaled_positions"],
     }}
 
-driver.compute = compute
+driver.physics.compute = compute
 sys.exit(driver.main(sys.argv[1]))
 """
 

@@ -1,7 +1,5 @@
 """Settings: one cut-off a hull, meshes that keep the symmetry, the same for every cell of a crystal."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from ase.calculators.calculator import kptdensity2monkhorstpack
@@ -14,7 +12,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from materials.errors import DFTError
 from materials.records import content_hash
 from models.dft.contract import DFTResult, calculation_from, calculation_id, level_of_theory
-from models.dft.gpaw import DRIVER
+from models.dft.gpaw_physics import k_points
 from models.dft.presets import looks_metallic, magnetic_moments, mesh, relative_cost, settings_for, symmetrised
 
 
@@ -40,13 +38,6 @@ def hexagonal_na3as() -> Structure:
         ["Na", "Na", "As"],
         [(0, 0, 0.25), (1 / 3, 2 / 3, 0.583), (1 / 3, 2 / 3, 0.25)],
     )
-
-
-def driver():
-    spec = importlib.util.spec_from_file_location("gpaw_driver", DRIVER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_hull_decides_the_cutoff() -> None:
@@ -110,7 +101,7 @@ def test_symmetry_is_exact_afterwards() -> None:
 
 @pytest.mark.parametrize("size", [(4, 4, 4), (2, 6, 4)])
 def test_k_points_are_monkhorst_and_packs(size: tuple[int, int, int]) -> None:
-    ours = driver().k_points(size, (True, True, True))
+    ours = k_points(size, (True, True, True))
     theirs = monkhorst_pack(size)
     assert {tuple(k) for k in np.round(ours, 9)} == {tuple(k) for k in np.round(theirs, 9)}
     found, offset = get_monkhorst_pack_size_and_offset(theirs)
@@ -119,7 +110,7 @@ def test_k_points_are_monkhorst_and_packs(size: tuple[int, int, int]) -> None:
 
 
 def test_an_unshifted_mesh_holds_gamma() -> None:
-    points = driver().k_points((3, 4, 2), (False, False, True))
+    points = k_points((3, 4, 2), (False, False, True))
     assert len(np.unique(np.round(points, 9), axis=0)) == 24
     assert any(np.allclose(k[:2], 0) and abs(k[2]) == 0.25 for k in points)
     assert np.all(points > -0.5)
