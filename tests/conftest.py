@@ -1,7 +1,6 @@
 """What all tests share: nothing asks the network, and nobody's own settings take part."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,9 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
-def _own_settings_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ASSAY_DATABASE_URL", "ASSAY_RUN_DIR", "ASSAY_MP_API_KEY_BLOCK", "MP_API_KEY", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
-    yield
 
 
 @pytest.fixture(scope="session")

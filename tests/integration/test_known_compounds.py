@@ -12,9 +12,18 @@ from models.potentials.load import load_potential
 from models.relaxation import RelaxationSettings, relax
 
 KNOWN = ["LiMgN", "LiZnN", "LiMgP", "LiZnP", "LiMgAs", "LiZnAs", "LiCdP", "LiCdAs"]
-# Cubic lattice parameters (Å) at room temperature: R. Juza, K. Langer, K. von Benda, Angew. Chem. Int. Ed. 7, 360 (1968),
-# doi:10.1002/anie.196803601, and the references therein.
-MEASURED = {"LiMgN": 4.97, "LiZnN": 4.88, "LiMgP": 6.02, "LiZnP": 5.78, "LiMgAs": 6.18, "LiZnAs": 5.94, "LiCdP": 6.09, "LiCdAs": 6.26}  # fmt: skip
+# Cubic lattice parameters (Å) at room temperature: R. Juza, K. Langer and K. von Benda, Angew. Chem. Int. Ed. 7, 360
+# (1968), doi:10.1002/anie.196803601, and the references therein.
+MEASURED = {
+    "LiMgN": 4.97,
+    "LiZnN": 4.88,
+    "LiMgP": 6.02,
+    "LiZnP": 5.78,
+    "LiMgAs": 6.18,
+    "LiZnAs": 5.94,
+    "LiCdP": 6.09,
+    "LiCdAs": 6.26,
+}
 
 pytestmark = pytest.mark.slow
 
