@@ -72,8 +72,10 @@ class Classes:
     message_bond: Tensor
     message_weight: Tensor
     angle_of: Tensor  # (n_angles,) class of each; that of an arm with itself means nothing
-    angle_centre: Tensor  # (n_angle_classes,) atom classes
-    angle_bond: Tensor  # bond classes: the one that receives
+    arm_centre: Tensor  # (n_arm_classes,) atom classes
+    arm_bond: Tensor  # bond classes
+    angle_arm: Tensor  # (n_angle_classes,) arm classes
+    angle_bond: Tensor  # bond classes: the one that receives, the arm's
     angle_other: Tensor
     angle_cosine: Tensor
     angle_weight: Tensor
@@ -157,6 +159,9 @@ def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
     angle_of = torch.zeros_like(angle_key)
     angle_of[proper] = among
     angle = torch.nonzero(proper)[:, 0][angle]
+    n_short = max(int((~long[bond_first]).sum()), 1)
+    centre_and_bond = atom_of[g.arm_start] * n_short + bond_of[g.arm_bond]
+    arms, angle_arm = torch.unique(centre_and_bond[g.angle_arm[angle]], return_inverse=True)
     message_centre, angle_bond = atom_of[centre[message]], bond_of[g.arm_bond[g.angle_arm[angle]]]
     return Classes(
         atom_of=atom_of,
@@ -172,7 +177,9 @@ def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
         message_bond=bond_of[message % max(len(bond), 1)],
         message_weight=message_count / atom_count[message_centre],
         angle_of=angle_of,
-        angle_centre=atom_of[g.arm_start[g.angle_arm[angle]]],
+        arm_centre=arms // n_short,
+        arm_bond=arms % n_short,
+        angle_arm=angle_arm,
         angle_bond=angle_bond,
         angle_other=bond_of[g.arm_bond[g.angle_other[angle]]],
         angle_cosine=g.cosine[angle],

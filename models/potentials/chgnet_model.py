@@ -132,29 +132,34 @@ class Chgnet:
         bonds = linear(radial, self.p["bond_embedding.weight"])
         long = bonds[c.n_short :]
         bonds = bonds[: c.n_short]
-        strength = linear(radial, self.p["bond_weights_ag.weight"])[c.message_bond]
+        strength = linear(radial, self.p["bond_weights_ag.weight"]).index_select(0, c.message_bond)
         strength = strength * c.message_weight[:, None].to(self.dtype)
         nearness = linear(inner, self.p["bond_weights_bg.weight"])
-        nearness = nearness[c.angle_bond] * nearness[c.angle_other] * c.angle_weight[:, None].to(self.dtype)
+        nearness = nearness.index_select(0, c.angle_bond) * nearness.index_select(0, c.angle_other)
+        nearness = nearness * c.angle_weight[:, None].to(self.dtype)
         angles = linear(angular, self.p["angle_embedding.weight"])
         moments = atoms
         for k in range(4):
             if k == 3:
                 moments = linear(atoms, self.p["site_wise.weight"], self.p["site_wise.bias"])[:, 0].abs()
-            message = self.convolutions[k](
-                [(atoms, c.message_centre), (torch.cat([bonds, long]), c.message_bond), (atoms, c.message_neighbour)]
+            layer = self.convolutions[k]
+            centre, bond, neighbour = layer.parts
+            message = layer(
+                linear(atoms, centre, layer.bias).index_select(0, c.message_centre),
+                linear(torch.cat([bonds, long]), bond).index_select(0, c.message_bond),
+                linear(atoms, neighbour).index_select(0, c.message_neighbour),
             )
             received = torch.zeros_like(atoms).index_add(0, c.message_centre, message * strength)
             atoms = atoms + linear(received, self.p[f"atom_conv_layers.{k}.mlp_out.layers.1.weight"])
             if k == 3 or not len(angles):
                 continue
-            around = [(bonds, c.angle_bond), (bonds, c.angle_other), (angles, None), (atoms, c.angle_centre)]
-            update = self.bond_layers[k](around) * nearness
+            layer = self.bond_layers[k]
+            update = layer(*_around(layer, c, atoms, bonds, angles)) * nearness
             received = torch.zeros_like(bonds).index_add(0, c.angle_bond, update)
             bonds = bonds + linear(received, self.p[f"bond_conv_layers.{k}.mlp_out.layers.1.weight"])
             if k < 2:  # what a third update gives, nothing reads
-                around = [(bonds, c.angle_bond), (bonds, c.angle_other), (angles, None), (atoms, c.angle_centre)]
-                angles = angles + self.angle_layers[k](around)
+                layer = self.angle_layers[k]
+                angles = angles + layer(*_around(layer, c, atoms, bonds, angles))
         atoms = layer_norm(atoms, (WIDTH,), self.p["readout_norm.weight"], self.p["readout_norm.bias"])
         hidden = atoms
         for k in (0, 2, 4):
@@ -177,11 +182,11 @@ class _Gated:
         self.second = [(p[f"{mlp}.3.weight"], p[f"{mlp}.3.bias"]) for mlp in (core, gate)] if deep else None
         self.norms = [(p[f"{name}.{bn}.weight"], p[f"{name}.{bn}.bias"]) for bn in ("bn1", "bn2")]
 
-    def __call__(self, features: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-        hidden = self.bias
-        for (feature, index), part in zip(features, self.parts, strict=True):
-            product = linear(feature, part)
-            hidden = hidden + (product if index is None else product[index])
+    def __call__(self, first: Tensor, *others: Tensor) -> Tensor:
+        """Its output `(n, 64)` for terms of its hidden layer, `(n, 128)` each; `first` is overwritten."""
+        hidden = first
+        for other in others:
+            hidden = hidden.add_(other)
         if self.second is not None:
             hidden = silu(hidden)
         core, gate = hidden.split(WIDTH, dim=1)
@@ -189,6 +194,17 @@ class _Gated:
             core, gate = linear(core, *self.second[0]), linear(gate, *self.second[1])
         core, gate = (layer_norm(x, (WIDTH,), *norm) for x, norm in zip((core, gate), self.norms, strict=True))
         return silu(core) * sigmoid(gate)
+
+
+def _around(layer: _Gated, c: Classes, atoms: Tensor, bonds: Tensor, angles: Tensor) -> tuple[Tensor, ...]:
+    """The terms of a layer on angles: of the angle, of its arm and the atom there, of the other bond."""
+    one, other, angle, centre = layer.parts
+    arms = linear(bonds, one)[c.arm_bond] + linear(atoms, centre, layer.bias)[c.arm_centre]
+    return (
+        linear(angles, angle),
+        arms.index_select(0, c.angle_arm),
+        linear(bonds, other).index_select(0, c.angle_other),
+    )
 
 
 def _owned(values: Tensor, classes: Classes, n_crystals: int) -> Tensor:
