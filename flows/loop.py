@@ -23,6 +23,8 @@ from flows.stages.validate import relax_best, require_code, validate
 
 Result = TypeVar("Result")
 
+NEXT_SHOWN = 8  # rows of candidates that were not validated, at the end of a run
+
 
 class Step(Protocol):
     """Runs one stage: calls it, or makes a Prefect task of it."""
@@ -146,7 +148,12 @@ def _say_end(run: Run) -> None:
     """End with the ranked table, where the time went, and where everything lies."""
     from flows import report, tables
 
-    rows = tables.query(run.ledger, run.campaign_id, where=None, sort=None, limit=20)
-    print(tables.as_text(rows))
+    for title, where, limit in (
+        ("Validated with DFT", "status = validated", None),
+        ("Next in line", "status != validated", NEXT_SHOWN),
+    ):
+        rows = tables.query(run.ledger, run.campaign_id, where=where, sort=None, limit=limit)
+        if rows:
+            print(f"{title}\n{tables.as_text(rows)}")
     for line in report.closing_lines(run):
         run.progress.say(line)

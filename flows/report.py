@@ -59,7 +59,10 @@ def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictu
     campaign = run.campaign
     parts = [f"# {campaign.name}", campaign.description.strip()]
     parts += ["## Found", "\n".join(f"- {line}" for line in findings(run, evidence, selections))]
-    parts += ["## Ranked candidates", ranked_table(evidence.rows[:TOP])]
+    validated = [row for row in evidence.rows if row.status == "validated"]
+    if validated:
+        parts += ["## Validated with DFT", ranked_table(validated[:TOP])]
+    parts += ["## Next in line", ranked_table([row for row in evidence.rows if row.status != "validated"][:TOP])]
     if evidence.relaxed:
         parts += ["## Relaxed with DFT", "\n".join(f"- {line}" for line in _relaxed(evidence))]
     if evidence.plans:
