@@ -12,7 +12,7 @@ from flows.cluster_file import Workers
 from materials.errors import ClusterError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, WorkerPlugin
 
 # Without worker-saturation the innocent neighbours of a task that kills its worker are blamed with it;
 # with the default lost-worker-timeout a worker that is slow to come back is dropped for good.
@@ -91,4 +91,21 @@ def open_client(workers: Workers) -> Iterator[Client]:
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
+            client.register_plugin(_deaf_to_interrupts())
             yield client
+
+
+def _deaf_to_interrupts() -> WorkerPlugin:
+    """Let Ctrl-C, which a terminal sends to every process of the group, end the campaign and not its workers.
+
+    They end when the cluster is closed, and what they had finished by then is kept.
+    """
+    import signal
+
+    from distributed import WorkerPlugin
+
+    class Deaf(WorkerPlugin):
+        def setup(self, worker: object) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return Deaf()

@@ -196,3 +196,31 @@ def _workers() -> list[int]:
             except psutil.Error:
                 continue
     return found
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """A terminal sends the signal to every process of the group: flow and workers alike."""
+    quickstart = str(SMALL.parents[2] / "configs" / "quickstart.yaml")
+    process = start(tmp_path, "run", quickstart, "--no-dft")
+    while process.poll() is None:
+        time.sleep(0.1)
+        if (tmp_path / "assay.db").exists() and _count(tmp_path, "calculations") > 0:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, said
+    assert "goes on from there" in said
+    assert "Traceback" not in said
+    done = _count(tmp_path, "calculations")
+    assert done > 0
+    assert "not yet screened" in run(tmp_path, "status")
+    said = run(tmp_path, "run", quickstart, "--no-dft")
+    assert f"workers: {_count(tmp_path, 'calculations') - done} structures" in said
+    assert f"Screened {_count(tmp_path, 'calculations')}" in said
+
+
+def _count(folder: Path, table: str) -> int:
+    try:
+        return int(ask(folder, f"select count(*) from {table}")[0][0])
+    except sqlite3.OperationalError:  # not made yet
+        return 0

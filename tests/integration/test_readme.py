@@ -34,7 +34,15 @@ def commands() -> list[str]:
 
 
 def test_there_are_commands() -> None:
-    assert {command.split()[1] for command in commands()} == {"run", "table", "show", "export", "status", "doctor", "schema"}
+    assert {command.split()[1] for command in commands()} == {
+        "run",
+        "table",
+        "show",
+        "export",
+        "status",
+        "doctor",
+        "schema",
+    }
 
 
 @pytest.mark.parametrize("command", commands())
