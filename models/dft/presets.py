@@ -38,11 +38,12 @@ MIN_CUTOFF_TO_RELAX = 700.0
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One row of the table. Units as in `DFTSettings`; `density` is points per Å⁻¹ of a shifted mesh, as ASE counts."""
+    """One row of the table. Units as in `DFTSettings`; the densities are points per Å⁻¹ of a shifted mesh."""
 
     cutoff_ev: float
     hard_cutoff_ev: float
     density: float
+    metal_density: float
     gap_divisions: int
     convergence_energy_ev: float
     convergence_density: float
@@ -56,6 +57,7 @@ PRESETS = {
         cutoff_ev=450.0,
         hard_cutoff_ev=600.0,
         density=1.6,
+        metal_density=3.2,
         gap_divisions=2,
         convergence_energy_ev=5e-4,
         convergence_density=1e-4,
@@ -67,6 +69,7 @@ PRESETS = {
         cutoff_ev=600.0,
         hard_cutoff_ev=800.0,
         density=2.4,
+        metal_density=4.8,
         gap_divisions=4,
         convergence_energy_ev=2e-4,
         convergence_density=1e-4,
@@ -78,6 +81,7 @@ PRESETS = {
         cutoff_ev=800.0,
         hard_cutoff_ev=900.0,
         density=4.0,
+        metal_density=6.0,
         gap_divisions=4,
         convergence_energy_ev=1e-4,
         convergence_density=1e-5,
@@ -125,7 +129,7 @@ def settings_for(
         cutoff = max(cutoff, MIN_CUTOFF_TO_RELAX)
     is_metal = looks_metallic(symbols) if metal is None else metal
     cell = symmetrised(structure)
-    kpoints, shift = mesh(cell, 1.5 * chosen.density if is_metal else chosen.density)
+    kpoints, shift = mesh(cell, chosen.metal_density if is_metal else chosen.density)
     gap = 1 if all(length > 12.0 for length in cell.lattice.abc) else chosen.gap_divisions
     return DFTSettings(
         code=code.name,
