@@ -191,6 +191,33 @@ def test_an_exception_and_a_nan_are_pinned_on_their_crystal(potential: Potential
     assert "not a number" in outcomes[3].message
 
 
+class Rising:
+    """A potential whose energy rises with every call, whatever its forces say: no line of descent can trust it."""
+
+    batch_cost = 100.0
+    method, level_of_theory, correction, weights_hash = "rising", "none", None, "0" * 16
+
+    def __init__(self, inner: Potential) -> None:
+        self.inner, self.elements, self.calls = inner, inner.elements, 0
+
+    def cost(self, crystal: Crystal) -> float:
+        return 1.0
+
+    def evaluate(self, crystals: Sequence[Crystal]) -> Evaluation:
+        self.calls += 1
+        answer = self.inner.evaluate(crystals)
+        return replace(answer, energies=answer.energies + self.calls)
+
+
+def test_where_energies_mislead_fire_finds_the_way(potential: Potential) -> None:
+    structure = crystals.shaken(crystals.half_heusler(), 11)
+    (straight,) = relaxed(potential, [structure])
+    (astray,) = relaxed(Rising(potential), [structure])
+    assert astray.status == "converged"
+    assert astray.n_steps > straight.n_steps
+    assert StructureMatcher(stol=0.1).fit(straight.structure, astray.structure)
+
+
 def test_settings_say_what_they_are() -> None:
     content = RelaxationSettings(fmax=0.02).content()
     assert content["fmax"] == 0.02
