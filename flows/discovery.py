@@ -20,13 +20,14 @@ from prefect.states import Cancelled, Failed
 from pydantic import Field
 
 from flows import report, tables
-from flows.campaign import DFT, Campaign, Learning, Screening, Source, TargetSection
+from flows.campaign import DFT, Campaign, Learning, Screening, TargetSection
 from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
 from flows.load import check
 from flows.loop import Request, opened
 from flows.loop import discover as run_stages
 from flows.progress import Progress
+from flows.sources import Source
 from flows.stages.publish import publish
 from materials.errors import AssayError, InputError
 

@@ -123,47 +123,64 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
     chosen = run.ledger.selections(run.campaign_id)
     if earlier := [s for s in chosen if s.round == round_number]:
         return earlier
-    budget, learning = run.campaign.dft.budget, run.campaign.learning
-    size = min(learning.batch, budget - len(chosen))
-    if size <= 0 or not pool.material_ids:
-        if not pool.material_ids:
-            run.progress.say(
-                f"No candidate within {learning.within} eV/atom of the potential's hull: nothing to validate"
-            )
+    size = min(run.campaign.learning.batch, run.campaign.dft.budget - len(chosen))
+    if size <= 0:
         return []
-    from models.selection import select_batch
-    from models.stopping import stop_rule
-
+    if not pool.material_ids:
+        within = run.campaign.learning.within
+        run.progress.say(f"No candidate within {within} eV/atom of the potential's hull: nothing to validate")
+        return []
     belief = believe(run, screened, pool)
     with run.progress.timed("learning"):
         taken = {s.material_id for s in chosen}
         available = np.array([material_id not in taken for material_id in pool.material_ids])
-        reason = stop_rule(
-            posteriors=belief.posteriors,
-            targets=run.targets,
-            known=belief.known,
-            available=available,
-            batch=size,
-            least_answers=learning.stop_after,
-            least_odds=learning.stop_odds,
-            least_hits=learning.stop_hits,
-        )
-        if reason is not None:
+        if reason := _reason_to_stop(run, belief, available, size):
             run.progress.say(f"Stopping before the budget is spent: {reason}")
             return []
-        picks = select_batch(
-            features=pool.features,
-            posteriors=belief.posteriors,
-            targets=run.targets,
-            known=belief.known,
-            available=available,
-            size=size,
-            seed=learning.seed,
-            round=round_number,
-            groups=pool.groups,
-            n_audits=_audits_due(len(chosen), size, learning.audits),
-        )
-    selections = [
+        selections = _pick(run, pool, belief, available, size, round_number, len(chosen))
+    with run.progress.timed("ledger"):
+        rows = pool.row_of()
+        always = [rows[s.material_id] for s in selections]
+        run.ledger.add_predictions(run.campaign_id, predictions(pool, belief, round_number, always))
+        run.ledger.add_selections(run.campaign_id, selections)
+    return selections
+
+
+def _reason_to_stop(run: Run, belief: Belief, available: NDArray[np.bool_], size: int) -> str | None:
+    from models.stopping import stop_rule
+
+    learning = run.campaign.learning
+    return stop_rule(
+        posteriors=belief.posteriors,
+        targets=run.targets,
+        known=belief.known,
+        available=available,
+        batch=size,
+        least_answers=learning.stop_after,
+        least_odds=learning.stop_odds,
+        least_hits=learning.stop_hits,
+    )
+
+
+def _pick(
+    run: Run, pool: Pool, belief: Belief, available: NDArray[np.bool_], size: int, round_number: int, before: int
+) -> list[Selection]:
+    from models.selection import select_batch
+
+    learning = run.campaign.learning
+    picks = select_batch(
+        features=pool.features,
+        posteriors=belief.posteriors,
+        targets=run.targets,
+        known=belief.known,
+        available=available,
+        size=size,
+        seed=learning.seed,
+        round=round_number,
+        groups=pool.groups,
+        n_audits=_audits_due(before, size, learning.audits),
+    )
+    return [
         Selection(
             material_id=pool.material_ids[pick.index],
             round=round_number,
@@ -174,10 +191,6 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
         )
         for rank, pick in enumerate(picks, start=1)
     ]
-    with run.progress.timed("ledger"):
-        run.ledger.add_predictions(run.campaign_id, predictions(pool, belief, round_number, [p.index for p in picks]))
-        run.ledger.add_selections(run.campaign_id, selections)
-    return selections
 
 
 def predictions(pool: Pool, belief: Belief, round_number: int, always: list[int]) -> list[Prediction]:

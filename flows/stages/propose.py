@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flows.campaign import Files, MaterialsProject, Optimade, Prototypes, Source, Substitution
 from flows.context import Run
+from flows.sources import Files, MaterialsProject, Optimade, Prototypes, Source, Substitution
 from materials.errors import SourceRefused
 from materials.records import Calculation, Candidate, Failure, Role
 

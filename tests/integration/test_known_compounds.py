@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from flows.campaign import Prototypes
 from flows.load import load_campaign
+from flows.sources import Prototypes
 from materials.hull import HullEntry, assess
 from materials.sources import prototypes
 from models.potentials.load import load_potential
