@@ -70,6 +70,12 @@ class Descent:
             return
         if self._exploded(answer):
             return
+        if self.settings.keep_symmetry and self._symmetry is None:
+            try:
+                self._symmetry = symmetry_of(answer.crystal, self.settings.symprec)
+            except ValueError as error:
+                self.status, self.message = "failed", f"its symmetry cannot be kept: {error}"
+                return
         gradient = self._constrained(answer)
         rise = np.inf if self.point is None else self._enthalpy(answer) - self._enthalpy(self.point)
         if self.point is not None and self._quasi_newton is not None:
@@ -138,9 +144,7 @@ class Descent:
     def _constrained(self, answer: Point) -> FloatArray:
         """Gradient of the enthalpy `(n_atoms + 3, 3)` in what may change: forces, then strain, scaled."""
         forces, stress = answer.forces, answer.stress
-        if self.settings.keep_symmetry:
-            if self._symmetry is None:
-                self._symmetry = symmetry_of(answer.crystal, self.settings.symprec)
+        if self._symmetry is not None:
             forces, stress = self._symmetry.vectors(forces), self._symmetry.tensor(stress)
         strain = _volume(answer.crystal) * (stress + self.settings.pressure * np.eye(3))
         mean = np.eye(3) * np.trace(strain) / 3

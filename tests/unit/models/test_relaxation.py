@@ -115,6 +115,22 @@ def test_symmetry_is_kept(potential: Potential) -> None:
     assert space_group(outcome.structure, 1e-6) == 167
 
 
+def test_a_symmetry_that_cannot_be_kept_fails_its_own_structure_only(
+    potential: Potential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models.symmetry import symmetry_of
+
+    def only_small(crystal: Crystal, symprec: float) -> object:
+        if len(crystal) > 3:
+            raise ValueError("operations do not permute the atoms")
+        return symmetry_of(crystal, symprec)
+
+    monkeypatch.setattr("models.descent.symmetry_of", only_small)
+    outcomes = relaxed(potential, [crystals.half_heusler(), crystals.perovskite()], keep_symmetry=True)
+    assert [outcome.status for outcome in outcomes] == ["converged", "failed"]
+    assert "do not permute" in outcomes[1].message
+
+
 def test_each_trouble_has_its_status_and_harms_nobody(potential: Potential) -> None:
     good = crystals.half_heusler()
     troubled = {
