@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from materials.hull import HullEntry, competing_phases
@@ -38,9 +38,10 @@ def plan_validation(
 ) -> ValidationPlan:
     """Choose the competing phases of a candidate.
 
-    They are what it decomposes into, by the potential; the other phases within `within` eV/atom of that facet; and
-    the elements, so that the hull has its corners. Of each composition (the candidate's own is one of them) only the
-    lowest polymorphs are taken.
+    They are what it decomposes into, by the potential: into its own polymorphs, and into other compositions as if it
+    had none (a polymorph that DFT lifts off the hull would otherwise hide them); the other phases within `within`
+    eV/atom of those facets; and the elements, so that the hull has its corners. Of each composition only the lowest
+    polymorphs are taken.
 
     Args:
         entries: Of the potential's hull, one level of theory.
@@ -53,30 +54,53 @@ def plan_validation(
     """
     candidate = next(entry for entry in entries if entry.entry_id == material_id)
     inside = {entry.entry_id: entry for entry in entries if entry.elements <= candidate.elements}
-    others = [entry for entry in inside.values() if entry.entry_id != material_id]
-    by_composition: dict[Composition, list[HullEntry]] = {}
-    for entry in sorted(others, key=lambda e: (round(e.energy_per_atom, 4), e.entry_id)):
-        by_composition.setdefault(_composition(entry), []).append(entry)
-    near: dict[Composition, list[str]] = {}
-    for entry_id, _ in competing_phases(list(inside.values()), candidate, within=within):
-        near.setdefault(_composition(inside[entry_id]), []).append(entry_id)
-    for element in sorted(candidate.elements):
-        near.setdefault(((element, 1.0),), [by_composition[((element, 1.0),)][0].entry_id])
+    by_composition = _by_composition(entry for entry in inside.values() if entry.entry_id != material_id)
     chosen: list[str] = []
     stand_ins: dict[str, str] = {}
     left_out: list[str] = []
-    for composition, ids in near.items():
+    for composition, ids in _near(inside, candidate, by_composition, within).items():
         small = [e.entry_id for e in by_composition[composition] if sizes[e.entry_id] <= max_sites]
         reached = [entry_id for entry_id in small if entry_id in ids]
         chosen += reached[:polymorphs] or small[:1]
-        lower = ids[0] if sizes[ids[0]] > max_sites else None
-        if lower is not None and small:
-            stand_ins[lower] = small[0]
-        elif lower is not None and len(composition) == 1:
-            chosen.append(lower)  # a hull cannot do without its corners
-        elif lower is not None:
-            left_out.append(lower)
+        lowest = ids[0]
+        if sizes[lowest] <= max_sites:
+            continue
+        if small:
+            stand_ins[lowest] = small[0]
+        elif len(composition) == 1:
+            chosen.append(lowest)  # a hull cannot do without its corners
+        else:
+            left_out.append(lowest)
     return ValidationPlan(material_id=material_id, phases=tuple(chosen), stand_ins=stand_ins, left_out=tuple(left_out))
+
+
+def _near(
+    inside: Mapping[str, HullEntry],
+    candidate: HullEntry,
+    by_composition: Mapping[Composition, Sequence[HullEntry]],
+    within: float,
+) -> dict[Composition, list[str]]:
+    """Collect the phases near the facets of the candidate's decomposition, by composition, the nearest first."""
+    own = _composition(candidate)
+    others = [entry for entry in inside.values() if _composition(entry) != own]
+    near: dict[Composition, list[str]] = {}
+    for entries in (list(inside.values()), others):
+        for entry_id, _ in competing_phases(entries, candidate, within=within):
+            known = near.setdefault(_composition(inside[entry_id]), [])
+            if entry_id not in known:
+                known.append(entry_id)
+    for element in sorted(candidate.elements):
+        corner = ((element, 1.0),)
+        near.setdefault(corner, [by_composition[corner][0].entry_id])
+    return near
+
+
+def _by_composition(entries: Iterable[HullEntry]) -> dict[Composition, list[HullEntry]]:
+    """Group phases by composition, the lowest in energy first; ties, at 0.1 meV/atom, go by id."""
+    found: dict[Composition, list[HullEntry]] = {}
+    for entry in sorted(entries, key=lambda e: (round(e.energy_per_atom, 4), e.entry_id)):
+        found.setdefault(_composition(entry), []).append(entry)
+    return found
 
 
 def _composition(entry: HullEntry) -> Composition:

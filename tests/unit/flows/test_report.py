@@ -1,0 +1,58 @@
+"""The report's words and pictures."""
+
+import pytest
+
+from flows import plots, report, tables
+from materials.records import Selection, Target
+from tests.unit.materials import made_records as made
+
+TARGETS = [
+    Target(property="decomposition_energy_per_atom", goal="at_most", value=0.05),
+    Target(property="band_gap", goal="near", value=1.3, tolerance=0.3),
+]
+
+
+def selections(*ids: str) -> list[Selection]:
+    return [made.selection(name, round=index, rank=1) for index, name in enumerate(ids, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (TARGETS[0], "decomposition energy at most 0.05 eV/atom"),
+        (TARGETS[1], "band gap within 0.3 of 1.3 eV"),
+        (Target(property="band_gap", goal="at_least", value=2.0), "band gap at least 2 eV"),
+        (Target(property="formation_energy_per_atom", goal="minimize"), "minimize formation energy"),
+    ],
+)
+def test_wishes_read_well(target: Target, words: str) -> None:
+    assert report.wish(target) == words
+
+
+def test_where_the_time_went_longest_first() -> None:
+    assert report.spent_on({"DFT": 200.0, "hull": 0.01, "relaxation": 14.0}) == "DFT 3 min 20 s, relaxation 14 s"
+
+
+def test_a_markdown_table_keeps_to_its_columns() -> None:
+    rows = [made.ranked("a", rank=1, parents="x|y" * 40), made.ranked("b", rank=2, band_gap=None, score=None)]
+    lines = report.ranked_table(rows).splitlines()
+    assert {line.count("|") for line in lines} == {9}
+
+
+def test_pictures_only_of_what_there_is() -> None:
+    assert plots.draw([], [], TARGETS) == {}
+    screened = made.ranked("a", rank=1, fidelity="mlip", energy_above_hull_mlip=0.02)
+    assert list(plots.draw([screened], [], TARGETS)) == ["overview.png"]
+
+
+def test_the_same_evidence_draws_the_same_picture() -> None:
+    validated = made.ranked(
+        "a", rank=1, fidelity="dft", energy_above_hull_mlip=0.0, decomposition_energy_mlip=-0.03, band_gap=1.4
+    )
+    one, two = (plots.draw([validated], selections("a"), TARGETS)["overview.png"] for _ in range(2))
+    assert one.startswith(b"\x89PNG")
+    assert one == two
+
+
+def test_values_are_shown_as_a_person_reads_them() -> None:
+    assert [tables.shown(v) for v in (None, True, False, 1.23456, 3, "x")] == ["–", "yes", "no", "1.235", "3", "x"]

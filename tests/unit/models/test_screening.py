@@ -1,0 +1,66 @@
+"""What a worker brings back of a chunk."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from materials.records import content_hash
+from models import screening
+from models.relaxation import RelaxationSettings, Relaxed
+
+NACL = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CHOICE = screening.PotentialChoice(kind="toy")
+
+
+def relaxed(**changes: Any) -> Relaxed:
+    fields = {
+        "structure": NACL,
+        "energy": -27.0,
+        "max_force": 0.01,
+        "max_stress": 0.001,
+        "n_steps": 3,
+        "status": "converged",
+        "message": "",
+        "wall_time_s": 0.1,
+        "latent": np.array([0.123456789, 2e-9], dtype=np.float32),
+        "magmoms": None,
+    }
+    return Relaxed(**{**fields, **changes})
+
+
+@pytest.fixture
+def potential(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    made = SimpleNamespace(method="toy-1", level_of_theory="toy", correction=None, weights_hash="w", results=[])
+    monkeypatch.setattr(screening, "loaded", lambda choice: made)
+    monkeypatch.setattr(screening, "relax", lambda *arguments: enumerate(made.results))
+    return made
+
+
+def test_each_structure_becomes_a_calculation_of_the_potentials_level(potential: SimpleNamespace) -> None:
+    potential.results = [relaxed(), relaxed(status="failed", energy=None, message="NaN", latent=None)]
+    settings = RelaxationSettings()
+    one, two = screening.relax_chunk(CHOICE, settings, {"a": NACL, "b": NACL})
+    assert (one.material_id, one.method, one.level_of_theory, one.energy) == ("a", "toy-1", "toy", -27.0)
+    assert one.properties["latent"] == [0.123457, 2e-09]
+    assert (two.status, two.energy, two.message) == ("failed", None, "NaN")
+    assert one.settings_hash == screening.screening_hash(settings, "w") != screening.screening_hash(settings, "v")
+    assert one.settings_hash == content_hash({**settings.content(), "weights": "w"})
+
+
+def test_raw_energies_are_corrected_to_the_level_they_claim(potential: SimpleNamespace) -> None:
+    potential.correction = "MP2020"
+    potential.results = [relaxed()]
+    (found,) = screening.relax_chunk(CHOICE, RelaxationSettings(), {"a": NACL})
+    # Chlorides: -0.614 eV for each anion (https://doi.org/10.1038/s41598-021-94550-5, table 1).
+    assert found.energy == pytest.approx(-27.0 - 4 * 0.614, abs=1e-6)
+
+
+def test_without_a_rule_an_energy_means_nothing(potential: SimpleNamespace) -> None:
+    potential.correction = "nobody's"
+    potential.results = [relaxed()]
+    (found,) = screening.relax_chunk(CHOICE, RelaxationSettings(), {"a": NACL})
+    assert (found.status, found.energy) == ("unsupported", None)
+    assert "nobody's" in found.message
