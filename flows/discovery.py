@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.exceptions import CancelledRun, ObjectNotFound, TerminationSignal
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runtime import deployment
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Failed
@@ -126,19 +126,23 @@ class _Tasks:
     def __call__(self, name: str, stage: Callable[..., Result], *arguments: Any) -> Result:
         # The arguments stay out of Prefect's sight: it would walk through every structure to look for futures,
         # and it must never hash one.
+        ended: list[AssayError] = []
+
         @task(name=stage.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
         def work() -> Result | State:
             try:
                 return stage(*arguments)
             except Interrupted as stopped:
+                ended.append(stopped)
                 return Cancelled(message=str(stopped))
             except AssayError as error:
+                ended.append(error)
                 return _failed(error)
 
-        try:
-            result: Result = work()  # type: ignore[assignment]  # a state that is none of success, Prefect raises
-        except CancelledRun as stopped:
-            raise Interrupted(str(stopped)) from None
+        result = work()
+        if ended:
+            raise ended[0]  # a state that a task returns becomes its own, and is handed on as its result
+        assert not isinstance(result, State)
         if stage is publish:
             self._show()
         return result
@@ -189,11 +193,12 @@ def run_as_flow(request: Request) -> None:
     if request.ledger_url is not None:
         os.environ["ASSAY_DATABASE_URL"] = request.ledger_url
     os.environ["ASSAY_RUN_DIR"] = str(request.folder)
-    try:
-        discover(
-            **{name: getattr(campaign, name) for name in FIELDS},
-            cluster=request.cluster,
-            use_dft=request.use_dft,
-        )
-    except CancelledRun as stopped:
-        raise Interrupted(str(stopped)) from None
+    state = discover(
+        **{name: getattr(campaign, name) for name in FIELDS},
+        cluster=request.cluster,
+        use_dft=request.use_dft,
+        return_state=True,
+    )
+    if state.is_cancelled():
+        raise Interrupted(state.message or "Stopped.")
+    state.result()  # raises what it ended with
