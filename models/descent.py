@@ -24,13 +24,17 @@ PATIENCE = 6  # steps refused in a row before FIRE takes over
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A crystal and what a potential says of it. With a `problem`, the numbers mean nothing."""
+    """A crystal and what a potential says of it. With a `problem`, the numbers mean nothing.
+
+    A problem is that the potential does not cover the crystal, unless it `failed`: raised, or lost its numbers.
+    """
 
     crystal: Crystal
     energy: float  # eV
     forces: FloatArray  # (n_atoms, 3) eV/Å
     stress: FloatArray  # (3, 3) eV/Å³
     problem: str | None = None
+    failed: bool = False
     latent: NDArray[np.float32] | None = None
     magmoms: NDArray[np.float32] | None = None
 
@@ -60,13 +64,13 @@ class Descent:
     def tell(self, answer: Point) -> None:
         """Take in what the potential says of `trial`."""
         self.n_steps += 1
-        trouble = answer.problem
+        trouble, failed = answer.problem, answer.failed
         if trouble is None and not (
             np.isfinite(answer.energy) and np.isfinite(answer.forces).all() and np.isfinite(answer.stress).all()
         ):
-            trouble = "the potential answered with something that is not a number"
+            trouble, failed = "the potential answered with something that is not a number", True
         if trouble is not None:
-            self._without_answer(trouble)
+            self._without_answer(trouble, failed)
             return
         if self._exploded(answer):
             return
@@ -116,9 +120,9 @@ class Descent:
         elif self._refused == PATIENCE // 2 and self._quasi_newton is not None:
             self._quasi_newton.forget()
 
-    def _without_answer(self, trouble: str) -> None:
+    def _without_answer(self, trouble: str, failed: bool) -> None:
         if self.point is None:
-            self.status, self.message = "unsupported", trouble
+            self.status, self.message = "failed" if failed else "unsupported", trouble
         elif self._refused > PATIENCE or self._quasi_newton is None or self.n_steps >= self.settings.max_steps:
             self.status, self.message = "failed", trouble
         else:

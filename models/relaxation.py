@@ -155,7 +155,7 @@ def _points(evaluation: Evaluation, crystals: Sequence[Crystal]) -> list[Point]:
 
 def _unanswered(crystal: Crystal, problem: str) -> Point:
     nothing = np.full((len(crystal), 3), np.nan)
-    return Point(crystal=crystal, energy=np.nan, forces=nothing, stress=nothing[:3], problem=problem)
+    return Point(crystal=crystal, energy=np.nan, forces=nothing, stress=nothing[:3], problem=problem, failed=True)
 
 
 def _ended(run: _Run) -> Relaxed:

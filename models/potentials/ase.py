@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AsePotential(PotentialIdentity):
-    """An ASE calculator as a potential. What it raises is that crystal's problem."""
+    """An ASE calculator as a potential. What it raises is raised: a relaxation pins it on its crystal."""
 
     calculator: Calculator
     covered: frozenset[int]  # atomic numbers
@@ -41,15 +41,8 @@ class AsePotential(PotentialIdentity):
                 continue
             atoms = Atoms(numbers=crystal.numbers, positions=crystal.positions, cell=crystal.cell, pbc=True)
             atoms.calc = self.calculator
-            try:
-                energy, forces, stress = (
-                    atoms.get_potential_energy(),
-                    atoms.get_forces(),
-                    atoms.get_stress(voigt=False),
-                )
-            except Exception as error:  # noqa: BLE001 calculators raise anything; it is this crystal's record
-                answer.problems[k] = f"{type(error).__name__}: {error}"
-                continue
+            energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+            stress = atoms.get_stress(voigt=False)
             answer.energies[k], answer.forces[k], answer.stresses[k] = energy, np.array(forces, dtype=float), stress
         return answer
 

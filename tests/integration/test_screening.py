@@ -104,7 +104,7 @@ def test_workers_that_can_do_nothing_are_no_fault_of_the_structures(
 
 
 def test_a_stop_keeps_what_has_ended(make_run: Any) -> None:
-    candidates = [candidate("Cu", 3.4 + 0.002 * i) for i in range(300)]
+    candidates = [candidate("Cu", 3.4 + 0.005 * i) for i in range(100)]
     run = make_run("Balls", candidates)
     keep = run.ledger.add_calculations
 
@@ -117,10 +117,10 @@ def test_a_stop_keeps_what_has_ended(make_run: Any) -> None:
         screen(run)
     identity = run.potential_identity
     done = len(run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash))
-    assert 0 < done < 300
+    assert 0 < done < 100
     run.stop.clear()
     run.ledger.add_calculations = keep
-    assert screen(run) == 300 - done
+    assert screen(run) == 100 - done
 
 
 def _broken(*arguments: Any) -> None:

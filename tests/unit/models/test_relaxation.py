@@ -202,7 +202,7 @@ def test_an_exception_and_a_nan_are_pinned_on_their_crystal(potential: Potential
     good = crystals.half_heusler()
     outcomes = relaxed(Moody(inner=potential), [good, gold, good, silver, good, good, good])
     statuses = [outcome.status for outcome in outcomes]
-    assert statuses == ["converged", "unsupported", "converged", "unsupported", "converged", "converged", "converged"]
+    assert statuses == ["converged", "failed", "converged", "failed", "converged", "converged", "converged"]
     assert "gold makes it raise" in outcomes[1].message
     assert "not a number" in outcomes[3].message
 

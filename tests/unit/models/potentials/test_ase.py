@@ -6,7 +6,6 @@ from pymatgen.core import Lattice, Structure
 
 from materials.errors import AnchorMismatch, PotentialNotInstalled
 from models.potentials.ase import AsePotential
-from models.potentials.interface import crystal_of
 from models.potentials.load import identify, load_potential
 from models.relaxation import RelaxationSettings, relax
 from tests.unit.models.potentials import crystals
@@ -52,11 +51,10 @@ def test_relaxes_to_the_known_minimum(potential: AsePotential) -> None:
 def test_a_calculator_that_raises_harms_nobody() -> None:
     emt = load_potential("ase", model="ase.calculators.emt:EMT", level_of_theory="EMT")
     copper, salt = crystals.copper(), crystals.half_heusler()
-    answer = emt.evaluate([crystal_of(structure) for structure in (copper, salt, copper)])
-    assert answer.problems[0] is None
-    assert "NotImplementedError" in str(answer.problems[1])
-    assert answer.energies[0] == pytest.approx(answer.energies[2])
-    assert np.isnan(answer.energies[1])
+    outcomes = dict(relax(emt, [copper, salt, copper], RelaxationSettings()))
+    assert [outcomes[k].status for k in range(3)] == ["converged", "failed", "converged"]
+    assert "NotImplementedError" in outcomes[1].message
+    assert outcomes[0].energy == pytest.approx(outcomes[2].energy)
 
 
 def test_what_is_missing_is_said() -> None:
