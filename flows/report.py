@@ -125,6 +125,12 @@ def left_out(run: Run, evidence: Evidence) -> list[str]:
         )
     if missing:
         lines.append(f"above {limit} sites and without a smaller polymorph: {', '.join(missing)}")
+    count = run.campaign.dft.competing_polymorphs
+    lines.append(
+        f"of each composition all but the {count} lowest polymorphs by the potential"
+        if count > 1
+        else "of each composition all but the lowest polymorph by the potential"
+    )
     lines.append(
         f"phases more than {run.campaign.dft.competing_within} eV/atom above the facet of a candidate's decomposition"
         " by the potential, and all that the campaign's sources do not propose"
