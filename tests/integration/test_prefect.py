@@ -1,0 +1,171 @@
+"""Campaigns under a real Prefect server: deployed, started, watched, failed, cancelled."""
+
+import base64
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
+
+from flows.campaign import Campaign
+from materials.store.ledger import Ledger
+from tests.peers.prefect_server import ROOT, Prefect, running
+
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+
+SCREENING = {"potential": {"kind": "ase", "model": "tests.peers.calculators:Balls", "level_of_theory": "toy"}}
+METALS = ["Cu", "Ag", "Au", "Ni", "Pd", "Pt", "Al", "Pb", "Rh", "Ir", "Ca", "Sr", "Li", "Na", "K", "Rb", "Mg", "Zn"]
+
+
+def crystals(symbols: list[str]) -> list[Atoms]:
+    """Elements and their CsCl-like alloys, pushed out of symmetry so that there is something to relax."""
+    found = [bulk(symbol, "fcc", a=3.7) for symbol in symbols]
+    for index, (one, other) in enumerate(combinations(symbols, 2)):
+        atoms = bulk(one + other, "cesiumchloride", a=3.0).repeat((2, 1, 1))
+        atoms.rattle(0.1, seed=index)
+        found.append(atoms)
+    return found
+
+
+def campaign(name: str, path: Path) -> dict[str, Any]:
+    """Every section, for those that are left out come from the deployment's own."""
+    content = {"name": name, "sources": [{"kind": "files", "path": str(path)}], "screening": SCREENING}
+    return Campaign.model_validate(content).model_dump(mode="json")
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    """Do what deploy/prefect.yaml says: a server, a pool, the deployments, a worker."""
+    folder = tmp_path_factory.mktemp("prefect")
+    places = {"ASSAY_DATABASE_URL": f"sqlite:///{folder / 'assay.db'}", "ASSAY_RUN_DIR": str(folder / "runs")}
+    with running(folder, places) as prefect:
+        prefect.run("prefect", "work-pool", "create", "assay", "--type", "process")
+        prefect.run("prefect", "--no-prompt", "deploy", "--prefect-file", "deploy/prefect.yaml", "--all")
+        with prefect.start("worker", "prefect", "worker", "start", "--pool", "assay"):
+            yield prefect
+
+
+@pytest.fixture(scope="module")
+def deployment(prefect: Prefect) -> dict[str, Any]:
+    found: dict[str, Any] = prefect.get("/deployments/name/discover/quickstart")
+    return found
+
+
+@pytest.fixture(scope="module")
+def few(prefect: Prefect) -> Path:
+    path = prefect.folder / "few.extxyz"
+    write(path, crystals(["Cu", "Ag", "Al"]))
+    return path
+
+
+def start(prefect: Prefect, deployment: dict[str, Any], parameters: dict[str, Any]) -> str:
+    """Fill in the form and press the button."""
+    content = {"cluster": {"workers": {"count": 1, "memory_gib": 2}}, "use_dft": False} | parameters
+    flow_run = prefect.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": content})
+    return str(flow_run["id"])
+
+
+def test_the_deployment_is_what_its_file_says(deployment: dict[str, Any]) -> None:
+    file = yaml.safe_load((ROOT / "deploy/prefect.yaml").read_text())["deployments"][0]
+    assert deployment["entrypoint"] == "flows.discovery:discover"
+    assert deployment["parameters"] == file["parameters"]
+    assert not deployment["pull_steps"]
+    assert deployment["job_variables"]["working_dir"] == str(ROOT)
+    [schedule] = deployment["schedules"]
+    assert schedule["schedule"]["cron"] == file["schedules"][0]["cron"]
+    assert schedule["active"] is file["schedules"][0]["active"]
+    definitions = deployment["parameter_openapi_schema"]["definitions"]
+    assert "chgnet" in definitions["Potential"]["properties"]["kind"]["enum"]
+    roles = definitions["Prototypes"]["properties"]["roles"]
+    assert {"Li", "Xe"} <= set(roles["additionalProperties"]["items"]["enum"])
+
+
+def test_a_campaign_runs_to_its_table(prefect: Prefect, deployment: dict[str, Any], few: Path) -> None:
+    flow_run_id = start(prefect, deployment, campaign("tiny", few))
+    assert prefect.wait_for_end(flow_run_id)[0] == "COMPLETED", prefect.logs(flow_run_id)
+    tasks = prefect.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [flow_run_id]}}})
+    assert {task["name"] for task in tasks} == {"propose", "screen", "assess", "describe", "publish"}
+    assert {task["state"]["type"] for task in tasks} == {"COMPLETED"}
+    [artifact] = [a for a in prefect.artifacts() if a["key"].startswith("assay-tiny")]
+    assert artifact["flow_run_id"] == flow_run_id
+    assert artifact["type"] == "markdown"
+    assert len(re.findall(r"^\| \d+ \| `", artifact["data"], flags=re.M)) == 6  # ranked rows
+    [picture] = re.findall(r"\]\(data:image/png;base64,([^)]+)\)", artifact["data"])
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert _soon(lambda: any("Report:" in line for line in prefect.logs(flow_run_id)))
+
+    # From the command line it is a flow run as well, goes on with the same campaign, and its report replaces the older.
+    file = prefect.folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(campaign("tiny", few)))
+    done = prefect.run("assay", "run", str(file), "--no-dft")
+    assert "0 changed" not in done.stderr
+    [again] = [a for a in prefect.artifacts() if a["key"].startswith("assay-tiny")]
+    assert again["key"] == artifact["key"]
+    assert again["flow_run_id"] != flow_run_id
+    assert prefect.state(again["flow_run_id"])[0] == "COMPLETED"
+    with Ledger.open(prefect.environment["ASSAY_DATABASE_URL"]) as ledger:
+        assert len(ledger.campaigns()) == 1
+
+
+def test_a_foreseen_failure_is_one_sentence(prefect: Prefect, deployment: dict[str, Any]) -> None:
+    nowhere = prefect.folder / "nowhere.extxyz"
+    flow_run_id = start(prefect, deployment, campaign("nothing", nowhere))
+    state, message = prefect.wait_for_end(flow_run_id)
+    assert state == "FAILED"
+    assert "nowhere.extxyz" in message
+    assert "\n" not in message.strip()
+    assert not any("Traceback" in line for line in prefect.logs(flow_run_id))
+
+
+def test_a_cancelled_run_ends_its_workers_and_can_go_on(prefect: Prefect, deployment: dict[str, Any]) -> None:
+    many = prefect.folder / "many.extxyz"
+    structures = crystals(METALS)
+    write(many, structures)
+    flow_run_id = start(prefect, deployment, campaign("many", many))
+    until = time.monotonic() + 200
+    while not any("Screening" in line for line in prefect.logs(flow_run_id)):
+        assert time.monotonic() < until, prefect.told()
+        assert prefect.state(flow_run_id)[0] in ("SCHEDULED", "PENDING", "RUNNING"), prefect.state(flow_run_id)
+        time.sleep(0.5)
+    prefect.post(f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    # The run's own process reports its end first; the worker, which knows of the cancellation, has the last word.
+    prefect.wait_for_end(flow_run_id, 120)
+    assert _soon(lambda: prefect.state(flow_run_id)[0] == "CANCELLED"), prefect.logs(flow_run_id)
+    assert not [p for p in psutil.process_iter() if flow_run_id in _environment(p)]
+    database = prefect.environment["ASSAY_DATABASE_URL"].removeprefix("sqlite:///")
+    with closing(sqlite3.connect(database)) as connection:
+        runs = connection.execute("SELECT state FROM runs WHERE campaign_id LIKE 'many-%'").fetchall()
+        [(done,)] = connection.execute("SELECT count(*) FROM calculations WHERE status = 'converged'").fetchall()
+        failed = connection.execute(
+            "SELECT * FROM failures WHERE campaign_id LIKE 'many-%' AND stage != 'propose'"
+        ).fetchall()
+    assert runs == [("stopped",)]
+    assert done < len(structures)
+    assert failed == []  # the end of the workers is nobody's fault
+
+
+def _soon(happens: Callable[[], bool], timeout: float = 60) -> bool:
+    """Whether something happens within some seconds: logs and states reach the server a little late."""
+    until = time.monotonic() + timeout
+    while not happens():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def _environment(process: psutil.Process) -> str:
+    try:
+        return str(process.environ())
+    except psutil.Error:
+        return ""
