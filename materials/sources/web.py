@@ -70,8 +70,8 @@ class PatientAdapter(HTTPAdapter):
         stream: bool = False,
         timeout: float | tuple[float | None, float | None] | None = None,
         verify: bool | str = True,
-        cert: str | tuple[str, str] | None = None,
-        proxies: dict[str, str] | None = None,
+        cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
+        proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """Answer a request, from the kept pages or from the server.
 
@@ -100,8 +100,8 @@ class PatientAdapter(HTTPAdapter):
         self,
         request: requests.PreparedRequest,
         verify: bool | str,
-        cert: str | tuple[str, str] | None,
-        proxies: dict[str, str] | None,
+        cert: bytes | str | tuple[bytes | str, bytes | str] | None,
+        proxies: Mapping[str, str] | None,
     ) -> tuple[requests.Response | None, SourceError | None]:
         where = f"{self._source} ({without_secrets(request.url or '')})"
         try:
