@@ -96,3 +96,21 @@ def test_table_imports_neither_pymatgen_nor_pandas(ledger: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_without_a_dft_code_nothing_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    from models.dft.gpaw import find_installation
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASSAY_GPAW_PYTHON", "/nowhere/python")
+    find_installation.cache_clear()
+    try:
+        code, _, error = call(capsys, "run", str(root / "configs" / "quickstart.yaml"))
+    finally:
+        find_installation.cache_clear()
+    assert code == 1
+    assert "deploy/setup" in error
+    assert "--no-dft" in error
+    assert list(tmp_path.iterdir()) == []
