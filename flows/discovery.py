@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import ObjectNotFound, TerminationSignal
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Failed
 from pydantic import Field
@@ -48,8 +48,9 @@ def _shown(title: str, description: str) -> Any:
 
 def _as_in_file(name: str, description: str = "") -> Any:
     """Show a field of the form as the campaign file's own: its title, description and bounds."""
+    # pydantic leaves out a title that the section's class has as well.
     schema = {key: SCHEMA[name][key] for key in SHOWN if key in SCHEMA[name]}
-    return Field(json_schema_extra={"description": description} | schema)
+    return Field(json_schema_extra={"title": FIELDS[name].title, "description": description} | schema)
 
 
 @flow(name="discover", flow_run_name="{name}", persist_result=False, validate_parameters=True)
@@ -97,13 +98,23 @@ def discover(
             run_stages(run, _Tasks(run))
             logger.info("%s\n%s", _table(run), "\n".join(report.closing_lines(run)))
     except Interrupted as stopped:
-        if deployment.id is not None:
-            # Prefect's worker told us to end, and knows whether that is a cancellation or its own end.
-            raise TerminationSignal(signal.SIGTERM) from None
+        if deployment.id is not None and not _is_cancelling():
+            raise TerminationSignal(signal.SIGTERM) from None  # Prefect's worker ends, or its machine: a crash
         return Cancelled(message=str(stopped))
     except AssayError as error:
         return _failed(error)
     return None
+
+
+def _is_cancelling() -> bool:
+    """Ask the server whether somebody cancelled this run.
+
+    Prefect tells its own SIGTERM handler only, which would throw the exception into whatever runs, a write to the
+    ledger too.
+    """
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(str(flow_run.id))).state
+    return state is not None and state.is_cancelling()
 
 
 def _failed(error: AssayError) -> State:

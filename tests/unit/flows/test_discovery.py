@@ -1,0 +1,108 @@
+"""The Prefect flow's form, the deployment beside it, and the report as an artifact."""
+
+import base64
+import inspect
+import multiprocessing.spawn
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows import report
+from flows.campaign import Campaign
+from flows.cluster import main_hidden
+
+SECRET = re.compile(r"key|token|password|secret|credential|url", re.I)
+
+
+@pytest.fixture(scope="module")
+def form() -> dict[str, Any]:
+    """What Prefect's UI draws the form from."""
+    from flows.discovery import discover
+
+    shown: dict[str, Any] = discover.parameters.model_dump()
+    return shown
+
+
+def test_the_form_has_every_section_of_a_campaign(form: dict[str, Any]) -> None:
+    assert set(form["properties"]) == set(Campaign.model_fields) | {"cluster", "use_dft"}
+    assert set(form["required"]) == {"name", "sources"}
+
+
+def test_each_field_explains_itself(form: dict[str, Any]) -> None:
+    file = Campaign.model_json_schema()["properties"]
+    for name, field in form["properties"].items():
+        assert field["description"], name
+        if name in file:
+            # Where a section's class bears the same title, pydantic leaves it there.
+            section = form["definitions"].get(field.get("$ref", "").rpartition("/")[2], {})
+            assert field.get("title", section.get("title")) == Campaign.model_fields[name].title
+            for bound in ("pattern", "maxLength", "minItems", "default"):
+                if bound in file[name]:
+                    assert field[bound] == file[name][bound]
+    for name, section in form["definitions"].items():
+        for key, field in section["properties"].items():
+            assert field["title"], (name, key)
+
+
+def test_elements_and_potentials_are_chosen_from_lists(form: dict[str, Any]) -> None:
+    sections = form["definitions"]
+    assert {"chgnet", "matgl", "ase"} <= set(sections["Potential"]["properties"]["kind"]["enum"])
+    roles = sections["Prototypes"]["properties"]["roles"]["additionalProperties"]
+    assert {"H", "Xe", "U"} <= set(roles["items"]["enum"])
+    fmax = sections["Screening"]["properties"]["fmax"]
+    assert (fmax["exclusiveMinimum"], fmax["maximum"]) == (0, 1)
+    assert "eV/Å" in fmax["title"]
+
+
+def test_no_secret_can_be_a_parameter(form: dict[str, Any]) -> None:
+    # A provider's base URL and a database's formulas are no secrets; a key, a password or our ledger's URL would be.
+    names = {*form["properties"], *(key for section in form["definitions"].values() for key in section["properties"])}
+    assert {name for name in names if SECRET.search(name)} == set()
+
+
+def test_the_deployment_holds_the_quickstart(root: Path) -> None:
+    from flows.discovery import discover
+
+    [deployment] = yaml.safe_load((root / "deploy/prefect.yaml").read_text())["deployments"]
+    assert deployment["parameters"] == yaml.safe_load((root / "configs/quickstart.yaml").read_text())
+    assert set(deployment["parameters"]) <= set(inspect.signature(discover.fn).parameters)
+    module, _, function = deployment["entrypoint"].partition(":")
+    assert (module, function) == (discover.fn.__module__, discover.fn.__name__)
+
+
+@given(st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,59}\Z"), st.from_regex(r"\A[0-9a-f]{8}\Z"))
+def test_every_campaign_has_an_artifact_key_that_prefect_takes(name: str, digest: str) -> None:
+    from prefect.client.schemas.actions import ArtifactCreate
+
+    key = report.artifact_key(f"{name}-{digest}")
+    assert ArtifactCreate(key=key).key == key
+
+
+def test_pictures_travel_inside_the_artifact(tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(folder=tmp_path, campaign_id="made-12345678")
+    report.folder(run).mkdir(parents=True)
+    pictures = {"overview.png": b"\x89PNG one", "parity.png": b"\x89PNG two"}
+    for name, content in pictures.items():
+        (report.folder(run) / name).write_bytes(content)
+    links = "\n".join(f"![plot]({name})" for name in pictures)
+    (report.folder(run) / "summary.md").write_text(f"# made\n\n{links}\n\n[table](ranked.csv)\n")
+    text = report.with_pictures_inside(run)
+    inside = re.findall(r"!\[plot\]\(data:image/png;base64,([^)]+)\)", text)
+    assert [base64.b64decode(data) for data in inside] == list(pictures.values())
+    assert str(tmp_path) in text  # where the rest lies
+
+
+def test_new_workers_do_not_import_the_program_that_starts_them() -> None:
+    def told() -> set[str]:
+        return {key for key in multiprocessing.spawn.get_preparation_data("worker") if key.startswith("init_main")}
+
+    assert told()
+    with main_hidden():
+        assert told() == set()
+    assert told()
