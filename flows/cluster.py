@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ def open_client(workers: Workers) -> Iterator[Client]:
             return
         with (
             main_hidden(),
+            _environment_kept(),
             LocalCluster(
                 n_workers=workers.resolved_count(),
                 threads_per_worker=1,
@@ -93,6 +95,22 @@ def open_client(workers: Workers) -> Iterator[Client]:
         ):
             client.register_plugin(_deaf_to_interrupts())
             yield client
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Take back what Dask sets in this process's environment for its workers to inherit: it is meant for them alone."""
+    names = SETTINGS["distributed.nanny.pre-spawn-environ"]
+    assert isinstance(names, dict)
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _deaf_to_interrupts() -> WorkerPlugin:
