@@ -137,6 +137,17 @@ def test_a_foreseen_failure_is_one_sentence(prefect: Prefect, deployment: dict[s
     assert all(line.startswith("Engine execution exited") for line in lines if "Traceback" in line)
 
 
+def test_the_command_line_tells_failures_as_it_does_without_a_server(prefect: Prefect) -> None:
+    file = prefect.folder / "nothing.yaml"
+    file.write_text(yaml.safe_dump(campaign("nothing", prefect.folder / "nowhere.extxyz")))
+    done = prefect.run("assay", "run", str(file), "--no-dft", code=2)
+    assert done.stderr.rstrip().rpartition("\n")[2].startswith("assay: ")
+    assert "Traceback" not in done.stderr
+    # Nothing listens on the discard port.
+    done = prefect.run("assay", "run", str(file), "--no-dft", code=2, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "PREFECT_API_URL: no Prefect server answers at http://127.0.0.1:9/api" in done.stderr
+
+
 def test_a_cancelled_run_ends_its_workers_and_can_go_on(prefect: Prefect, deployment: dict[str, Any]) -> None:
     many = prefect.folder / "many.extxyz"
     write(many, crystals(METALS))
