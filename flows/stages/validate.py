@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.context import Run
-from flows.jobs import Job, run_jobs
+from flows.jobs import Job, job_for, run_jobs
 from flows.stages.assess import Screened, assess_validated
 from materials.competing import ValidationPlan, plan_validation
 from materials.records import Calculation, Failure, Selection
@@ -87,23 +87,20 @@ def collect(run: Run, screened: Screened) -> dict[str, dict[str, Calculation]]:
 
 def relax_best(run: Run, screened: Screened) -> int:
     """Relax the best of the validated with DFT, cell and positions; return how many calculations were run."""
-    from flows.stages.publish import best_validated
-
-    ids = best_validated(run, screened)[: run.campaign.dft.relax_best]
-    jobs = [_job(run, screened, material_id, _elements(screened, material_id), relax=True) for material_id in ids]
-    return _run_missing(run, jobs, "Relaxing the best with DFT") if jobs else 0
+    return _run_missing(run, _best_jobs(run, screened), "Relaxing the best with DFT")
 
 
 def relaxed_best(run: Run, screened: Screened) -> dict[str, Calculation]:
     """Read the DFT relaxations of the best, by material_id."""
+    found = run.ledger.calculations_by_id({job.calculation_id for job in _best_jobs(run, screened)})
+    return {calculation.material_id: calculation for calculation in found.values()}
+
+
+def _best_jobs(run: Run, screened: Screened) -> list[Job]:
     from flows.stages.publish import best_validated
 
-    jobs = [
-        _job(run, screened, material_id, _elements(screened, material_id), relax=True)
-        for material_id in best_validated(run, screened)[: run.campaign.dft.relax_best]
-    ]
-    found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
-    return {calculation.material_id: calculation for calculation in found.values()}
+    best = best_validated(run, screened)[: run.campaign.dft.relax_best]
+    return [_job(run, screened, material_id, _elements(screened, material_id), relax=True) for material_id in best]
 
 
 def _jobs(run: Run, screened: Screened, plan: ValidationPlan) -> list[Job]:
@@ -113,7 +110,6 @@ def _jobs(run: Run, screened: Screened, plan: ValidationPlan) -> list[Job]:
 
 
 def _job(run: Run, screened: Screened, material_id: str, elements: frozenset[str], *, relax: bool | None = None) -> Job:
-    from models.dft.contract import calculation_id, method_of
     from models.dft.presets import settings_for
 
     engine = code(run.campaign.dft.code)
@@ -126,12 +122,7 @@ def _job(run: Run, screened: Screened, material_id: str, elements: frozenset[str
         relax=relax,
         geometry=screened.geometries[material_id],
     )
-    return Job(
-        calculation_id=calculation_id(material_id, method_of(engine), settings),
-        material_id=material_id,
-        structure=structure,
-        settings=settings,
-    )
+    return job_for(material_id, structure, settings, engine)
 
 
 def _elements(screened: Screened, material_id: str) -> frozenset[str]:
