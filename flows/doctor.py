@@ -31,6 +31,7 @@ def examine(ledger_url: str | None) -> list[Check]:
         _python,
         *[lambda name=name: _shadowed(name) for name in ("flows", "materials", "models")],
         lambda: _potential("chgnet", needed=True),
+        _compiler,
         lambda: _importable("matgl", "other potentials of the matgl family", "pip install 'matgl>=4.1.2,<5'"),
         lambda: _dft("gpaw"),
         lambda: _ledger(ledger_url),
@@ -93,6 +94,21 @@ def _potential(kind: str, *, needed: bool) -> Check:
         return Check(name=kind, ok=False, found=str(error), fix=f"pip install {kind}", needed=needed)
     found = f"{identity.method}, {identity.level_of_theory}, weights {identity.weights_hash[:8]}, anchors agree"
     return Check(name=kind, ok=True, found=found, needed=needed)
+
+
+def _compiler() -> Check:
+    from models.potentials import chgnet_kernel
+
+    there = chgnet_kernel.library() is not None
+    return Check(
+        name="compiler",
+        ok=there,
+        found=f"{chgnet_kernel.compiler_found()} builds CHGNet's kernel"
+        if there
+        else "no C++ compiler that builds CHGNet's kernel: CHGNet runs at half of its pace",
+        fix="install g++, or name a compiler in the variable CXX",
+        needed=False,
+    )
 
 
 def _dft(name: str) -> Check:

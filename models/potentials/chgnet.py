@@ -11,9 +11,12 @@ import torch
 
 from materials.errors import PotentialNotInstalled
 from models.neighbours import sound_pairs
+from models.potentials import chgnet_kernel
 from models.potentials.chgnet_graph import Geometry, classes_of, geometry_of
-from models.potentials.chgnet_model import WIDTH, Chgnet, Outcome
+from models.potentials.chgnet_layers import WIDTH
+from models.potentials.chgnet_model import Chgnet, Outcome
 from models.potentials.interface import Crystal, Evaluation, FloatArray, PotentialIdentity, no_answer
+from models.potentials.subnormals import flushed_subnormals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,8 @@ class ChgnetPotential(PotentialIdentity):
             return answer
         geometry = geometry_of([crystals[k] for k in fit], pairs, self.model.short_cutoff, self.device)
         classes = classes_of(geometry, merge=self.merge)
-        outcome = self.model(classes, geometry.n_crystals)
+        with flushed_subnormals():
+            outcome = self.model(classes, geometry.n_crystals)
         forces, virials = _forces(geometry, classes.bond_of, classes.angle_of, outcome)
         volumes = np.array([abs(np.linalg.det(crystals[k].cell)) for k in fit])
         ends = np.cumsum([len(crystals[k]) for k in fit])[:-1]
@@ -77,8 +81,9 @@ def load_chgnet(
 
     checkpoint = torch.load(path, map_location=device, weights_only=False)
     content = checkpoint.get("model", checkpoint)
+    compiled = (device, precision) == ("cpu", "float32") and chgnet_kernel.library() is not None
     try:
-        model = Chgnet(content["state_dict"], content["model_args"], getattr(torch, precision))
+        model = Chgnet(content["state_dict"], content["model_args"], getattr(torch, precision), compiled=compiled)
     except (KeyError, ValueError) as error:
         raise PotentialNotInstalled(
             f"{path} is not a checkpoint of CHGNet 0.3's architecture: {error}; "

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear, sigmoid, silu
+from torch.nn.functional import layer_norm, linear, silu
 
 from models.potentials.chgnet_graph import Classes
+from models.potentials.chgnet_layers import WIDTH, Gated, Rows, passed
 
-WIDTH = 64
 EXPECTED = {
     "n_conv": 4,
     "update_bond": True,
@@ -53,8 +53,12 @@ class Outcome:
 class Chgnet:
     """The model, its parameters taken apart and frozen."""
 
-    def __init__(self, state: Mapping[str, Tensor], arguments: Mapping[str, Any], dtype: torch.dtype) -> None:
+    def __init__(
+        self, state: Mapping[str, Tensor], arguments: Mapping[str, Any], dtype: torch.dtype, *, compiled: bool
+    ) -> None:
         """Take the parameters from a checkpoint's `state` and check its `arguments`.
+
+        `compiled` says that the layers shall pass through the compiled kernel (single precision, on the CPU).
 
         Raises:
             ValueError: If the checkpoint is of another architecture.
@@ -68,9 +72,13 @@ class Chgnet:
         self.dtype = dtype
         self.p = {key: value.detach().to(dtype) for key, value in state.items()}
         self.reference = state["composition_model.fc.weight"].detach()[0].double()
-        self.convolutions = [_Gated(self.p, f"atom_conv_layers.{k}.twoBody_atom", 3) for k in range(4)]
-        self.bond_layers = [_Gated(self.p, f"bond_conv_layers.{k}.twoBody_bond", 4) for k in range(3)]
-        self.angle_layers = [_Gated(self.p, f"angle_layers.{k}.twoBody_bond", 4) for k in range(2)]
+
+        def layers(name: str, count: int, n_parts: int) -> list[Gated]:
+            return [Gated.of(state, name.format(k), n_parts, dtype, compiled) for k in range(count)]
+
+        self.convolutions = layers("atom_conv_layers.{}.twoBody_atom", 4, 3)
+        self.bond_layers = layers("bond_conv_layers.{}.twoBody_bond", 3, 4)
+        self.angle_layers = layers("angle_layers.{}.twoBody_bond", 2, 4)
 
     def __call__(self, classes: Classes, n_crystals: int) -> Outcome:
         """Evaluate a batch."""
@@ -132,34 +140,48 @@ class Chgnet:
         bonds = linear(radial, self.p["bond_embedding.weight"])
         long = bonds[c.n_short :]
         bonds = bonds[: c.n_short]
-        strength = linear(radial, self.p["bond_weights_ag.weight"]).index_select(0, c.message_bond)
-        strength = strength * c.message_weight[:, None].to(self.dtype)
+        strength = linear(radial, self.p["bond_weights_ag.weight"])
         nearness = linear(inner, self.p["bond_weights_bg.weight"])
-        nearness = nearness.index_select(0, c.angle_bond) * nearness.index_select(0, c.angle_other)
-        nearness = nearness * c.angle_weight[:, None].to(self.dtype)
         angles = linear(angular, self.p["angle_embedding.weight"])
+        messages = Rows(
+            terms=(c.message_centre, c.message_bond, c.message_neighbour),
+            factors=(c.message_bond,),
+            weight=c.message_weight.to(self.dtype),
+            receiver=c.message_centre,
+            n_receivers=len(atoms),
+        )
+        turns = Rows(terms=(c.angle_arm, c.angle_other))
+        summed_turns = replace(
+            turns,
+            factors=(c.angle_bond, c.angle_other),
+            weight=c.angle_weight.to(self.dtype),
+            receiver=c.angle_bond,
+            n_receivers=c.n_short,
+        )
         moments = atoms
         for k in range(4):
             if k == 3:
                 moments = linear(atoms, self.p["site_wise.weight"], self.p["site_wise.bias"])[:, 0].abs()
             layer = self.convolutions[k]
             centre, bond, neighbour = layer.parts
-            message = layer(
-                linear(atoms, centre, layer.bias).index_select(0, c.message_centre),
-                linear(torch.cat([bonds, long]), bond).index_select(0, c.message_bond),
-                linear(atoms, neighbour).index_select(0, c.message_neighbour),
+            received = passed(
+                layer,
+                messages,
+                None,
+                strength,
+                linear(atoms, centre, layer.bias),
+                linear(torch.cat([bonds, long]), bond),
+                linear(atoms, neighbour),
             )
-            received = torch.zeros_like(atoms).index_add(0, c.message_centre, message * strength)
             atoms = atoms + linear(received, self.p[f"atom_conv_layers.{k}.mlp_out.layers.1.weight"])
             if k == 3 or not len(angles):
                 continue
             layer = self.bond_layers[k]
-            update = layer(*_around(layer, c, atoms, bonds, angles)) * nearness
-            received = torch.zeros_like(bonds).index_add(0, c.angle_bond, update)
+            received = passed(layer, summed_turns, angles, nearness, *_around(layer, c, atoms, bonds))
             bonds = bonds + linear(received, self.p[f"bond_conv_layers.{k}.mlp_out.layers.1.weight"])
             if k < 2:  # what a third update gives, nothing reads
                 layer = self.angle_layers[k]
-                angles = angles + layer(*_around(layer, c, atoms, bonds, angles))
+                angles = passed(layer, turns, angles, None, *_around(layer, c, atoms, bonds))
         atoms = layer_norm(atoms, (WIDTH,), self.p["readout_norm.weight"], self.p["readout_norm.bias"])
         hidden = atoms
         for k in (0, 2, 4):
@@ -167,44 +189,11 @@ class Chgnet:
         return linear(hidden, self.p["mlp.layers.7.weight"], self.p["mlp.layers.7.bias"])[:, 0], atoms, moments
 
 
-class _Gated:
-    """A gated perceptron on joined features, each part of which is multiplied before it is gathered."""
-
-    def __init__(self, p: Mapping[str, Tensor], name: str, n_parts: int) -> None:
-        deep = f"{name}.mlp_core.layers.0.weight" in p
-        entry = 0 if deep else 1
-        core, gate = f"{name}.mlp_core.layers", f"{name}.mlp_gate.layers"
-        joined = torch.cat([p[f"{core}.{entry}.weight"], p[f"{gate}.{entry}.weight"]])
-        self.parts = [part.contiguous() for part in joined.split(WIDTH, dim=1)]
-        if len(self.parts) != n_parts:
-            raise ValueError(f"{name} joins {len(self.parts)} features, not {n_parts}")
-        self.bias = torch.cat([p[f"{core}.{entry}.bias"], p[f"{gate}.{entry}.bias"]])
-        self.second = [(p[f"{mlp}.3.weight"], p[f"{mlp}.3.bias"]) for mlp in (core, gate)] if deep else None
-        self.norms = [(p[f"{name}.{bn}.weight"], p[f"{name}.{bn}.bias"]) for bn in ("bn1", "bn2")]
-
-    def __call__(self, first: Tensor, *others: Tensor) -> Tensor:
-        """Its output `(n, 64)` for terms of its hidden layer, `(n, 128)` each; `first` is overwritten."""
-        hidden = first
-        for other in others:
-            hidden = hidden.add_(other)
-        if self.second is not None:
-            hidden = silu(hidden)
-        core, gate = hidden.split(WIDTH, dim=1)
-        if self.second is not None:
-            core, gate = linear(core, *self.second[0]), linear(gate, *self.second[1])
-        core, gate = (layer_norm(x, (WIDTH,), *norm) for x, norm in zip((core, gate), self.norms, strict=True))
-        return silu(core) * sigmoid(gate)
-
-
-def _around(layer: _Gated, c: Classes, atoms: Tensor, bonds: Tensor, angles: Tensor) -> tuple[Tensor, ...]:
-    """The terms of a layer on angles: of the angle, of its arm and the atom there, of the other bond."""
-    one, other, angle, centre = layer.parts
+def _around(layer: Gated, c: Classes, atoms: Tensor, bonds: Tensor) -> tuple[Tensor, Tensor]:
+    """The terms of a layer on angles: of an arm with the atom where it starts, of the other bond."""
+    one, other, centre = layer.parts
     arms = linear(bonds, one)[c.arm_bond] + linear(atoms, centre, layer.bias)[c.arm_centre]
-    return (
-        linear(angles, angle),
-        arms.index_select(0, c.angle_arm),
-        linear(bonds, other).index_select(0, c.angle_other),
-    )
+    return arms, linear(bonds, other)
 
 
 def _owned(values: Tensor, classes: Classes, n_crystals: int) -> Tensor:

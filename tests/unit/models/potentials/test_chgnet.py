@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Element, Lattice, Structure
 
+from models.potentials import chgnet_kernel
 from models.potentials.chgnet import ChgnetPotential
 from models.potentials.interface import crystal_of
 from models.potentials.load import load_potential
@@ -34,6 +35,17 @@ def package():
 
 class TestContract(PotentialContract):
     slope_noise = 2e-2  # CHGNet's energy is rough where a bond passes 3 Å
+
+
+class TestContractWithoutTheCompiledKernel(PotentialContract):
+    slope_noise = 2e-2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def potential(cls) -> ChgnetPotential:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chgnet_kernel, "library", lambda: None)
+            return load_potential("chgnet")
 
 
 class TestContractInDoublePrecision(PotentialContract):
