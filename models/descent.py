@@ -45,9 +45,10 @@ class Descent:
     `point` is the last accepted one, None before the first answer; `status` is None while there is more to do.
     """
 
-    def __init__(self, crystal: Crystal, settings: RelaxationSettings) -> None:
-        """Start at `crystal`."""
+    def __init__(self, crystal: Crystal, settings: RelaxationSettings, fixed: NDArray[np.bool_] | None = None) -> None:
+        """Start at `crystal`, the sites in `fixed` `(n_atoms,)` held."""
         self.settings = settings
+        self.fixed = np.zeros(len(crystal), dtype=bool) if fixed is None else fixed
         self.trial = crystal
         self.point: Point | None = None
         self.status: CalculationStatus | None = None
@@ -61,8 +62,8 @@ class Descent:
         self._step = np.zeros_like(self._gradient)
         self._refused = 0
 
-    def tell(self, answer: Point) -> None:
-        """Take in what the potential says of `trial`."""
+    def tell(self, answer: Point) -> bool:
+        """Take in what the potential says of `trial`; return whether the step there is accepted."""
         self.n_steps += 1
         trouble, failed = answer.problem, answer.failed
         if trouble is None and not (
@@ -71,29 +72,30 @@ class Descent:
             trouble, failed = "the potential answered with something that is not a number", True
         if trouble is not None:
             self._without_answer(trouble, failed)
-            return
+            return False
         if self._exploded(answer):
-            return
+            return False
         if self.settings.keep_symmetry and self._symmetry is None:
             try:
                 self._symmetry = symmetry_of(answer.crystal, self.settings.symprec)
             except ValueError as error:
                 self.status, self.message = "failed", f"its symmetry cannot be kept: {error}"
-                return
+                return False
         gradient = self._constrained(answer)
         rise = np.inf if self.point is None else self._enthalpy(answer) - self._enthalpy(self.point)
         if self.point is not None and self._quasi_newton is not None:
             self._quasi_newton.learn(self._step, gradient - self._gradient)
-            if rise > NOISE * len(answer.crystal) and not self._met(gradient):
+            if rise > NOISE * len(answer.crystal) and not self._met(gradient, answer.crystal):
                 self._refuse()
                 self._go_on()
-                return
+                return False
         self._refused = 0
         self.point, self._gradient = answer, gradient
-        if self._met(gradient):
+        if self._met(gradient, answer.crystal):
             self.status = "converged"
         else:
             self._go_on()
+        return True
 
     def _go_on(self) -> None:
         if self.n_steps >= self.settings.max_steps:
@@ -150,6 +152,7 @@ class Descent:
         forces, stress = answer.forces, answer.stress
         if self._symmetry is not None:
             forces, stress = self._symmetry.vectors(forces), self._symmetry.tensor(stress)
+        forces = np.where(self.fixed[:, None], 0.0, forces)
         strain = _volume(answer.crystal) * (stress + self.settings.pressure * np.eye(3))
         mean = np.eye(3) * np.trace(strain) / 3
         strain = {
@@ -160,11 +163,14 @@ class Descent:
         }[self.settings.cell]
         return np.concatenate([-forces, strain / strain_length(len(forces))])
 
-    def _met(self, gradient: FloatArray) -> bool:
-        n = len(gradient) - 3
-        rows = gradient.copy()
-        rows[n:] *= strain_length(n) / n  # ASE divides the virial by the number of atoms
-        return bool((rows**2).sum(1).max() < self.settings.fmax**2)
+    def _met(self, gradient: FloatArray, crystal: Crystal) -> bool:
+        n = len(crystal)
+        forces, strain = gradient[:n], gradient[n:] * strain_length(n)  # eV/Å, eV
+        if self.settings.max_stress is not None:
+            cell_is_met = np.abs(strain).max() / _volume(crystal) < self.settings.max_stress
+        else:  # ASE divides the virial by the number of atoms
+            cell_is_met = (strain**2).sum(1).max() < (self.settings.fmax * n) ** 2
+        return bool(cell_is_met and (forces**2).sum(1).max() < self.settings.fmax**2)
 
 
 def _volume(crystal: Crystal) -> float:

@@ -137,6 +137,24 @@ def crystal_of(structure: Structure) -> Crystal:
     )
 
 
+def fixed_sites(structure: Structure) -> NDArray[np.bool_]:
+    """Read which sites a structure holds, `(n_sites,)`, from pymatgen's `selective_dynamics`.
+
+    Raises:
+        ValueError: If a site may move along some lattice vectors only.
+    """
+    flags = structure.site_properties.get("selective_dynamics")
+    if flags is None:
+        return np.zeros(len(structure), dtype=bool)
+    free = np.array([(True,) * 3 if flag is None else tuple(flag) for flag in flags], dtype=bool)
+    partly = np.flatnonzero(free.any(axis=1) != free.all(axis=1))
+    if len(partly):
+        raise ValueError(
+            f"selective_dynamics of site {partly[0]} hold it along some lattice vectors only: give T T T or F F F"
+        )
+    return np.asarray(~free.any(axis=1), dtype=bool)
+
+
 def structure_of(crystal: Crystal) -> Structure:
     """Turn arrays into a pymatgen structure, its atoms left in the periodic images where they are."""
     from pymatgen.core import Element, Lattice, Structure
