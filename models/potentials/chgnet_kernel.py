@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("chgnet_layers.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
+WIDTH = 64  # features
+BLOCK = 48  # rows that the kernel takes through at once
 
 _Pointer = ctypes.c_void_p
 
@@ -98,6 +101,10 @@ class Layer:
         if found is None:
             raise RuntimeError("there is no kernel; ask library() first")
         self._library = found
+        self._deep = second is not None
+        # What a pass keeps for its gradient. The memory stays: to be given pages anew costs as much as to fill them.
+        self._scratch = torch.empty(0)
+        self._passes = 0
         own_back = None if own is None else own.T.contiguous()
         second_back = None if second is None else second.transpose(1, 2).contiguous()
         self._kept = (own, own_back, second, second_back, second_bias, scale, shift)
@@ -113,35 +120,47 @@ class Layer:
 
     def forward(
         self, rows: Rows, own: Tensor | None, scales: Tensor | None, tables: Sequence[Tensor], result: Tensor
-    ) -> None:
-        """Fill `result`, which starts at zero where there are receivers."""
+    ) -> int:
+        """Fill `result`, which starts at zero where there are receivers; return the number of this pass."""
+        n = (len(rows.terms[0]) + BLOCK) * (4 if self._deep else 2) * WIDTH
+        if len(self._scratch) < n:
+            self._scratch = torch.empty(n)
         self._library.forward(
             ctypes.byref(self._layer),
             ctypes.byref(_rows(rows)),
             _pointers(tables, 3),
             _pointer(own),
             _pointer(scales),
+            _pointer(self._scratch),
             _pointer(result),
         )
+        self._passes += 1
+        return self._passes
 
     def backward(
         self,
+        number: int,
         rows: Rows,
         own: Tensor | None,
         scales: Tensor | None,
-        tables: Sequence[Tensor],
         slope: Tensor,
         by_own: Tensor | None,
         by_scales: Tensor | None,
         by_tables: Sequence[Tensor],
     ) -> None:
-        """Fill `by_own`, and add to the others, what a slope by the result gives by each input."""
+        """Fill `by_own`, and add to the others, what a slope by the result of pass `number` gives by each input.
+
+        Raises:
+            RuntimeError: Another pass came between, and what was kept of this one is gone.
+        """
+        if number != self._passes:
+            raise RuntimeError("the layer has been passed again: a gradient must be taken before the next pass")
         self._library.backward(
             ctypes.byref(self._layer),
             ctypes.byref(_rows(rows)),
-            _pointers(tables, 3),
             _pointer(own),
             _pointer(scales),
+            _pointer(self._scratch),
             _pointer(slope),
             _pointers(by_tables, 3),
             _pointer(by_own),

@@ -1,7 +1,8 @@
 // CHGNet's gated perceptrons over messages and angles, forward and backward, on one core.
 //
 // The same as `passed` in chgnet_layers.py, which explains what a layer is, in one sweep: what a block of rows needs
-// stays in the first cache from its gathered terms to its scattered sums, and the gradient computes it anew. Widths
+// stays in the first cache from its gathered terms to its scattered sums. What the gradient needs of it is kept, block
+// by block: to read it back takes a third of the time that computing it anew would. Widths
 // are CHGNet's: 64 features, core and gate side by side in 128. Weights come centred over the outputs of core and of
 // gate, so that layer normalisation finds a mean of zero and neither subtracts one nor propagates it. The caller has
 // subnormal numbers flushed to zero: arithmetic on them is a hundred times slower.
@@ -9,6 +10,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -30,11 +34,15 @@ inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 inline Floats all(float x) { return x - Floats{}; }
 
 inline float sum(Floats v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#else
     float lanes[LANES];
     store(lanes, v);
     for (int half = LANES / 2; half; half /= 2)
         for (int k = 0; k < half; k++) lanes[k] += lanes[k + half];
     return lanes[0];
+#endif
 }
 
 // exp within 2e-7, arguments beyond +-87 cut off there: neither infinite nor subnormal.
@@ -105,18 +113,29 @@ struct Rows {
 
 namespace {
 
+// A block of rows: the first layer's active values, and of what is kept the slope of the activation (where there is a
+// second layer) and what layer normalisation is given, z. Rows are padded to full tiles.
 struct Block {
-    alignas(64) float hidden[BLOCK * W2], active[BLOCK * W2], z[BLOCK * W2];
+    alignas(64) float active[BLOCK * W2];
+    float *slope, *z;
     int64_t start;
     int rows, padded;
+
+    Block(const Layer& layer, int64_t n, int64_t at, float* kept) : start(at) {
+        const bool deep = layer.second[0];
+        slope = kept + at * W2 * (deep ? 2 : 1);
+        z = deep ? slope + BLOCK * W2 : slope;
+        rows = int(n - at < BLOCK ? n - at : BLOCK);
+        padded = (rows + ROWS - 1) / ROWS * ROWS;
+    }
 };
 
-// Hidden layers of the block's rows, then what layer normalisation is given, in z.
-template <bool KEEP_SLOPE>
+// Hidden layers of the block's rows, then what layer normalisation is given.
 void enter(const Layer& layer, const Rows& rows, const float* const* tables, const float* own, Block& b) {
+    float* hidden = layer.second[0] ? b.active : b.z;
     for (int i = 0; i < b.rows; i++) {
         const int64_t row = b.start + i;
-        float* h = b.hidden + i * W2;
+        float* h = hidden + i * W2;
         const float* one = tables[0] + rows.term[0][row] * W2;
         const float* two = tables[1] + rows.term[1][row] * W2;
         const float* three = rows.n_terms > 2 ? tables[2] + rows.term[2][row] * W2 : nullptr;
@@ -126,7 +145,7 @@ void enter(const Layer& layer, const Rows& rows, const float* const* tables, con
             store(h + j, v);
         }
     }
-    std::memset(b.hidden + b.rows * W2, 0, sizeof(float) * (b.padded - b.rows) * W2);
+    std::memset(hidden + b.rows * W2, 0, sizeof(float) * (b.padded - b.rows) * W2);
     if (own) {
         alignas(64) float padded[BLOCK * W];
         const float* features = own + b.start * W;
@@ -135,16 +154,13 @@ void enter(const Layer& layer, const Rows& rows, const float* const* tables, con
             std::memcpy(padded, features, sizeof(float) * b.rows * W);
             features = padded;
         }
-        product<W, true>(b.padded, W2, features, W, layer.own, W2, nullptr, b.hidden, W2);
+        product<W, true>(b.padded, W2, features, W, layer.own, W2, nullptr, hidden, W2);
     }
-    if (!layer.second[0]) {
-        std::memcpy(b.z, b.hidden, sizeof(float) * b.padded * W2);
-        return;
-    }
+    if (!layer.second[0]) return;
     for (int j = 0; j < b.padded * W2; j += LANES) {
-        const Floats h = load(b.hidden + j), s = sigmoid(h), active = h * s;
+        const Floats h = load(b.active + j), s = sigmoid(h), active = h * s;
         store(b.active + j, active);
-        if (KEEP_SLOPE) store(b.hidden + j, s + active * (1.0f - s));
+        store(b.slope + j, s + active * (1.0f - s));
     }
     for (int half = 0; half < 2; half++)
         product<W, false>(b.padded, W, b.active + half * W, W2, layer.second[half], W, layer.bias[half],
@@ -168,13 +184,12 @@ inline Floats factor_of(const Rows& rows, const float* scales, int64_t row, int 
 extern "C" {
 
 // Where there are receivers, adds the rows' outputs to theirs, (_, 64); else each row's features with its output, (n, 64).
+// `kept` has room for n rows, and a block more, of 128 numbers (256 where there is a second layer), for `backward`.
 void forward(const Layer* layer, const Rows* rows, const float* const* tables, const float* own, const float* scales,
-             float* result) {
-    Block b;
-    for (b.start = 0; b.start < rows->n; b.start += BLOCK) {
-        b.rows = int(rows->n - b.start < BLOCK ? rows->n - b.start : BLOCK);
-        b.padded = (b.rows + ROWS - 1) / ROWS * ROWS;
-        enter<false>(*layer, *rows, tables, own, b);
+             float* kept, float* result) {
+    for (int64_t start = 0; start < rows->n; start += BLOCK) {
+        Block b(*layer, rows->n, start, kept);
+        enter(*layer, *rows, tables, own, b);
         for (int i = 0; i < b.rows; i++) {
             const int64_t row = b.start + i;
             const float *core = b.z + i * W2, *gate = core + W;
@@ -193,14 +208,11 @@ void forward(const Layer* layer, const Rows* rows, const float* const* tables, c
 }
 
 // Slopes by the tables, the rows' own features and the table of scales; all but `by_own` are added to.
-void backward(const Layer* layer, const Rows* rows, const float* const* tables, const float* own, const float* scales,
+void backward(const Layer* layer, const Rows* rows, const float* own, const float* scales, float* kept,
               const float* slope, float* const* by_tables, float* by_own, float* by_scales) {
-    Block b;
     alignas(64) float by_z[BLOCK * W2], by_hidden[BLOCK * W2], by_features[BLOCK * W];
-    for (b.start = 0; b.start < rows->n; b.start += BLOCK) {
-        b.rows = int(rows->n - b.start < BLOCK ? rows->n - b.start : BLOCK);
-        b.padded = (b.rows + ROWS - 1) / ROWS * ROWS;
-        enter<true>(*layer, *rows, tables, own, b);
+    for (int64_t start = 0; start < rows->n; start += BLOCK) {
+        const Block b(*layer, rows->n, start, kept);
         for (int i = 0; i < b.rows; i++) {
             const int64_t row = b.start + i;
             const float *core = b.z + i * W2, *gate = core + W;
@@ -248,7 +260,7 @@ void backward(const Layer* layer, const Rows* rows, const float* const* tables, 
                 product<W, false>(b.padded, W, by_z + half * W, W2, layer->second_back[half], W, nullptr,
                                   by_hidden + half * W, W2);
             for (int j = 0; j < b.padded * W2; j += LANES)
-                store(by_hidden + j, load(by_hidden + j) * load(b.hidden + j));
+                store(by_hidden + j, load(by_hidden + j) * load(b.slope + j));
             arrived = by_hidden;
         }
         for (int64_t t = 0; t < rows->n_terms; t++)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
 from models.potentials.chgnet_graph import Classes
-from models.potentials.chgnet_layers import WIDTH, Gated, Rows, passed
+from models.potentials.chgnet_layers import WIDTH, Dense, Gated, Rows, passed
 
 EXPECTED = {
     "n_conv": 4,
@@ -77,6 +77,14 @@ class Chgnet:
             return [Gated.of(state, name.format(k), n_parts, dtype, compiled) for k in range(count)]
 
         self.convolutions = layers("atom_conv_layers.{}.twoBody_atom", 4, 3)
+        self.entry = {
+            name: Dense.of(_padded(self.p[f"{name}.weight"]), compiled=compiled)
+            for name in ("bond_embedding", "bond_weights_ag", "bond_weights_bg", "angle_embedding")
+        }
+        # Long bonds keep their first features: what each convolution makes of those comes straight from the basis.
+        far = torch.cat([layer.parts[1].weight.double() for layer in self.convolutions])
+        far = far @ self.entry["bond_embedding"].weight.double()
+        self.far = Dense.of(far.to(dtype), compiled=compiled)
         self.bond_layers = layers("bond_conv_layers.{}.twoBody_bond", 3, 4)
         self.angle_layers = layers("angle_layers.{}.twoBody_bond", 2, 4)
 
@@ -108,8 +116,9 @@ class Chgnet:
         )
 
     def _radial(self, length: Tensor, which: str, cutoff: float) -> tuple[Tensor, Tensor]:
-        """Smoothed radial Bessel functions and their derivatives, `(n, 31)` each."""
-        wave = self.p[f"bond_basis_expansion.rbf_expansion_{which}.frequencies"].double() / cutoff
+        """Smoothed radial Bessel functions and their derivatives, `(n, 32)` each, the last ones zero."""
+        waves = self.p[f"bond_basis_expansion.rbf_expansion_{which}.frequencies"].double() / cutoff
+        wave = torch.cat([waves, waves.new_zeros(1)])
         r, p = (length / cutoff)[:, None], self.envelope
         a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
         inside = r < 1
@@ -121,28 +130,28 @@ class Chgnet:
         return norm * smooth * sine, norm * (smooth_slope * sine + smooth * (cosine - sine / d))
 
     def _angular(self, cosine: Tensor) -> tuple[Tensor, Tensor]:
-        """Fourier series of the angle and its derivative by the angle's cosine, `(n, 31)` each."""
+        """Fourier series of the angle and its derivative by the angle's cosine, `(n, 32)` each, the last ones zero."""
         order = self.p["angle_basis_expansion.fourier_expansion.frequencies"].double()
         x = cosine * ACOS_MARGIN
         phase = torch.acos(x)[:, None] * order
         sine, cosine_ = torch.sin(phase), torch.cos(phase)
         constant = torch.full_like(x, math.sqrt(0.5))[:, None]
+        zero = torch.zeros_like(constant)
         slope = (-ACOS_MARGIN / torch.sqrt(1 - x * x))[:, None] * order
         norm = 1 / math.sqrt(math.pi)
         return (
-            norm * torch.cat([constant, sine, cosine_], 1),
-            norm * torch.cat([torch.zeros_like(constant), slope * cosine_, -slope * sine], 1),
+            norm * torch.cat([constant, sine, cosine_, zero], 1),
+            norm * torch.cat([zero, slope * cosine_, -slope * sine, zero], 1),
         )
 
     def _atom_energies(self, c: Classes, radial: Tensor, inner: Tensor, angular: Tensor) -> tuple[Tensor, ...]:
         """Energies of the atom classes in eV `(n,)`, without the elements' own, their features and moments."""
         atoms = self.p["atom_embedding.embedding.weight"][c.atom_number - 1]
-        bonds = linear(radial, self.p["bond_embedding.weight"])
-        long = bonds[c.n_short :]
-        bonds = bonds[: c.n_short]
-        strength = linear(radial, self.p["bond_weights_ag.weight"])
-        nearness = linear(inner, self.p["bond_weights_bg.weight"])
-        angles = linear(angular, self.p["angle_embedding.weight"])
+        bonds = self.entry["bond_embedding"](radial[: c.n_short])
+        long = self.far(radial[c.n_short :]).split(2 * WIDTH, dim=1)
+        strength = self.entry["bond_weights_ag"](radial)
+        nearness = self.entry["bond_weights_bg"](inner)
+        angles = self.entry["angle_embedding"](angular)
         messages = Rows(
             terms=(c.message_centre, c.message_bond, c.message_neighbour),
             factors=(c.message_bond,),
@@ -169,9 +178,9 @@ class Chgnet:
                 messages,
                 None,
                 strength,
-                linear(atoms, centre, layer.bias),
-                linear(torch.cat([bonds, long]), bond),
-                linear(atoms, neighbour),
+                centre(atoms),
+                torch.cat([bond(bonds), long[k]]),
+                neighbour(atoms),
             )
             atoms = atoms + linear(received, self.p[f"atom_conv_layers.{k}.mlp_out.layers.1.weight"])
             if k == 3 or not len(angles):
@@ -189,11 +198,15 @@ class Chgnet:
         return linear(hidden, self.p["mlp.layers.7.weight"], self.p["mlp.layers.7.bias"])[:, 0], atoms, moments
 
 
+def _padded(weight: Tensor) -> Tensor:
+    """Widen the 31 inputs of a layer on basis functions to 32: matrices that fill registers are twice as fast."""
+    return torch.cat([weight, weight.new_zeros((len(weight), 1))], 1)
+
+
 def _around(layer: Gated, c: Classes, atoms: Tensor, bonds: Tensor) -> tuple[Tensor, Tensor]:
     """The terms of a layer on angles: of an arm with the atom where it starts, of the other bond."""
     one, other, centre = layer.parts
-    arms = linear(bonds, one)[c.arm_bond] + linear(atoms, centre, layer.bias)[c.arm_centre]
-    return arms, linear(bonds, other)
+    return one(bonds)[c.arm_bond] + centre(atoms)[c.arm_centre], other(bonds)
 
 
 def _owned(values: Tensor, classes: Classes, n_crystals: int) -> Tensor:

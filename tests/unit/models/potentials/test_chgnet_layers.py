@@ -60,8 +60,7 @@ def test_a_layer_is_its_definition_with_its_gradients(
         rows = Rows(
             terms=tuple(indices), factors=factors, weight=torch.rand(n), receiver=torch.randint(5, (n,)), n_receivers=5
         )
-    tables = [x @ part.T for x, part in zip(features, layer.parts, strict=True)]
-    tables[0] = tables[0] + layer.bias
+    tables = [part(x) for x, part in zip(features, layer.parts, strict=True)]
     found = passed(layer, rows, own, scales if receives else None, *tables)
 
     joined = [x.double()[index] for x, index in zip(features, indices, strict=True)]
