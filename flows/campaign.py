@@ -18,12 +18,12 @@ from materials.records import Target
 class Potential(Section):
     """The machine-learning interatomic potential that screens."""
 
-    kind: Literal["chgnet", "matgl", "ase"] = Field(default="chgnet", title="Family")
+    kind: Literal["chgnet", "matgl", "ase", "torchsim"] = Field(default="chgnet", title="Family")
     model: str | None = Field(
         default=None,
         title="Model",
-        description="A model's name or folder; for ase, the import path of a calculator, package.module:name. "
-        "Empty: the family's default.",
+        description="A model's name or folder; for ase, the import path of a calculator, for torchsim that of a "
+        "torch-sim model, package.module:name. Empty: the family's default.",
     )
     level_of_theory: str | None = Field(
         default=None,
@@ -36,7 +36,9 @@ class Potential(Section):
         description="Corrections that its raw energies need, where the family does not know.",
     )
     calculator_arguments: dict[str, str | int | float | bool] = Field(
-        default={}, title="Calculator arguments", description="Keyword arguments of an ase calculator."
+        default={},
+        title="Calculator arguments",
+        description="Keyword arguments of an ase calculator or a torchsim model.",
     )
 
 

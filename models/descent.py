@@ -1,17 +1,24 @@
-"""The way of one crystal downhill: where it stands, where it is to be evaluated next, how it ended."""
+"""The ways of many crystals downhill: where they stand, where to look next, how they ended.
+
+All crystals of a batch take their steps together, in arrays on the potential's device.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from materials.records import CalculationStatus
-from models.minimizers import FIRE, LBFGS, capped, moved, strain_length
-from models.potentials.interface import Crystal, FloatArray
-from models.symmetry import Symmetry, symmetry_of
+from models.minimizers import FIRE, LBFGS, STIFFNESS, capped, moved
+from models.potentials.interface import Batch, Evaluation
+from models.symmetry import Symmetries, Symmetry, symmetry_of
+from models.variables import Layout, joined, of, selected
 
 if TYPE_CHECKING:
     from models.relaxation import RelaxationSettings
@@ -23,155 +30,242 @@ PATIENCE = 6  # steps refused in a row before FIRE takes over
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a crystal ended."""
+
+    status: CalculationStatus
+    message: str = ""
+
+
+@dataclass(kw_only=True)
 class Point:
-    """A crystal and what a potential says of it. With a `problem`, the numbers mean nothing.
+    """The last accepted geometries and what the potential says of them."""
 
-    A problem is that the potential does not cover the crystal, unless it `failed`: raised, or lost its numbers.
-    """
-
-    crystal: Crystal
-    energy: float  # eV
-    forces: FloatArray  # (n_atoms, 3) eV/Å
-    stress: FloatArray  # (3, 3) eV/Å³
-    problem: str | None = None
-    failed: bool = False
-    latent: NDArray[np.float32] | None = None
-    magmoms: NDArray[np.float32] | None = None
+    batch: Batch = of("batch")
+    answered: Tensor = of("crystals")  # (n,) whether there is such a geometry
+    energy: Tensor = of("crystals")  # (n,) eV
+    enthalpy: Tensor = of("crystals")  # (n,) eV
+    forces: Tensor = of("atoms")  # (n_atoms, 3) eV/Å
+    stress: Tensor = of("crystals")  # (n, 3, 3) eV/Å³
+    gradient: Tensor = of("rows")  # of the enthalpy in what may change
+    latents: Tensor | None = of("crystals")
+    magmoms: Tensor | None = of("atoms")
 
 
-class Descent:
-    """A relaxation that waits for the answer at `trial`, is told it, and says where to look next.
+@dataclass(kw_only=True)
+class Descents:
+    """Relaxations that wait for the answer at `trial`, are told it, and say where to look next."""
 
-    `point` is the last accepted one, None before the first answer; `status` is None while there is more to do.
-    """
+    settings: RelaxationSettings
+    trial: Batch = of("batch")
+    fixed: Tensor = of("atoms")  # (n_atoms,) sites that are held
+    first_volume: Tensor = of("crystals")  # (n,) Å³
+    n_steps: Tensor = of("crystals")  # (n,) evaluations after the first
+    refused: Tensor = of("crystals")  # (n,) steps refused in a row
+    quasi_newton: Tensor = of("crystals")  # (n,) whether L-BFGS leads, and not FIRE
+    step: Tensor = of("rows")  # from the last accepted geometry to the trial
+    symmetries: list[Symmetry | None] = of("list")
+    point: Point
+    lbfgs: LBFGS
+    fire: FIRE
 
-    def __init__(self, crystal: Crystal, settings: RelaxationSettings, fixed: NDArray[np.bool_] | None = None) -> None:
-        """Start at `crystal`, the sites in `fixed` `(n_atoms,)` held."""
-        self.settings = settings
-        self.fixed = np.zeros(len(crystal), dtype=bool) if fixed is None else fixed
-        self.trial = crystal
-        self.point: Point | None = None
-        self.status: CalculationStatus | None = None
-        self.message = ""
-        self.n_steps = -1
-        self._volume = _volume(crystal)
-        self._symmetry: Symmetry | None = None
-        self._quasi_newton: LBFGS | None = LBFGS()
-        self._fire = FIRE()
-        self._gradient = np.zeros((len(crystal) + 3, 3))
-        self._step = np.zeros_like(self._gradient)
-        self._refused = 0
+    @staticmethod
+    def begin(batch: Batch, fixed: Tensor, settings: RelaxationSettings) -> Descents:
+        """Start at the crystals of `batch`, the sites in `fixed` `(n_atoms,)` held."""
+        layout = Layout.of_batch(batch)
+        nan, none = torch.full_like(batch.volumes, torch.nan), torch.zeros_like(batch.sizes)
+        rows = nan.new_zeros((len(layout.owner), 3))
+        return Descents(
+            settings=settings,
+            trial=batch,
+            fixed=fixed,
+            first_volume=batch.volumes,
+            n_steps=none - 1,
+            refused=none,
+            quasi_newton=none == 0,
+            step=rows,
+            symmetries=[None] * len(batch),
+            point=Point(
+                batch=batch,
+                answered=none > 0,
+                energy=nan,
+                enthalpy=nan,
+                forces=torch.zeros_like(batch.positions),
+                stress=torch.zeros_like(batch.cells),
+                gradient=rows,
+                latents=None,
+                magmoms=None,
+            ),
+            lbfgs=LBFGS.blank(layout),
+            fire=FIRE.blank(layout),
+        )
 
-    def tell(self, answer: Point) -> bool:
-        """Take in what the potential says of `trial`; return whether the step there is accepted."""
-        self.n_steps += 1
-        trouble, failed = answer.problem, answer.failed
-        if trouble is None and not (
-            np.isfinite(answer.energy) and np.isfinite(answer.forces).all() and np.isfinite(answer.stress).all()
-        ):
-            trouble, failed = "the potential answered with something that is not a number", True
-        if trouble is not None:
-            self._without_answer(trouble, failed)
-            return False
-        if self._exploded(answer):
-            return False
-        if self.settings.keep_symmetry and self._symmetry is None:
-            try:
-                self._symmetry = symmetry_of(answer.crystal, self.settings.symprec)
-            except ValueError as error:
-                self.status, self.message = "failed", f"its symmetry cannot be kept: {error}"
-                return False
-        gradient = self._constrained(answer)
-        rise = np.inf if self.point is None else self._enthalpy(answer) - self._enthalpy(self.point)
-        if self.point is not None and self._quasi_newton is not None:
-            self._quasi_newton.learn(self._step, gradient - self._gradient)
-            if rise > NOISE * len(answer.crystal) and not self._met(gradient, answer.crystal):
-                self._refuse()
-                self._go_on()
-                return False
-        self._refused = 0
-        self.point, self._gradient = answer, gradient
-        if self._met(gradient, answer.crystal):
-            self.status = "converged"
-        else:
-            self._go_on()
-        return True
+    def __len__(self) -> int:
+        return len(self.trial)
 
-    def _go_on(self) -> None:
-        if self.n_steps >= self.settings.max_steps:
-            self.status = "max_steps"
-            self.message = f"not converged to {self.settings.fmax} eV/Å after {self.n_steps} steps"
-            return
-        assert self.point is not None
-        if self._quasi_newton is None:
-            step = capped(self._fire.direction(self._gradient))
-        else:
-            step = self._quasi_newton.direction(self._gradient)
-            if np.vdot(step, self._gradient) >= 0:
-                self._quasi_newton.forget()
-                step = self._quasi_newton.direction(self._gradient)
-            step = capped(step, 0.5**self._refused)
-        self._step = step
-        self.trial = moved(self.point.crystal, step)
+    @cached_property
+    def layout(self) -> Layout:
+        """How the rows lie."""
+        return Layout.of_batch(self.trial)
 
-    def _refuse(self) -> None:
-        """Stay where it was, and look nearer; after too many refusals in a row, change the method."""
-        self._refused += 1
-        if self._refused > PATIENCE:
-            self._quasi_newton = None
-        elif self._refused == PATIENCE // 2 and self._quasi_newton is not None:
-            self._quasi_newton.forget()
+    def select(self, crystals: Tensor) -> Descents:
+        """Keep some crystals, given by index."""
+        return selected(self, self.trial, self.layout, crystals)
 
-    def _without_answer(self, trouble: str, failed: bool) -> None:
-        if self.point is None:
-            self.status, self.message = "failed" if failed else "unsupported", trouble
-        elif self._refused > PATIENCE or self._quasi_newton is None or self.n_steps >= self.settings.max_steps:
-            self.status, self.message = "failed", trouble
-        else:
-            self._refuse()
-            self._go_on()
+    def join(self, other: Descents) -> Descents:
+        """Take in the crystals of another, which has not begun."""
+        for name in ("latents", "magmoms"):
+            known = getattr(self.point, name)
+            if known is not None:
+                size = len(other) if name == "latents" else len(other.trial.numbers)
+                setattr(other.point, name, known.new_full((size, *known.shape[1:]), torch.nan))
+        return joined(self, other, len(self.trial.numbers), len(other.trial.numbers))
 
-    def _exploded(self, answer: Point) -> bool:
-        ratio = _volume(answer.crystal) / self._volume
-        force = float(np.abs(answer.forces).max())
-        if force > LARGEST_FORCE:
-            self.status, self.message = "exploded", f"a force of {force:.3g} eV/Å after {self.n_steps} steps"
-        elif not VOLUME_RATIOS[0] <= ratio <= VOLUME_RATIOS[1]:
-            self.status = "exploded"
-            self.message = f"{ratio:.3g} times its first volume after {self.n_steps} steps"
-        else:
-            return False
-        self.point = answer
-        return True
+    def tell(self, answer: Evaluation, raised: Mapping[int, str]) -> dict[int, Ending]:
+        """Take in what the potential says of `trial`; return which crystals have ended, and how.
 
-    def _enthalpy(self, point: Point) -> float:
-        return point.energy + self.settings.pressure * _volume(point.crystal)
+        Args:
+            answer: For each crystal; NaN where there is none.
+            raised: Crystals for which the potential raised, and what.
+        """
+        batch, layout = self.trial, self.layout
+        self.n_steps = self.n_steps + 1
+        finite = answer.energies.isfinite() & answer.stresses.isfinite().flatten(1).all(1)
+        finite &= batch.of_crystals((~answer.forces.isfinite()).any(1).long()) == 0
+        unsymmetric = self._find_symmetries(finite) if self.settings.keep_symmetry else {}
+        ratio = batch.volumes / self.first_volume
+        force = layout.largest(answer.forces.abs().amax(1).nan_to_num())
+        exploded = (force > LARGEST_FORCE) | (ratio < VOLUME_RATIOS[0]) | (ratio > VOLUME_RATIOS[1])
+        exploded &= finite
+        gradient = self._constrained(answer, layout)
+        met = finite & ~exploded & self._met(gradient, layout)
+        enthalpy = answer.energies + self.settings.pressure * batch.volumes
+        led = self.point.answered & self.quasi_newton & finite & ~exploded
+        self.lbfgs.learn(layout, self.step, gradient - self.point.gradient, led)
+        uphill = led & ~met & (enthalpy - self.point.enthalpy > NOISE * batch.sizes)
+        late = self.n_steps >= self.settings.max_steps
+        hopeless = ~finite & (~self.point.answered | (self.refused > PATIENCE) | ~self.quasi_newton | late)
+        accepted = finite & ~uphill
+        self._accept(answer, gradient, enthalpy, accepted)
+        self._refuse(~accepted)
+        ended = met | exploded | hopeless | late
+        found = {}
+        for k in torch.nonzero(ended)[:, 0].tolist():
+            if exploded[k]:
+                found[k] = Ending(status="exploded", message=self._explosion(k, float(force[k]), float(ratio[k])))
+            elif hopeless[k]:
+                found[k] = self._without_answer(k, answer.problems, raised)
+            elif met[k]:
+                found[k] = Ending(status="converged")
+            else:
+                message = f"not converged to {self.settings.fmax} eV/Å after {int(self.n_steps[k])} steps"
+                found[k] = Ending(status="max_steps", message=message)
+        self._go_on(layout)
+        return found | unsymmetric
 
-    def _constrained(self, answer: Point) -> FloatArray:
-        """Gradient of the enthalpy `(n_atoms + 3, 3)` in what may change: forces, then strain, scaled."""
-        forces, stress = answer.forces, answer.stress
-        if self._symmetry is not None:
-            forces, stress = self._symmetry.vectors(forces), self._symmetry.tensor(stress)
-        forces = np.where(self.fixed[:, None], 0.0, forces)
-        strain = _volume(answer.crystal) * (stress + self.settings.pressure * np.eye(3))
-        mean = np.eye(3) * np.trace(strain) / 3
-        strain = {
-            "free": strain,
-            "fixed": np.zeros((3, 3)),
-            "fixed_shape": mean,
-            "fixed_volume": strain - mean,
-        }[self.settings.cell]
-        return np.concatenate([-forces, strain / strain_length(len(forces))])
+    def _accept(self, answer: Evaluation, gradient: Tensor, enthalpy: Tensor, who: Tensor) -> None:
+        """Stand where the trial was."""
+        point, batch = self.point, self.trial
+        atoms, rows = who[self.layout.atom_owner], self.layout.spread(who)
 
-    def _met(self, gradient: FloatArray, crystal: Crystal) -> bool:
-        n = len(crystal)
-        forces, strain = gradient[:n], gradient[n:] * strain_length(n)  # eV/Å, eV
-        if self.settings.max_stress is not None:
-            cell_is_met = np.abs(strain).max() / _volume(crystal) < self.settings.max_stress
+        def taken(new: Tensor | None, old: Tensor | None, mask: Tensor) -> Tensor | None:
+            if new is None:
+                return None
+            mask = mask.view(-1, *[1] * (new.dim() - 1))
+            return torch.where(mask, new, torch.nan if old is None else old)
+
+        self.point = Point(
+            batch=Batch(
+                numbers=batch.numbers,
+                positions=torch.where(atoms[:, None], batch.positions, point.batch.positions),
+                cells=torch.where(who[:, None, None], batch.cells, point.batch.cells),
+                sizes=batch.sizes,
+            ),
+            answered=point.answered | who,
+            energy=torch.where(who, answer.energies, point.energy),
+            enthalpy=torch.where(who, enthalpy, point.enthalpy),
+            forces=torch.where(atoms[:, None], answer.forces, point.forces),
+            stress=torch.where(who[:, None, None], answer.stresses, point.stress),
+            gradient=torch.where(rows, gradient, point.gradient),
+            latents=taken(answer.latents, point.latents, who),
+            magmoms=taken(answer.magmoms, point.magmoms, atoms),
+        )
+        self.refused = torch.where(who, 0, self.refused)
+
+    def _refuse(self, who: Tensor) -> None:
+        """Stay, and look nearer; after too many refusals in a row, change the method."""
+        self.refused = self.refused + who
+        self.quasi_newton = self.quasi_newton & (self.refused <= PATIENCE)
+        self.lbfgs.forget(who & (self.refused == PATIENCE // 2))
+
+    def _go_on(self, layout: Layout) -> None:
+        gradient = self.point.gradient
+        step = self.lbfgs.direction(layout, gradient)
+        misled = layout.dot(step, gradient) >= 0
+        self.lbfgs.forget(misled)
+        step = torch.where(layout.spread(misled), -gradient / STIFFNESS, step)
+        step = capped(layout, step, 0.5 ** self.refused.clamp(max=PATIENCE + 1))
+        if not self.quasi_newton.all():
+            damped = self.fire.direction(layout, gradient, ~self.quasi_newton)
+            damped = capped(layout, damped, torch.ones_like(self.first_volume))
+            step = torch.where(layout.spread(self.quasi_newton), step, damped)
+        self.step = step
+        self.trial = moved(self.point.batch, layout, step)
+
+    def _constrained(self, answer: Evaluation, layout: Layout) -> Tensor:
+        """Gradient of the enthalpy in what may change: forces, then strain, scaled."""
+        forces, stress = answer.forces, answer.stresses
+        if self.settings.keep_symmetry:
+            symmetries = Symmetries.of([s or _no_symmetry(n) for s, n in self._numbered()], self.trial)
+            forces, stress = symmetries.vectors(forces), symmetries.tensors(stress)
+        forces = torch.where(self.fixed[:, None], 0.0, forces)
+        unit = torch.eye(3, dtype=stress.dtype, device=stress.device)
+        strain = self.trial.volumes[:, None, None] * (stress + self.settings.pressure * unit)
+        mean = strain.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * unit
+        if self.settings.cell == "fixed":
+            strain = torch.zeros_like(strain)
+        elif self.settings.cell == "fixed_shape":
+            strain = mean
+        elif self.settings.cell == "fixed_volume":
+            strain = strain - mean
+        return torch.cat([-forces, (strain / layout.strain_length[:, None, None]).reshape(-1, 3)])
+
+    def _met(self, gradient: Tensor, layout: Layout) -> Tensor:
+        settings, n = self.settings, self.trial.sizes
+        forces = layout.largest(gradient[: layout.n_atoms].norm(dim=1).nan_to_num(torch.inf))  # eV/Å
+        strain = layout.strains(gradient) * layout.strain_length[:, None, None]  # eV
+        if settings.max_stress is not None:
+            cell = strain.abs().amax((1, 2)) / self.trial.volumes < settings.max_stress
         else:  # ASE divides the virial by the number of atoms
-            cell_is_met = (strain**2).sum(1).max() < (self.settings.fmax * n) ** 2
-        return bool(cell_is_met and (forces**2).sum(1).max() < self.settings.fmax**2)
+            cell = strain.norm(dim=2).amax(1) / n < settings.fmax
+        return cell & (forces < settings.fmax)
+
+    def _numbered(self) -> list[tuple[Symmetry | None, int]]:
+        return list(zip(self.symmetries, self.trial.sizes.tolist(), strict=True))
+
+    def _find_symmetries(self, finite: Tensor) -> dict[int, Ending]:
+        """Look at the crystals that have their first answer."""
+        found = {}
+        crystals = self.trial.crystals()
+        for k in torch.nonzero(finite & ~self.point.answered)[:, 0].tolist():
+            try:
+                self.symmetries[k] = symmetry_of(crystals[k], self.settings.symprec)
+            except ValueError as error:
+                found[k] = Ending(status="failed", message=f"its symmetry cannot be kept: {error}")
+        return found
+
+    def _explosion(self, k: int, force: float, ratio: float) -> str:
+        what = f"a force of {force:.3g} eV/Å" if force > LARGEST_FORCE else f"{ratio:.3g} times its first volume"
+        return f"{what} after {int(self.n_steps[k])} steps"
+
+    def _without_answer(self, k: int, problems: Mapping[int, str], raised: Mapping[int, str]) -> Ending:
+        if k in raised:
+            return Ending(status="failed", message=raised[k])
+        if k not in problems:
+            return Ending(status="failed", message="the potential answered with something that is not a number")
+        begun = bool(self.point.answered[k])
+        return Ending(status="failed" if begun else "unsupported", message=problems[k])
 
 
-def _volume(crystal: Crystal) -> float:
-    return float(abs(np.linalg.det(crystal.cell)))
+def _no_symmetry(n_atoms: int) -> Symmetry:
+    return Symmetry(rotations=np.eye(3)[None], images=np.arange(n_atoms)[None])

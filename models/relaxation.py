@@ -7,20 +7,24 @@ are in the cell, as under ASE's `FixAtoms`: they follow its strain, and their fo
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from materials.records import CalculationStatus
-from models.descent import Descent, Point
-from models.potentials.interface import Crystal, Evaluation, Potential, crystal_of, fixed_sites
+from models.batching import evaluated, room_for
+from models.descent import Descents, Ending
+from models.potentials.interface import Crystal, FloatArray, Potential, batch_of, crystal_of, fixed_sites
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+INTAKE_ATOMS = 1000  # of crystals whose costs are worked out together
 
 CellFreedom = Literal["free", "fixed", "fixed_shape", "fixed_volume"]
 
@@ -55,6 +59,17 @@ class RelaxationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frame:
+    """An accepted step, as a fine-tuning takes it."""
+
+    crystal: Crystal
+    energy: float  # eV
+    forces: FloatArray  # (n_atoms, 3) eV/Å
+    stress: FloatArray  # (3, 3) eV/Å³
+    magmoms: np.ndarray | None  # (n_atoms,) μB
+
+
+@dataclass(frozen=True, kw_only=True)
 class Relaxed:
     """How the relaxation of one crystal ended. `structure` is the last one that has an energy."""
 
@@ -68,7 +83,7 @@ class Relaxed:
     wall_time_s: float  # its share of the batches it was in
     latent: np.ndarray | None  # (d,)
     magmoms: np.ndarray | None  # (n_atoms,) μB
-    trajectory: tuple[Point, ...] = ()  # the accepted steps, where the settings ask for them
+    trajectory: tuple[Frame, ...] = ()  # the accepted steps, where the settings ask for them
 
 
 def relax(
@@ -78,149 +93,156 @@ def relax(
 
     Trouble with a structure is its status and message, never an exception.
     """
-    active: list[_Run] = []
-    following: _Run | None = None
+    waiting: deque[_Run] = deque()
+    flight = _Flight(potential=potential, settings=settings)
     index = 0
-    while index < len(structures) or following is not None or active:
-        while index < len(structures) or following is not None:
-            if following is None:
-                begun = _begin(index, structures[index], potential, settings)
-                index += 1
-                if isinstance(begun, Relaxed):
-                    yield index - 1, begun
-                    continue
-                following = begun
-            if active and _cost(active) + following.cost > _room(potential):
+    while index < len(structures) or waiting or flight.runs:
+        while True:
+            flight.board(waiting)
+            if waiting or index == len(structures):
                 break
-            active.append(following)
-            following = None
-        if active:
-            _advance(potential, active)
-        for run in active:
-            if run.descent.status is not None:
-                yield run.index, _ended(run)
-        active = [run for run in active if run.descent.status is None]
-
-
-_learned: dict[tuple[str, str], float] = {}  # potentials that ran out of memory in this process -> what had room
-
-
-def _room(potential: Potential) -> float:
-    """The most that a batch may cost here: an out-of-memory is not met again."""
-    return min(potential.batch_cost, _learned.get((potential.method, potential.weights_hash), np.inf))
+            arrived, refused = _arrivals(index, structures, potential)
+            yield from refused
+            waiting.extend(arrived)
+            index += len(arrived) + len(refused)
+        if flight.runs:
+            yield from flight.advance()
 
 
 @dataclass(kw_only=True)
 class _Run:
+    """A crystal that waits or is under way."""
+
     index: int
     structure: Structure
-    descent: Descent
-    cost: float
+    crystal: Crystal
+    fixed: np.ndarray
+    cost: float = 0.0
     wall_time_s: float = 0.0
-    trajectory: list[Point] = field(default_factory=list)
+    trajectory: list[Frame] = field(default_factory=list)
 
 
-def _begin(index: int, structure: Structure, potential: Potential, settings: RelaxationSettings) -> _Run | Relaxed:
-    try:
-        crystal = crystal_of(structure)
-        fixed = fixed_sites(structure)
-        uncovered = {site.specie.symbol for site in structure} - potential.elements
-        if uncovered:
-            raise ValueError(f"{potential.method} does not cover {', '.join(sorted(uncovered))}")
-    except ValueError as error:
-        return _refused(structure, "unsupported", str(error))
-    descent = Descent(crystal, settings, fixed)
-    return _Run(index=index, structure=structure, descent=descent, cost=potential.cost(crystal))
+@dataclass(kw_only=True)
+class _Flight:
+    """The crystals under way, in the order of their descents."""
+
+    potential: Potential
+    settings: RelaxationSettings
+    runs: list[_Run] = field(default_factory=list)
+    descents: Descents | None = None
+
+    def board(self, waiting: deque[_Run]) -> None:
+        """Take in what there is room for, one at least where there is nobody."""
+        room = room_for(self.potential) - sum(run.cost for run in self.runs)
+        entering: list[_Run] = []
+        while waiting and (waiting[0].cost <= room or not (self.runs or entering)):
+            room -= waiting[0].cost
+            entering.append(waiting.popleft())
+        if not entering:
+            return
+        device = self.potential.device
+        fixed = torch.from_numpy(np.concatenate([run.fixed for run in entering])).to(device)
+        begun = Descents.begin(batch_of([run.crystal for run in entering], device), fixed, self.settings)
+        self.descents = begun if self.descents is None else self.descents.join(begun)
+        self.runs += entering
+
+    def advance(self) -> list[tuple[int, Relaxed]]:
+        """Evaluate every crystal where it is to be, let it step, and part with those that have ended."""
+        assert self.descents is not None
+        start = time.perf_counter()
+        costs = [run.cost for run in self.runs]
+        answer, raised = evaluated(self.potential, self.descents.trial, costs)
+        endings = self.descents.tell(answer, raised)
+        if self.settings.trajectory:
+            self._keep_frames()
+        elapsed = time.perf_counter() - start
+        for run in self.runs:
+            run.wall_time_s += elapsed * run.cost / sum(costs)
+        return self._part(endings) if endings else []
+
+    def _keep_frames(self) -> None:
+        assert self.descents is not None
+        accepted = torch.nonzero(self.descents.refused == 0)[:, 0]
+        for k, frame in zip(accepted.tolist(), _frames(self.descents, accepted), strict=True):
+            self.runs[k].trajectory.append(frame)
+
+    def _part(self, endings: Mapping[int, Ending]) -> list[tuple[int, Relaxed]]:
+        assert self.descents is not None
+        device = self.potential.device
+        gone = sorted(endings)
+        left = [k for k in range(len(self.runs)) if k not in endings]
+        ended = self.descents.select(torch.tensor(gone, device=device))
+        steps, answered = ended.n_steps.tolist(), ended.point.answered.tolist()
+        latents = None if ended.point.latents is None else ended.point.latents.cpu().numpy()
+        found = []
+        for position, (k, frame) in enumerate(
+            zip(gone, _frames(ended, torch.arange(len(gone), device=device)), strict=True)
+        ):
+            run, ending = self.runs[k], endings[k]
+            if not answered[position]:
+                found.append((run.index, _refused(run.structure, ending.status, ending.message)))
+                continue
+            relaxed = Relaxed(
+                structure=_with_geometry(run.structure, frame.crystal),
+                energy=frame.energy,
+                max_force=float(np.linalg.norm(frame.forces[~run.fixed], axis=1).max(initial=0.0)),
+                max_stress=float(np.abs(frame.stress).max()),
+                n_steps=steps[position],
+                status=ending.status,
+                message=ending.message,
+                wall_time_s=run.wall_time_s,
+                latent=None if latents is None else latents[position],
+                magmoms=frame.magmoms,
+                trajectory=tuple(run.trajectory),
+            )
+            found.append((run.index, relaxed))
+        self.runs = [self.runs[k] for k in left]
+        self.descents = self.descents.select(torch.tensor(left, device=device)) if left else None
+        return found
 
 
-def _advance(potential: Potential, runs: list[_Run]) -> None:
-    """Evaluate every run where it stands and let it step."""
-    start = time.perf_counter()
-    points = [point for part in _within(_room(potential), runs) for point in _evaluated(potential, part)]
-    for run, point in zip(runs, points, strict=True):
-        accepted = run.descent.tell(point)
-        if accepted and run.descent.settings.trajectory:
-            run.trajectory.append(point)
-    total = _cost(runs)
-    elapsed = time.perf_counter() - start
-    for run in runs:
-        run.wall_time_s += elapsed * run.cost / total
-
-
-def _within(limit: float, runs: Sequence[_Run]) -> list[list[_Run]]:
-    """Part runs that came together when there seemed to be more room."""
-    parts: list[list[_Run]] = [[]]
-    for run in runs:
-        if parts[-1] and _cost(parts[-1]) + run.cost > limit:
-            parts.append([])
-        parts[-1].append(run)
-    return parts
-
-
-def _cost(runs: Sequence[_Run]) -> float:
-    return sum(run.cost for run in runs)
-
-
-def _evaluated(potential: Potential, runs: Sequence[_Run]) -> list[Point]:
-    """Evaluate a batch, in halves where that fails, down to the crystal at fault."""
-    crystals = [run.descent.trial for run in runs]
-    try:
-        return _points(potential.evaluate(crystals), crystals)
-    except Exception as error:  # noqa: BLE001 a potential may raise anything; it becomes the one crystal's record
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-            _learned[potential.method, potential.weights_hash] = min(_room(potential), _cost(runs) / 2)
-            _free_device_memory()
-        if len(runs) == 1:
-            return [_unanswered(crystals[0], f"{type(error).__name__}: {error}")]
-    half = len(runs) // 2
-    return [*_evaluated(potential, runs[:half]), *_evaluated(potential, runs[half:])]
-
-
-def _free_device_memory() -> None:
-    """Give back what torch holds of a GPU without using it, so that a smaller batch finds room in one piece."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _points(evaluation: Evaluation, crystals: Sequence[Crystal]) -> list[Point]:
+def _frames(descents: Descents, crystals: torch.Tensor) -> list[Frame]:
+    """What is accepted of some crystals, given by index."""
+    point, atoms = descents.point, descents.trial.atoms_of(crystals)
+    parts = point.batch.select(crystals).crystals()
+    ends = np.cumsum([len(crystal) for crystal in parts])[:-1]
+    forces = np.split(point.forces[atoms].cpu().numpy(), ends)
+    magmoms = [None] * len(parts) if point.magmoms is None else np.split(point.magmoms[atoms].cpu().numpy(), ends)
+    energies, stresses = point.energy[crystals].tolist(), point.stress[crystals].cpu().numpy()
     return [
-        Point(
-            crystal=crystal,
-            energy=float(evaluation.energies[k]),
-            forces=evaluation.forces[k],
-            stress=evaluation.stresses[k],
-            problem=evaluation.problems[k],
-            latent=None if evaluation.latents is None else evaluation.latents[k],
-            magmoms=None if evaluation.magmoms is None else evaluation.magmoms[k],
-        )
-        for k, crystal in enumerate(crystals)
+        Frame(crystal=crystal, energy=energies[k], forces=forces[k], stress=stresses[k], magmoms=magmoms[k])
+        for k, crystal in enumerate(parts)
     ]
 
 
-def _unanswered(crystal: Crystal, problem: str) -> Point:
-    nothing = np.full((len(crystal), 3), np.nan)
-    return Point(crystal=crystal, energy=np.nan, forces=nothing, stress=nothing[:3], problem=problem, failed=True)
-
-
-def _ended(run: _Run) -> Relaxed:
-    descent, point = run.descent, run.descent.point
-    assert descent.status is not None
-    if point is None:
-        return _refused(run.structure, descent.status, descent.message)
-    return Relaxed(
-        structure=_with_geometry(run.structure, point.crystal),
-        energy=point.energy,
-        max_force=float(np.linalg.norm(point.forces[~descent.fixed], axis=1).max(initial=0.0)),
-        max_stress=float(np.abs(point.stress).max()),
-        n_steps=descent.n_steps,
-        status=descent.status,
-        message=descent.message,
-        wall_time_s=run.wall_time_s,
-        latent=point.latent,
-        magmoms=point.magmoms,
-        trajectory=tuple(run.trajectory),
-    )
+def _arrivals(
+    index: int, structures: Sequence[Structure], potential: Potential
+) -> tuple[list[_Run], list[tuple[int, Relaxed]]]:
+    """Take the next structures, from `index` on, apart into those that can begin and those that cannot."""
+    arrived: list[_Run] = []
+    refused = []
+    n_atoms = 0
+    for at in range(index, len(structures)):
+        structure = structures[at]
+        if n_atoms and n_atoms + len(structure) > INTAKE_ATOMS:
+            break
+        n_atoms += len(structure)
+        try:
+            crystal, fixed = crystal_of(structure), fixed_sites(structure)
+            uncovered = {site.specie.symbol for site in structure} - potential.elements
+            if uncovered:
+                raise ValueError(f"{potential.method} does not cover {', '.join(sorted(uncovered))}")
+        except ValueError as error:
+            refused.append((at, _refused(structure, "unsupported", str(error))))
+            continue
+        arrived.append(_Run(index=at, structure=structure, crystal=crystal, fixed=fixed))
+    try:
+        costs = potential.costs(batch_of([run.crystal for run in arrived], potential.device)).tolist()
+    except Exception:  # noqa: BLE001 what is wrong comes out in the evaluation, where each is tried alone
+        costs = [potential.batch_cost] * len(arrived)
+    for run, cost in zip(arrived, costs, strict=True):
+        run.cost = cost
+    return arrived, refused
 
 
 def _refused(structure: Structure, status: CalculationStatus, message: str) -> Relaxed:

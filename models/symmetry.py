@@ -1,13 +1,16 @@
-"""Keeps a relaxing crystal in the space group that it started in."""
+"""Keeps relaxing crystals in the space groups that they started in."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from models.potentials.interface import Crystal, FloatArray
+from models.potentials.interface import Batch, Crystal, FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +24,57 @@ class Symmetry:
     rotations: FloatArray  # (n_operations, 3, 3)
     images: NDArray[np.int64]  # (n_operations, n_atoms)
 
-    def vectors(self, values: FloatArray) -> FloatArray:
-        """Average one vector for each atom, `(n_atoms, 3)`, over all operations."""
-        turned = np.einsum("kij,aj->kai", self.rotations, values)
-        total = np.zeros_like(values)
-        np.add.at(total, self.images, turned)
-        return total / len(self.rotations)
 
-    def tensor(self, value: FloatArray) -> FloatArray:
-        """Average a `(3, 3)` tensor over all operations."""
-        mean: FloatArray = np.einsum("kij,jl,kml->im", self.rotations, value, self.rotations) / len(self.rotations)
-        return mean
+@dataclass(frozen=True, kw_only=True)
+class Symmetries:
+    """The operations of all crystals of a batch; a pair is an operation and an atom that it moves."""
+
+    rotations: Tensor  # (n_operations, 3, 3)
+    owner: Tensor  # (n_operations,) crystal
+    count: Tensor  # (n,) operations of each crystal
+    atom_count: Tensor  # (n_atoms,) operations of each atom's crystal
+    operation: Tensor  # (n_pairs,)
+    source: Tensor  # (n_pairs,) atom
+    target: Tensor  # (n_pairs,) atom
+
+    @staticmethod
+    def of(symmetries: Sequence[Symmetry], batch: Batch) -> Symmetries:
+        """Number operations and atoms through the batch."""
+        device = batch.sizes.device
+        counts = [len(symmetry.rotations) for symmetry in symmetries]
+        starts = np.cumsum([0, *batch.sizes.tolist()])
+        operations = np.cumsum([0, *counts])
+        pairs = zip(symmetries, starts, operations, strict=False)
+        numbered = [
+            np.stack(
+                np.broadcast_arrays(
+                    np.arange(len(s.images))[:, None] + k, np.arange(s.images.shape[1]) + a, s.images + a
+                )
+            )
+            for s, a, k in pairs
+        ]
+        table = np.concatenate([part.reshape(3, -1) for part in numbered], axis=1)
+        operation, source, target = torch.from_numpy(table).to(device)
+        count = torch.tensor(counts, device=device)
+        return Symmetries(
+            rotations=torch.from_numpy(np.concatenate([s.rotations for s in symmetries])).to(device),
+            owner=torch.repeat_interleave(count),
+            count=count,
+            atom_count=count[batch.owner],
+            operation=operation,
+            source=source,
+            target=target,
+        )
+
+    def vectors(self, values: Tensor) -> Tensor:
+        """Average one vector for each atom, `(n_atoms, 3)`, over its crystal's operations."""
+        turned = (self.rotations[self.operation] @ values[self.source][:, :, None])[:, :, 0]
+        return torch.zeros_like(values).index_add_(0, self.target, turned) / self.atom_count[:, None]
+
+    def tensors(self, values: Tensor) -> Tensor:
+        """Average one tensor for each crystal, `(n, 3, 3)`, over its operations."""
+        turned = self.rotations @ values[self.owner] @ self.rotations.mT
+        return torch.zeros_like(values).index_add_(0, self.owner, turned) / self.count[:, None, None]
 
 
 def symmetry_of(crystal: Crystal, symprec: float) -> Symmetry:

@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 
 from materials.errors import AnchorMismatch
-from models.potentials.interface import Crystal, FloatArray, Potential
+from models.potentials.interface import Crystal, FloatArray, Potential, batch_of
 
 TOLERANCE = 0.2  # eV/atom
 
@@ -65,9 +65,10 @@ def check_anchors(potential: Potential) -> None:
     names = {symbol for anchor in anchors for symbol in Composition(anchor.formula).chemical_system_set}
     names |= {anchor.formula for anchor in anchors}
     crystals = {name: crystal for name, crystal in _crystals().items() if name in names}
-    answer = potential.evaluate(list(crystals.values()))
+    answer = potential.evaluate(batch_of(list(crystals.values()), potential.device))
     energies = {
-        name: energy / len(crystal) for (name, crystal), energy in zip(crystals.items(), answer.energies, strict=True)
+        name: energy / len(crystal)
+        for (name, crystal), energy in zip(crystals.items(), answer.energies.tolist(), strict=True)
     }
     off = {}
     for anchor in anchors:

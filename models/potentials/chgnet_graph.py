@@ -9,15 +9,13 @@ nothing is lost. The classes are exact up to the rounding of single precision, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models.neighbours import Pairs
-from models.potentials.interface import Crystal
+from models.potentials.interface import Batch
 
 BOND_BIN = 1e-6  # Å; single precision resolves 5e-7 Å at the cut-off
 COSINE_BIN = 1e-7
@@ -75,6 +73,7 @@ class Classes:
     arm_centre: Tensor  # (n_arm_classes,) atom classes
     arm_bond: Tensor  # bond classes
     angle_arm: Tensor  # (n_angle_classes,) arm classes
+    angle_centre: Tensor  # atom classes
     angle_bond: Tensor  # bond classes: the one that receives, the arm's
     angle_other: Tensor
     angle_cosine: Tensor
@@ -82,26 +81,24 @@ class Classes:
     angle_count: Tensor
 
 
-def geometry_of(crystals: Sequence[Crystal], pairs: Pairs, short_cutoff: float, device: torch.device) -> Geometry:
+def geometry_of(batch: Batch, pairs: Pairs, short_cutoff: float) -> Geometry:
     """Turn the pairs of some crystals into bonds, and into angles between the bonds up to `short_cutoff` (Å)."""
-    sizes = [len(crystal) for crystal in crystals]
-    length = np.linalg.norm(pairs.vector, axis=1)
-    order = np.argsort(length > short_cutoff, kind="stable")
-    first, second, vector, length = (
-        torch.from_numpy(array[order]).to(device) for array in (pairs.first, pairs.second, pairs.vector, length)
-    )
-    n_short = int((length <= short_cutoff).sum())
+    length = pairs.vector.norm(dim=1)
+    long = length > short_cutoff
+    order = torch.argsort(long, stable=True)
+    first, second, vector, length = (values[order] for values in (pairs.first, pairs.second, pairs.vector, length))
+    n_short = len(long) - int(long.sum())
     starts = torch.cat([first[:n_short], second[:n_short]])
     by_start = torch.argsort(starts, stable=True)
     arm_start = starts[by_start]
     arm_bond = by_start % max(n_short, 1)
     arm_sign = torch.where(by_start < n_short, 1.0, -1.0).to(vector.dtype)
     arm_unit = arm_sign[:, None] * vector[arm_bond] / length[arm_bond, None]
-    angle_arm, angle_other, reverse = _pairs_of_arms(arm_start, sum(sizes))
+    angle_arm, angle_other, reverse = _pairs_of_arms(arm_start, len(batch.numbers))
     return Geometry(
-        numbers=torch.from_numpy(np.concatenate([c.numbers for c in crystals])).to(device),
-        owner=torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device),
-        n_crystals=len(sizes),
+        numbers=batch.numbers,
+        owner=batch.owner,
+        n_crystals=len(batch),
         first=first,
         second=second,
         vector=vector,
@@ -140,21 +137,19 @@ def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
         merge: False gives every member a class of its own: what the model would compute without symmetry.
     """
     g = geometry
-    atom, bond, arm = _refined(g) if merge else _distinct(g)
+    if not merge or _without_symmetry(g):
+        return _distinct(g)
+    atom, bond, arm = _refined(g)
     atom_of, atom_first, atom_count = _grouped(atom)
     long = torch.arange(len(bond), device=bond.device) >= g.n_short
     bond_of, bond_first, bond_count = _grouped((bond >> 1 & _POSITIVE) + long * (_POSITIVE + 1))
     bond_key = bond[bond_first][bond_of]
     centre, neighbour = torch.cat([g.first, g.second]), torch.cat([g.second, g.first])
     message_key = _mixed(bond_key.repeat(2) + 3 * _mixed(atom[centre]) + 5 * _mixed(atom[neighbour]))
-    if not merge:
-        message_key = torch.arange(len(message_key), device=atom.device)
     _, message, message_count = _grouped(message_key)
     proper = g.angle_arm != g.angle_other
     arm = _mixed(arm + 3 * bond_key[g.arm_bond] + 5 * _mixed(atom[g.arm_start]))
     angle_key = _mixed(_mixed(arm[g.angle_arm]) + 3 * arm[g.angle_other] + _binned(g.cosine, COSINE_BIN))
-    if not merge:
-        angle_key = torch.arange(len(angle_key), device=atom.device)
     among, angle, angle_count = _grouped(angle_key[proper])
     angle_of = torch.zeros_like(angle_key)
     angle_of[proper] = among
@@ -180,6 +175,7 @@ def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
         arm_centre=arms // n_short,
         arm_bond=arms % n_short,
         angle_arm=angle_arm,
+        angle_centre=arms[angle_arm] // n_short,
         angle_bond=angle_bond,
         angle_other=bond_of[g.arm_bond[g.angle_other[angle]]],
         angle_cosine=g.cosine[angle],
@@ -188,12 +184,42 @@ def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
     )
 
 
-def _distinct(g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+def _without_symmetry(g: Geometry) -> bool:
+    """Whether nearly all bonds differ in length: then there is nothing to be merged."""
+    return len(torch.unique(_binned(g.length, BOND_BIN))) > 0.9 * len(g.length)
+
+
+def _distinct(g: Geometry) -> Classes:
+    """A class for each member."""
     device = g.length.device
-    return (
-        torch.arange(len(g.numbers), device=device),
-        2 * torch.arange(len(g.length), device=device),
-        torch.arange(len(g.arm_bond), device=device),
+    atoms, bonds = torch.arange(len(g.numbers), device=device), torch.arange(len(g.length), device=device)
+    proper = torch.nonzero(g.angle_arm != g.angle_other)[:, 0]
+    angle_of = torch.zeros_like(g.angle_arm)
+    angle_of[proper] = torch.arange(len(proper), device=device)
+    angle_arm, angle_other = g.angle_arm[proper], g.angle_other[proper]
+    return Classes(
+        atom_of=atoms,
+        atom_number=g.numbers,
+        atom_count=torch.ones_like(atoms),
+        atom_owner=g.owner,
+        bond_of=bonds,
+        bond_length=g.length,
+        bond_count=torch.ones_like(bonds),
+        n_short=g.n_short,
+        message_centre=torch.cat([g.first, g.second]),
+        message_neighbour=torch.cat([g.second, g.first]),
+        message_bond=bonds.repeat(2),
+        message_weight=torch.ones(2 * len(bonds), device=device),
+        angle_of=angle_of,
+        arm_centre=g.arm_start,
+        arm_bond=g.arm_bond,
+        angle_arm=angle_arm,
+        angle_centre=g.arm_start[angle_arm],
+        angle_bond=g.arm_bond[angle_arm],
+        angle_other=g.arm_bond[angle_other],
+        angle_cosine=g.cosine[proper],
+        angle_weight=torch.ones(len(proper), device=device),
+        angle_count=torch.ones_like(proper),
     )
 
 

@@ -6,15 +6,18 @@ with respect to strain divided by the volume: a crystal that wants to expand has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import torch
     from pymatgen.core import Structure
+    from torch import Tensor
 
 FloatArray = NDArray[np.float64]
 
@@ -36,6 +39,64 @@ class Crystal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Batch:
+    """`n` crystals side by side on one device, their atoms numbered through."""
+
+    numbers: Tensor  # (n_atoms,) atomic numbers
+    positions: Tensor  # (n_atoms, 3) Å, double precision
+    cells: Tensor  # (n, 3, 3) Å, double precision
+    sizes: Tensor  # (n,) atoms of each crystal
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """The crystal of each atom `(n_atoms,)`."""
+        import torch
+
+        return torch.repeat_interleave(self.sizes, output_size=len(self.numbers))
+
+    @cached_property
+    def volumes(self) -> Tensor:
+        """`(n,)` Å³."""
+        a, b, c = self.cells.unbind(1)
+        return (a * b.cross(c, dim=1)).sum(1).abs()
+
+    def of_crystals(self, values: Tensor) -> Tensor:
+        """Sum values of atoms `(n_atoms, ...)` over each crystal `(n, ...)`."""
+        return values.new_zeros((len(self), *values.shape[1:])).index_add_(0, self.owner, values)
+
+    def atoms_of(self, crystals: Tensor) -> Tensor:
+        """Number the atoms of some crystals, given by index, in that order."""
+        import torch
+
+        sizes = self.sizes[crystals]
+        starts = torch.cumsum(self.sizes, 0)[crystals] - torch.cumsum(sizes, 0)
+        n_atoms = int(sizes.sum())
+        return torch.repeat_interleave(starts, sizes, output_size=n_atoms) + torch.arange(n_atoms, device=sizes.device)
+
+    def select(self, crystals: Tensor) -> Batch:
+        """Take some crystals, given by index, in that order."""
+        atoms = self.atoms_of(crystals)
+        return Batch(
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            cells=self.cells[crystals],
+            sizes=self.sizes[crystals],
+        )
+
+    def crystals(self) -> list[Crystal]:
+        """Take the crystals apart, as arrays."""
+        numbers, positions, cells, sizes = (
+            tensor.cpu().numpy() for tensor in (self.numbers, self.positions, self.cells, self.sizes)
+        )
+        ends = np.cumsum(sizes)[:-1]
+        parts = zip(np.split(numbers, ends), np.split(positions, ends), cells, strict=True) if len(sizes) else ()
+        return [Crystal(numbers=n, positions=p, cell=c) for n, p, c in parts]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PotentialIdentity:
     """What a potential is, without its model in memory.
 
@@ -52,28 +113,18 @@ class PotentialIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a potential says of a batch of `n` crystals.
+    """What a potential says of a batch of `n` crystals, on the batch's device.
 
     A crystal that the potential has no answer for has NaN in all its numbers and a sentence in `problems`; the
     others are as if it had not been there.
     """
 
-    energies: FloatArray  # (n,) eV, total
-    forces: list[FloatArray]  # each (n_atoms, 3) eV/Å
-    stresses: FloatArray  # (n, 3, 3) eV/Å³
-    problems: list[str | None]
-    latents: NDArray[np.float32] | None = None  # (n, d), a mean over the atoms
-    magmoms: list[NDArray[np.float32]] | None = None  # each (n_atoms,) μB, absolute values
-
-
-def no_answer(crystals: Sequence[Crystal], problems: Sequence[str | None]) -> Evaluation:
-    """An evaluation full of NaN, to be filled in where there is an answer."""
-    return Evaluation(
-        energies=np.full(len(crystals), np.nan),
-        forces=[np.full((len(crystal), 3), np.nan) for crystal in crystals],
-        stresses=np.full((len(crystals), 3, 3), np.nan),
-        problems=list(problems),
-    )
+    energies: Tensor  # (n,) eV, total, double precision
+    forces: Tensor  # (n_atoms, 3) eV/Å, double precision
+    stresses: Tensor  # (n, 3, 3) eV/Å³, double precision
+    latents: Tensor | None = None  # (n, d), a mean over the atoms
+    magmoms: Tensor | None = None  # (n_atoms,) μB, absolute values
+    problems: Mapping[int, str] = field(default_factory=dict)  # crystal -> why there is no answer
 
 
 class Potential(Protocol):
@@ -105,17 +156,78 @@ class Potential(Protocol):
         ...
 
     @property
+    def device(self) -> torch.device:
+        """Where it takes batches, and answers."""
+        ...
+
+    @property
     def batch_cost(self) -> float:
         """The sum of costs at which a batch is full: where a larger one would be no faster, or would not fit."""
         ...
 
-    def evaluate(self, crystals: Sequence[Crystal]) -> Evaluation:
-        """Energies, forces and stresses of all `crystals`, which may be none."""
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Energies, forces and stresses of all crystals, which may be none."""
         ...
 
-    def cost(self, crystal: Crystal) -> float:
-        """How much of a batch `crystal` takes, in the potential's own unit."""
+    def costs(self, batch: Batch) -> Tensor:
+        """How much of a batch each crystal takes `(n,)`, in the potential's own unit, above zero."""
         ...
+
+
+def batch_of(crystals: Sequence[Crystal], device: torch.device | str = "cpu") -> Batch:
+    """Put crystals side by side on a device."""
+    import torch
+
+    def joined(parts: list[NDArray[Any]], nothing: tuple[int, ...], dtype: type) -> Tensor:
+        array: NDArray[Any] = np.concatenate([np.zeros(nothing, dtype=dtype), *parts]).astype(dtype, copy=False)
+        return torch.from_numpy(array).to(device)
+
+    return Batch(
+        numbers=joined([crystal.numbers for crystal in crystals], (0,), np.int64),
+        positions=joined([crystal.positions for crystal in crystals], (0, 3), np.float64),
+        cells=joined([crystal.cell[None] for crystal in crystals], (0, 3, 3), np.float64),
+        sizes=torch.tensor([len(crystal) for crystal in crystals], dtype=torch.int64, device=device),
+    )
+
+
+def unanswered(batch: Batch, problems: Mapping[int, str]) -> Evaluation:
+    """An evaluation full of NaN."""
+    cells = batch.cells
+    return Evaluation(
+        energies=cells.new_full((len(batch),), float("nan")),
+        forces=cells.new_full((len(batch.numbers), 3), float("nan")),
+        stresses=cells.new_full((len(batch), 3, 3), float("nan")),
+        problems=problems,
+    )
+
+
+def scattered(answers: Sequence[tuple[Sequence[int], Evaluation]], batch: Batch) -> Evaluation:
+    """Put answers for parts of a batch, each with the indices of its crystals, into one; NaN where there is none."""
+    import torch
+
+    if len(answers) == 1 and len(answers[0][0]) == len(batch):
+        return answers[0][1]
+    whole: dict[str, Any] = {}
+    problems: dict[int, str] = {}
+    for part, answer in answers:
+        crystals = torch.tensor(part, dtype=torch.int64, device=batch.sizes.device)
+        atoms = batch.atoms_of(crystals)
+        problems |= {part[k]: problem for k, problem in answer.problems.items()}
+        for name in ("energies", "forces", "stresses", "latents", "magmoms"):
+            values = getattr(answer, name)
+            if values is None:
+                continue
+            of_atoms = name in ("forces", "magmoms")
+            if name not in whole:
+                n = len(batch.numbers) if of_atoms else len(batch)
+                whole[name] = values.new_full((n, *values.shape[1:]), torch.nan)
+            whole[name][atoms if of_atoms else crystals] = values
+    return replace(unanswered(batch, problems), **whole)
+
+
+def filled(answer: Evaluation, batch: Batch, fit: Tensor, problems: Mapping[int, str]) -> Evaluation:
+    """Widen the answer for the crystals `fit` to the whole batch, with NaN and the problems for the others."""
+    return replace(scattered([(fit.tolist(), answer)], batch), problems=problems) if problems else answer
 
 
 def crystal_of(structure: Structure) -> Crystal:
@@ -153,15 +265,3 @@ def fixed_sites(structure: Structure) -> NDArray[np.bool_]:
             f"selective_dynamics of site {partly[0]} hold it along some lattice vectors only: give T T T or F F F"
         )
     return np.asarray(~free.any(axis=1), dtype=bool)
-
-
-def structure_of(crystal: Crystal) -> Structure:
-    """Turn arrays into a pymatgen structure, its atoms left in the periodic images where they are."""
-    from pymatgen.core import Element, Lattice, Structure
-
-    return Structure(
-        Lattice(crystal.cell),
-        [Element.from_Z(int(number)) for number in crystal.numbers],
-        crystal.positions,
-        coords_are_cartesian=True,
-    )

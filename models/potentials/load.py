@@ -11,7 +11,7 @@ from typing import Any
 from materials.errors import PotentialNotInstalled
 from models.potentials.interface import Potential, PotentialIdentity
 
-KINDS = ("chgnet", "matgl", "ase")
+KINDS = ("chgnet", "matgl", "ase", "torchsim")
 CHGNET_MODELS = {  # name -> level of theory, correction still needed, atomic numbers without training data
     "0.3.0": ("PBE+U/MP2020", None, {84, 85, 86, 87, 88}),
     "r2scan": ("r2SCAN", None, {70, 84, 85, 86, 87, 88}),
@@ -29,11 +29,11 @@ def identify(
     """Say what a potential is without loading its model, or torch.
 
     Args:
-        kind: The family: `chgnet`, `matgl` or `ase`.
-        model: The family's name of it, or a path; for `ase` an import path `package.module:callable`.
+        kind: The family: `chgnet`, `matgl`, `ase` or `torchsim`.
+        model: The family's name of it, or a path; for `ase` and `torchsim` an import path `package.module:callable`.
         level_of_theory: What its energies mean; needed where the family does not know.
         correction: The correction that its raw energies need to reach that level; with `level_of_theory`.
-        calculator_arguments: Keyword arguments of an `ase` calculator.
+        calculator_arguments: Keyword arguments of an `ase` calculator or a `torchsim` model.
 
     Raises:
         PotentialNotInstalled: If there is no such potential here, or nobody knows its level of theory.
@@ -44,10 +44,10 @@ def identify(
         from models.potentials.matgl_identity import identify_matgl
 
         return identify_matgl(model, level_of_theory, correction)
-    if kind == "ase":
-        from models.potentials.ase import identify_ase
+    if kind in ("ase", "torchsim"):
+        from models.potentials.import_path import identify_import
 
-        return identify_ase(model, level_of_theory, correction, calculator_arguments or {})
+        return identify_import(kind, model, level_of_theory, correction, calculator_arguments or {})
     raise PotentialNotInstalled(f"no family of potentials is called {kind!r}; there are {', '.join(KINDS)}")
 
 
@@ -89,11 +89,15 @@ def load_potential(
     if kind == "chgnet":
         from models.potentials.chgnet import load_chgnet
 
-        potential = load_chgnet(identity, _chgnet_path(model or "0.3.0"), device=device, precision=precision)
+        potential = load_chgnet(identity, chgnet_path(model or "0.3.0"), device=device, precision=precision)
     elif kind == "matgl":
         from models.potentials.matgl import load_matgl
 
         potential = load_matgl(identity, str(model), device=device, precision=precision)
+    elif kind == "torchsim":
+        from models.potentials.torchsim import load_torchsim
+
+        potential = load_torchsim(identity, str(model), calculator_arguments or {}, device=device, precision=precision)
     else:
         from models.potentials.ase import load_ase
 
@@ -113,7 +117,7 @@ def content_of(paths: Iterable[Path]) -> str:
 def _identify_chgnet(model: str, level_of_theory: str | None, correction: str | None) -> PotentialIdentity:
     from pymatgen.core import Element
 
-    path = _chgnet_path(model)
+    path = chgnet_path(model)
     known_level, known_correction, untrained = CHGNET_MODELS.get(model, (None, None, CHGNET_MODELS["0.3.0"][2]))
     if level_of_theory is None:
         if known_level is None:
@@ -130,7 +134,12 @@ def _identify_chgnet(model: str, level_of_theory: str | None, correction: str | 
     )
 
 
-def _chgnet_path(model: str) -> Path:
+def chgnet_path(model: str) -> Path:
+    """Find a checkpoint of the chgnet package by its name there, or by its path.
+
+    Raises:
+        PotentialNotInstalled: If there is none.
+    """
     if model not in CHGNET_MODELS:
         path = Path(model)
         if path.is_file():

@@ -6,17 +6,18 @@ handed to them as they are, in double precision until then, and forces and stres
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from materials.errors import PotentialNotInstalled
 from models.neighbours import Pairs, sound_pairs
-from models.potentials.interface import Crystal, Evaluation, FloatArray, PotentialIdentity, no_answer
-from models.potentials.matgl_identity import matgl_folder
+from models.potentials.interface import Batch, Evaluation, PotentialIdentity, filled, unanswered
+from models.potentials.matgl_identity import OF_PACKAGE, matgl_folder
+from models.potentials.matgl_line_graph import listed_line_graph
+from models.potentials.subnormals import flushed_subnormals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,77 +25,119 @@ class MatglPotential(PotentialIdentity):
     """A matgl model as a potential."""
 
     model: Any  # matgl.apps.pes.Potential
-    node_types: dict[int, int]  # atomic number -> the model's index
+    node_types: Tensor  # (119,) the model's index of each atomic number, -1 where it has none
+    covered: frozenset[int]  # atomic numbers
     dtype: torch.dtype
     device: torch.device
     batch_cost: float
 
-    def evaluate(self, crystals: Sequence[Crystal]) -> Evaluation:
+    def evaluate(self, batch: Batch) -> Evaluation:
         """Energies, forces and stresses of all crystals at once; magnetic moments where the model has them."""
-        cutoff = float(self.model.model.cutoff)
-        problems, fit, pairs = sound_pairs(crystals, cutoff, frozenset(self.node_types))
-        answer = no_answer(crystals, problems)
-        if not fit:
-            return answer
-        batch = [crystals[k] for k in fit]
-        energies, slopes, features = self._forward(batch, pairs)
-        forces, virials = _gathered(batch, pairs, slopes)
-        ends = np.cumsum([len(crystal) for crystal in batch])[:-1]
-        answer.energies[fit] = energies
-        answer.stresses[fit] = virials / np.array([abs(np.linalg.det(c.cell)) for c in batch])[:, None, None]
-        for k, force in zip(fit, np.split(forces, ends), strict=True):
-            answer.forces[k] = force
-        if features is None:
-            return answer
-        latents = np.full((len(crystals), features.shape[1]), np.nan, dtype=np.float32)
-        latents[fit] = [part.mean(axis=0) for part in np.split(features, ends)]
-        return replace(answer, latents=latents)
+        sound, pairs, fit, problems = sound_pairs(batch, float(self.model.model.cutoff), self.covered)
+        if not len(sound):
+            return unanswered(batch, problems)
+        energies, slopes, graph = self._forward(sound, pairs)
+        forces, virials = _gathered(sound, pairs, slopes)
+        features = _features(self.model.model, len(sound.numbers))
+        moments = graph.magmom.detach() if self.model.calc_magmom else None
+        answer = Evaluation(
+            energies=energies,
+            forces=forces,
+            stresses=virials / sound.volumes[:, None, None],
+            latents=None if features is None else sound.of_crystals(features) / sound.sizes[:, None],
+            magmoms=None if moments is None else moments.reshape(len(sound.numbers), -1)[:, 0].abs().float(),
+        )
+        return filled(answer, batch, fit, problems)
 
-    def cost(self, crystal: Crystal) -> float:
-        """Directed bonds within the cut-off, in thousands."""
-        _, _, pairs = sound_pairs([crystal], float(self.model.model.cutoff), frozenset(self.node_types))
-        return max(2 * len(pairs.first), 1) / 1000
+    def costs(self, batch: Batch) -> Tensor:
+        """Directed bonds, and twice the angles of a CHGNet, in thousands.
 
-    def _forward(self, batch: Sequence[Crystal], pairs: Pairs) -> tuple[FloatArray, FloatArray, np.ndarray | None]:
-        """Energies in eV, their slope by each pair's vector in eV/Å, and features of each atom if there are any."""
+        That is about what time goes with; M3GNet's triplets take a fiftieth of a bond.
+        """
+        costs = torch.full((len(batch),), 1e-3, dtype=torch.float64, device=batch.sizes.device)
+        sound, pairs, fit, _ = sound_pairs(batch, float(self.model.model.cutoff), self.covered)
+        if not len(sound):
+            return costs
+
+        def bonds_within(cutoff: float) -> Tensor:
+            near = pairs.vector.norm(dim=1) <= cutoff
+            return torch.bincount(torch.cat([pairs.first[near], pairs.second[near]]), minlength=len(sound.numbers))
+
+        bonds = bonds_within(float("inf"))
+        arms = bonds_within(getattr(self.model.model, "three_body_cutoff", 0.0))  # what CHGNet alone calls so
+        costs[fit] = sound.of_crystals((bonds + 2 * arms * (arms - 1)).double()) / 1000
+        return costs
+
+    def _graph(self, batch: Batch, pairs: Pairs) -> tuple[Any, Tensor, Tensor]:
+        """The graph of directed bonds, and each bond's pair and its sign (-1 for a pair seen from its second atom)."""
         from torch_geometric.data import Data
 
-        sizes = [len(crystal) for crystal in batch]
-        source = np.concatenate([pairs.first, pairs.second])
-        order = np.argsort(source, kind="stable")  # M3GNet counts triplets from bonds sorted by source
-        target = np.concatenate([pairs.second, pairs.first])[order]
-        sign = np.repeat([1.0, -1.0], len(pairs.first))[order]
-        of_pair = order % max(len(pairs.first), 1)
-        vectors = torch.tensor(sign[:, None] * pairs.vector[of_pair], dtype=self.dtype, device=self.device)
-        vectors.requires_grad_()
-        types = np.array([self.node_types[number] for crystal in batch for number in crystal.numbers.tolist()])
+        n_atoms, n_pairs = len(batch.numbers), len(pairs.first)
+        source = torch.cat([pairs.first, pairs.second])
+        order = torch.argsort(source, stable=True)  # M3GNet counts triplets from bonds sorted by source
+        target = torch.cat([pairs.second, pairs.first])[order]
+        sign = torch.where(order < n_pairs, 1.0, -1.0).double()[:, None]
+        of_pair = order % max(n_pairs, 1)
+        vectors = (sign * pairs.vector[of_pair]).to(self.dtype).requires_grad_()
         graph = Data(
-            num_nodes=sum(sizes),
-            edge_index=torch.tensor(np.stack([source[order], target]), dtype=torch.int32, device=self.device),
-            node_type=torch.tensor(types, device=self.device),
-            batch=torch.tensor(np.repeat(np.arange(len(sizes)), sizes), device=self.device),
-            num_graphs=len(sizes),
-            pbc_offset=torch.tensor(sign[:, None] * pairs.shift[of_pair], dtype=self.dtype, device=self.device),
+            num_nodes=n_atoms,
+            edge_index=torch.stack([source[order], target]),
+            node_type=self.node_types[batch.numbers],
+            batch=batch.owner,
+            num_graphs=len(batch),
+            pbc_offset=(sign * pairs.shift[of_pair]).to(self.dtype),
             pbc_offshift=vectors,
-            pos=torch.zeros((sum(sizes), 3), dtype=self.dtype, device=self.device),
+            pos=vectors.new_zeros((n_atoms, 3)),
         )
-        state = torch.zeros((len(sizes), 2), dtype=self.dtype, device=self.device)
+        return graph, of_pair, sign
+
+    def _forward(self, batch: Batch, pairs: Pairs) -> tuple[Tensor, Tensor, Any]:
+        """Energies in eV, their slope by each pair's vector in eV/Å, and the graph with what the model left there."""
+        graph, of_pair, sign = self._graph(batch, pairs)
+        vectors = graph.pbc_offshift
         pes = self.model
-        energies = (pes.data_std * pes.model(g=graph, state_attr=state) + pes.data_mean).reshape(-1)
-        if pes.calc_repuls:
-            energies = energies + pes.repuls(pes.model.element_types, graph).reshape(-1)
-        (slope,) = torch.autograd.grad(energies.sum(), vectors)
+        with flushed_subnormals(), listed_line_graph():
+            state = vectors.new_zeros((len(batch), 2))
+            energies = pes.model(g=graph, state_attr=state, l_g=_triplets(pes.model, graph))
+            energies = (pes.data_std * energies + pes.data_mean).reshape(-1)
+            if pes.calc_repuls:
+                energies = energies + pes.repuls(pes.model.element_types, graph).reshape(-1)
+            (slope,) = torch.autograd.grad(energies.sum(), vectors)
         total = energies.detach().double()
         if pes.element_refs is not None:
-            offsets = pes.element_refs.property_offset.double()[graph.node_type]
-            total = total.index_add(0, graph.batch, offsets)
-        slopes = np.zeros_like(pairs.vector)
-        np.add.at(slopes, of_pair, sign[:, None] * slope.double().cpu().numpy())
-        return total.cpu().numpy(), slopes, _features(pes.model, sum(sizes))
+            total = total + batch.of_crystals(pes.element_refs.property_offset.double()[graph.node_type])
+        slopes = torch.zeros_like(pairs.vector).index_add_(0, of_pair, sign * slope.double())
+        return total, slopes, graph
 
 
 def load_matgl(identity: PotentialIdentity, model: str, *, device: str, precision: str) -> MatglPotential:
     """Load a matgl model from its folder, or by name.
+
+    Raises:
+        PotentialNotInstalled: If matgl is not installed, or what is loaded is no potential.
+    """
+    from pymatgen.core import Element
+
+    dtype = getattr(torch, precision)
+    potential = _loaded(model).to(dtype).to(device).eval()
+    for parameter in potential.parameters():
+        parameter.requires_grad_(False)
+    known = {Element(symbol).Z: k for k, symbol in enumerate(potential.model.element_types)}
+    node_types = torch.full((119,), -1)
+    node_types[list(known)] = torch.tensor(list(known.values()))
+    return MatglPotential(
+        **asdict(identity),
+        model=potential,
+        node_types=node_types.to(device),
+        covered=frozenset(known) & {Element(symbol).Z for symbol in identity.elements},
+        dtype=dtype,
+        device=torch.device(device),
+        batch_cost=8.0 if device == "cpu" else 1000.0,
+    )
+
+
+def _loaded(model: str) -> Any:
+    """The `matgl.apps.pes.Potential` of that name or in that folder.
 
     Raises:
         PotentialNotInstalled: If matgl is not installed, or what is loaded is no potential.
@@ -108,8 +151,12 @@ def load_matgl(identity: PotentialIdentity, model: str, *, device: str, precisio
     except ImportError as error:
         raise PotentialNotInstalled(f"matgl cannot be imported ({error}): pip install 'matgl>=4.1.2,<5'") from error
     from matgl.apps.pes import Potential as Pes
-    from pymatgen.core import Element
 
+    if model in OF_PACKAGE:
+        from models.potentials.load import chgnet_path
+        from models.potentials.matgl_chgnet import chgnet_in_matgl
+
+        return chgnet_in_matgl(chgnet_path(OF_PACKAGE[model]))
     folder = matgl_folder(model)
     try:
         pes = matgl.load_model(folder)
@@ -119,37 +166,35 @@ def load_matgl(identity: PotentialIdentity, model: str, *, device: str, precisio
         ) from error
     if not isinstance(pes, Pes) or getattr(pes, "calc_charge", False):
         raise PotentialNotInstalled(f"{folder} holds {type(pes).__name__}: not a potential that energies alone define")
-    dtype = getattr(torch, precision)
-    potential: Any = pes.to(dtype).to(device).eval()
-    for parameter in potential.parameters():
-        parameter.requires_grad_(False)
-    return MatglPotential(
-        **asdict(identity),
-        model=potential,
-        node_types={Element(symbol).Z: k for k, symbol in enumerate(potential.model.element_types)},
-        dtype=dtype,
-        device=torch.device(device),
-        batch_cost=8.0 if device == "cpu" else 1000.0,
-    )
+    return pes
 
 
-def _gathered(batch: Sequence[Crystal], pairs: Pairs, slopes: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _triplets(model: Any, graph: Any) -> dict[str, Tensor] | None:
+    """M3GNet's line graph, which it would else make one atom after the other on the CPU; None for other models."""
+    from matgl.graph._compute import create_line_graph_torch
+
+    reach = getattr(model, "threebody_cutoff", None)  # what M3GNet alone calls so
+    if reach is None:
+        return None
+    vectors = graph.pbc_offshift.detach()
+    return create_line_graph_torch(graph.edge_index, vectors.norm(dim=1), vectors, graph.num_nodes, reach)
+
+
+def _gathered(batch: Batch, pairs: Pairs, slopes: Tensor) -> tuple[Tensor, Tensor]:
     """Forces `(n_atoms, 3)` in eV/Å and virials `(n_crystals, 3, 3)` in eV."""
-    forces = np.zeros((sum(len(crystal) for crystal in batch), 3))
-    np.add.at(forces, pairs.first, slopes)
-    np.subtract.at(forces, pairs.second, slopes)
+    forces = torch.zeros_like(batch.positions)
+    forces.index_add_(0, pairs.first, slopes).index_add_(0, pairs.second, slopes, alpha=-1)
     outer = slopes[:, :, None] * pairs.vector[:, None, :]
-    virials = np.zeros((len(batch), 3, 3))
-    np.add.at(virials, np.repeat(np.arange(len(batch)), pairs.counts), outer)
-    return forces, (virials + virials.transpose(0, 2, 1)) / 2
+    virials = torch.zeros_like(batch.cells).index_add_(0, batch.owner[pairs.first], outer)
+    return forces, (virials + virials.mT) / 2
 
 
-def _features(model: Any, n_atoms: int) -> np.ndarray | None:
+def _features(model: Any, n_atoms: int) -> Tensor | None:
     """The last features of each atom that the model keeps, `(n_atoms, d)`, or None."""
     kept = model.feature_dict
     blocks = [value for key, value in sorted(kept.items()) if key.startswith("gc_") and isinstance(value, dict)]
     candidates = [block.get(name) for block in reversed(blocks) for name in ("node_feat", "atom_feat")]
     for features in (*candidates, kept.get("readout")):
-        if isinstance(features, torch.Tensor) and features.dim() == 2 and len(features) == n_atoms:
-            return features.detach().float().cpu().numpy()
+        if isinstance(features, Tensor) and features.dim() == 2 and len(features) == n_atoms:
+            return features.detach().float()
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ LEVELS = {  # what stands in a model's name -> level of theory, correction that 
     "MatPES-r2SCAN": ("r2SCAN", None),
     "MP-2021": ("PBE+U/MP2020", "MP2020"),
 }
+OF_PACKAGE = {  # name -> the chgnet package's name of the weights that matgl's CHGNet gets
+    "CHGNet-0.3.0": "0.3.0",
+    "CHGNet-r2scan": "r2scan",
+}
 
 
 def identify_matgl(model: str | None, level_of_theory: str | None, correction: str | None) -> PotentialIdentity:
@@ -24,8 +29,11 @@ def identify_matgl(model: str | None, level_of_theory: str | None, correction: s
     Raises:
         PotentialNotInstalled: If its files are not found, hold no potential, or its level of theory is unknown.
     """
-    from models.potentials.load import content_of
+    from models.potentials.load import content_of, identify
 
+    if model in OF_PACKAGE:
+        package = identify("chgnet", model=OF_PACKAGE[model], level_of_theory=level_of_theory, correction=correction)
+        return replace(package, method=f"matgl-{model}")
     folder = matgl_folder(model)
     name = folder.resolve().name if Path(str(model)).is_dir() else str(model)
     if level_of_theory is None:
@@ -53,7 +61,9 @@ def matgl_folder(model: str | None) -> Path:
         PotentialNotInstalled: If there is none.
     """
     if not model:
-        raise PotentialNotInstalled("matgl needs a model: a folder, or a name such as TensorNet-PES-MatPES-PBE-2025.2")
+        raise PotentialNotInstalled(
+            "matgl needs a model: a folder, or a name such as TensorNet-PES-MatPES-PBE-2025.2 or CHGNet-0.3.0"
+        )
     path = Path(model)
     if path.is_dir():
         missing = [file for file in FILES if not (path / file).is_file()]

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 import moyopy
 import numpy as np
 import pytest
+import torch
 from ase.filters import FrechetCellFilter
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.potentials.interface import Crystal, Evaluation, Potential, crystal_of
+from models.potentials.interface import Batch, Crystal, Evaluation, Potential, crystal_of
 from models.potentials.load import load_potential
 from models.relaxation import RelaxationSettings, Relaxed, relax
 from tests.unit.models.potentials import crystals
+from tests.unit.models.potentials.contract import ask
 
 from_package = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")
 
@@ -94,7 +96,7 @@ def test_what_is_to_stay_stays(potential: Potential, cell: str) -> None:
 def test_pressure_is_met_by_the_stress(potential: Potential) -> None:
     (outcome,) = relaxed(potential, [crystals.half_heusler()], pressure=0.06, fmax=1e-3)
     (free,) = relaxed(potential, [crystals.half_heusler()])
-    stress = potential.evaluate([crystal_of(outcome.structure)]).stresses[0]
+    stress = ask(potential, [crystal_of(outcome.structure)]).stresses[0]
     assert stress == pytest.approx(-0.06 * np.eye(3), abs=1e-4)
     assert outcome.structure.volume < 0.97 * free.structure.volume
 
@@ -180,18 +182,20 @@ class Moody:
     def elements(self) -> frozenset[str]:
         return self.inner.elements
 
-    def cost(self, crystal: Crystal) -> float:
-        return self.inner.cost(crystal)
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
 
-    def evaluate(self, crystals: Sequence[Crystal]) -> Evaluation:
-        if any(79 in crystal.numbers for crystal in crystals):
+    def costs(self, batch: Batch) -> torch.Tensor:
+        return self.inner.costs(batch)
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        if 79 in batch.numbers:
             raise RuntimeError("gold makes it raise")
-        if sum(len(crystal) for crystal in crystals) > 12:
+        if len(batch.numbers) > 12:
             raise MemoryError("more than twelve atoms")
-        answer = self.inner.evaluate(crystals)
-        for k, crystal in enumerate(crystals):
-            if 47 in crystal.numbers:
-                answer.forces[k][:] = np.nan
+        answer = self.inner.evaluate(batch)
+        answer.forces[batch.numbers == 47] = np.nan
         return answer
 
 
@@ -214,14 +218,14 @@ class Rising:
     method, level_of_theory, correction, weights_hash = "rising", "none", None, "0" * 16
 
     def __init__(self, inner: Potential) -> None:
-        self.inner, self.elements, self.calls = inner, inner.elements, 0
+        self.inner, self.elements, self.device, self.calls = inner, inner.elements, inner.device, 0
 
-    def cost(self, crystal: Crystal) -> float:
-        return 1.0
+    def costs(self, batch: Batch) -> torch.Tensor:
+        return torch.ones(len(batch))
 
-    def evaluate(self, crystals: Sequence[Crystal]) -> Evaluation:
+    def evaluate(self, batch: Batch) -> Evaluation:
         self.calls += 1
-        answer = self.inner.evaluate(crystals)
+        answer = self.inner.evaluate(batch)
         return replace(answer, energies=answer.energies + self.calls)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.potentials.interface import Crystal, Evaluation, Potential, fixed_sites
+from models.potentials.interface import Batch, Evaluation, Potential, fixed_sites
 from models.potentials.load import load_potential
 from models.relaxation import RelaxationSettings, Relaxed, relax
 
@@ -160,16 +161,20 @@ class Cramped:
     def elements(self) -> frozenset[str]:
         return self.inner.elements
 
-    def cost(self, crystal: Crystal) -> float:
-        return float(len(crystal))
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
 
-    def evaluate(self, crystals: Sequence[Crystal]) -> Evaluation:
-        atoms = sum(map(len, crystals))
+    def costs(self, batch: Batch) -> torch.Tensor:
+        return batch.sizes.double()
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        atoms = len(batch.numbers)
         self.batches.append(atoms)
         if atoms > self.room:
             self.overflows += 1
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return self.inner.evaluate(crystals)
+        return self.inner.evaluate(batch)
 
 
 def test_memory_that_ran_out_is_remembered_by_the_next_chunk(emt: Potential) -> None:

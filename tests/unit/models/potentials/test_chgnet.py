@@ -9,10 +9,10 @@ from pymatgen.core import Element, Lattice, Structure
 
 from models.potentials import chgnet_kernel
 from models.potentials.chgnet import ChgnetPotential
-from models.potentials.interface import crystal_of
+from models.potentials.interface import batch_of, crystal_of
 from models.potentials.load import load_potential
 from tests.unit.models.potentials import crystals
-from tests.unit.models.potentials.contract import PotentialContract
+from tests.unit.models.potentials.contract import PotentialContract, ask
 
 GPA = 160.21766208
 no_electronegativity = pytest.mark.filterwarnings("ignore:No Pauling electronegativity:UserWarning")
@@ -93,7 +93,7 @@ def every_element() -> list[Structure]:
 @from_package
 def test_equals_the_package(potential: ChgnetPotential, package) -> None:
     structures = [*varied(), *every_element()]
-    answer = potential.evaluate([crystal_of(structure) for structure in structures])
+    answer = ask(potential, [crystal_of(structure) for structure in structures])
     assert answer.problems == [None] * len(structures)
     for k, structure in enumerate(structures):
         expected = package.predict_structure(structure, return_crystal_feas=True)
@@ -115,13 +115,13 @@ def test_classes_change_nothing_but_the_work(potential: ChgnetPotential) -> None
 
     exact = replace(potential, merge=False)
     found = [crystal_of(structure) for structure in varied()]
-    merged, full = potential.evaluate(found), exact.evaluate(found)
+    merged, full = ask(potential, found), ask(exact, found)
     for k, crystal in enumerate(found):
         assert merged.energies[k] == pytest.approx(full.energies[k], abs=2e-6 * len(crystal))
         assert np.abs(merged.forces[k] - full.forces[k]).max() < 5e-5
         assert np.abs(merged.stresses[k] - full.stresses[k]).max() < 2e-6
-    spinel = crystal_of(crystals.spinel())
-    geometry = geometry_of([spinel], half_list([spinel], 6.0), 3.0, potential.device)
+    spinel = batch_of([crystal_of(crystals.spinel())])
+    geometry = geometry_of(spinel, half_list(spinel, 6.0), 3.0)
     classes = classes_of(geometry)
     assert len(classes.atom_number) == 3  # Mg, Al and O are one orbit each
     assert len(classes.message_bond) < 2 * len(geometry.length) / 10
@@ -135,8 +135,8 @@ def test_trouble_stays_with_its_crystal(potential: ChgnetPotential) -> None:
     heavy = crystal_of(Structure(Lattice.cubic(4), ["Cm"], [[0, 0, 0]]))
     unknown = crystal_of(crystals.copper())
     unknown.positions[0, 0] = np.nan
-    batch = potential.evaluate([coincident, good, isolated, flat, heavy, unknown, good])
-    alone = potential.evaluate([good])
+    batch = ask(potential, [coincident, good, isolated, flat, heavy, unknown, good])
+    alone = ask(potential, [good])
     assert [problem is None for problem in batch.problems] == [False, True, False, False, False, False, True]
     assert batch.energies[[1, 6]] == pytest.approx(alone.energies[0], abs=1e-6)
     assert np.isnan(batch.energies[[0, 2, 3, 4, 5]]).all()
@@ -154,7 +154,7 @@ def test_r2scan_weights_equal_the_package() -> None:
         package = CHGNet.load(model_name="r2scan", use_device="cpu", verbose=False)
     structure = crystals.shaken(crystals.perovskite(), 1)
     expected = package.predict_structure(structure)
-    answer = potential.evaluate([crystal_of(structure)])
+    answer = ask(potential, [crystal_of(structure)])
     assert answer.energies[0] / len(structure) == pytest.approx(float(expected["e"]), abs=1e-5)
     assert np.abs(answer.forces[0] - expected["f"]).max() < 1e-4
     assert potential.level_of_theory == "r2SCAN"

@@ -31,10 +31,10 @@ def test_what_chgnet_is() -> None:
 def test_a_loaded_potential_is_what_was_said(tmp_path: Path) -> None:
     from dataclasses import fields
 
-    from models.potentials.load import _chgnet_path
+    from models.potentials.load import chgnet_path
 
     copy = tmp_path / "mine.pth.tar"
-    copy.write_bytes(_chgnet_path("0.3.0").read_bytes())
+    copy.write_bytes(chgnet_path("0.3.0").read_bytes())
     potential = load_potential(model=str(copy), level_of_theory="PBE+U/MP2020")
     said = identify(model=str(copy), level_of_theory="PBE+U/MP2020")
     assert {f.name: getattr(potential, f.name) for f in fields(said)} == {

@@ -1,0 +1,66 @@
+"""Evaluates crystals in as many batches as there is room for, and pins what goes wrong on the crystal at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from models.potentials.interface import Batch, Evaluation, Potential, scattered
+
+_learned: dict[tuple[str, str], float] = {}  # potentials that ran out of memory in this process -> what had room
+
+
+def room_for(potential: Potential) -> float:
+    """The most that a batch may cost here: an out-of-memory is not met again."""
+    return min(potential.batch_cost, _learned.get((potential.method, potential.weights_hash), np.inf))
+
+
+def evaluated(potential: Potential, batch: Batch, costs: Sequence[float]) -> tuple[Evaluation, dict[int, str]]:
+    """Evaluate a batch in as many parts as there is room for, each in halves where that fails.
+
+    Returns:
+        The answer, NaN for crystals at which the potential raised; of those, what it raised.
+    """
+    parts = _parts(costs, room_for(potential))
+    answers: list[tuple[list[int], Evaluation]] = []
+    raised: dict[int, str] = {}
+    while parts:
+        part = parts.pop()
+        try:
+            whole = len(part) == len(batch)
+            chosen = batch if whole else batch.select(torch.tensor(part, device=batch.sizes.device))
+            answers.append((part, potential.evaluate(chosen)))
+        except Exception as error:  # noqa: BLE001 a potential may raise anything; it becomes the one crystal's record
+            if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+                cost = sum(costs[k] for k in part)
+                _learned[potential.method, potential.weights_hash] = min(room_for(potential), cost / 2)
+                _free_device_memory()
+            if len(part) == 1:
+                raised[part[0]] = f"{type(error).__name__}: {error}"
+            else:
+                half = len(part) // 2
+                parts += [part[:half], part[half:]]
+    return scattered(answers, batch), raised
+
+
+def _parts(costs: Sequence[float], room: float) -> list[list[int]]:
+    """Part crystals that came together when there seemed to be more room."""
+    if sum(costs) <= room:
+        return [list(range(len(costs)))]
+    parts: list[list[int]] = [[]]
+    total = 0.0
+    for k, cost in enumerate(costs):
+        if parts[-1] and total + cost > room:
+            parts.append([])
+            total = 0.0
+        parts[-1].append(k)
+        total += cost
+    return parts
+
+
+def _free_device_memory() -> None:
+    """Give back what torch holds of a GPU without using it, so that a smaller batch finds room in one piece."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
