@@ -1,10 +1,13 @@
 """Relaxes the same crystals with other programs and with ours, side by side, one thread, in one run.
 
-    python -m tests.benchmarks.relaxation [--json F] [--crystals N] [--matgl FOLDER] [--level LEVEL]
+    python -m tests.benchmarks.relaxation                      # all: about a quarter of an hour
+    python -m tests.benchmarks.relaxation --only chgnet        # ours beside chgnet.StructOptimizer: four minutes
+    python -m tests.benchmarks.relaxation --only none --device cuda --copies 20     # ours alone, on a GPU
 
 Cells and positions, fmax 0.05 eV/Å in ASE's FrechetCellFilter, at most 500 steps. CPU seconds are of this process.
-An energy excess is ours above the baseline's where StructureMatcher calls the two results one structure; the rest
-are counted as other minima, lower or higher.
+Every program has CHGNet 0.3.0: the package's, the same weights in matgl, or ours. An energy excess is ours above
+StructOptimizer's where StructureMatcher calls the two results one structure; the rest are counted as other minima,
+lower or higher.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import platform
+import resource
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -30,12 +35,18 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.potentials.interface import Potential
-from models.potentials.load import load_potential
+from models.potentials.interface import Batch, Evaluation, Potential
+from models.potentials.load import chgnet_path, load_potential
 from models.relaxation import RelaxationSettings, relax
 from tests.benchmarks.crystals import crystals
 
 FMAX, MAX_STEPS = 0.05, 500
+POTENTIALS: dict[str, dict[str, Any]] = {
+    "chgnet": {},
+    "matgl": {"model": "CHGNet-0.3.0"},
+    "torchsim": {"model": "tests.peers.torchsim_chgnet:ChgnetModel", "level_of_theory": "PBE+U/MP2020"},
+    "ase": {"model": "chgnet.model.dynamics:CHGNetCalculator", "level_of_theory": "PBE+U/MP2020"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,18 +154,23 @@ def compared(baseline: Run, run: Run) -> dict[str, float]:
     for name, one in baseline.outcomes.items():
         other = run.outcomes[name]
         excess = 1000 * (other.energy - one.energy) / len(one.structure)
-        if matcher.fit(one.structure, other.structure) and abs(excess) < 20:
+        one_structure = matcher.fit(one.structure, other.structure)
+        if one_structure:
             same.append((excess, name))
         elif excess < 0:
             lower += 1
         else:
             higher += 1
-        if abs(excess) > 1:
-            print(f"    {name}: {excess:+.1f} meV/atom, {one.calls} and {other.calls} calls")
+        if not one_structure or abs(excess) > 1:
+            which = "" if one_structure else ", another minimum"
+            print(f"    {name}: {excess:+.1f} meV/atom, {one.calls} and {other.calls} calls{which}")
     worst, where = max(same, default=(0.0, "none"))
     print(f"{run.name}: {baseline.cpu_s / run.cpu_s:.1f} times {baseline.name}; worst {worst:+.2f} meV/atom ({where})")
     return {
         "speedup_cpu": baseline.cpu_s / run.cpu_s,
+        "cpu_s": run.cpu_s,
+        "calls": sum(outcome.calls for outcome in run.outcomes.values()),
+        "converged": sum(outcome.converged for outcome in run.outcomes.values()),
         "worst_energy_excess_mev_per_atom": worst,
         "other_minimum_lower": lower,
         "other_minimum_higher": higher,
@@ -170,42 +186,133 @@ def false_verdicts(run: Run, calculator: Calculator) -> list[str]:
     ]
 
 
+@dataclass(kw_only=True)
+class Watched:
+    """A potential, and the seconds that the device spent on it."""
+
+    inner: Potential
+    busy_s: float = 0.0
+    atom_steps: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Evaluate, and wait for the device."""
+        start = self._now()
+        answer = self.inner.evaluate(batch)
+        self.busy_s += self._now() - start
+        self.atom_steps += len(batch.numbers)
+        return answer
+
+    def _now(self) -> float:
+        if self.inner.device.type == "cuda":
+            torch.cuda.synchronize(self.inner.device)
+        return time.perf_counter()
+
+
+def throughput(potential: Potential, found: Mapping[str, Structure], copies: int) -> dict[str, float]:
+    """Relax `copies` of each crystal, each a little shaken, and say what the device made of it."""
+    pool = [structure.copy().perturb(0.01 * (k > 0)) for k in range(copies) for structure in found.values()]
+    watched = Watched(inner=potential)
+    on_gpu = potential.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(potential.device)
+    start = time.perf_counter()
+    statuses = [outcome.status for _, outcome in relax(watched, pool, RelaxationSettings(fmax=FMAX))]
+    took = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated(potential.device) if on_gpu else 1024 * _resident()
+    numbers = {
+        "structures": len(pool),
+        "converged": statuses.count("converged"),
+        "structures_per_s": len(pool) / took,
+        "atom_steps_per_s": watched.atom_steps / took,
+        "us_per_atom_step": 1e6 * took / watched.atom_steps,
+        "peak_memory_gib": peak / 2**30,
+        "busy_share": watched.busy_s / took,
+    }
+    print(
+        f"{numbers['structures']} structures, {numbers['converged']} converged, {numbers['structures_per_s']:.1f}/s;"
+        f" {numbers['atom_steps_per_s']:.0f} atoms x steps/s, {numbers['us_per_atom_step']:.0f} µs each;"
+        f" peak memory {numbers['peak_memory_gib']:.2f} GiB; {numbers['busy_share']:.0%} of the time in the potential"
+    )
+    return numbers
+
+
+def _resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def name_of(device: str) -> str:
+    """The device as its maker calls it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"one thread of {line.partition(':')[2].strip()}"
+    return f"one thread of {platform.processor() or platform.machine()}"
+
+
+def rivals(found: Mapping[str, Structure]) -> dict[str, Run]:
+    """ASE's optimisers with matgl's calculator, and torch-sim's batched FIRE around our model."""
+    from matgl.ext.ase import PESCalculator
+
+    from models.potentials.matgl_chgnet import chgnet_in_matgl
+    from tests.benchmarks.torchsim_fire import torchsim_fire
+    from tests.peers.torchsim_chgnet import ChgnetModel
+
+    pes = PESCalculator(chgnet_in_matgl(chgnet_path("0.3.0")), stress_unit="eV/A3", use_voigt=True)
+    model = ChgnetModel()
+    acts = {
+        "torch-sim FIRE, our chgnet": lambda these: torchsim_fire(these, FMAX, MAX_STEPS, model=model),
+        "ASE LBFGS, matgl": ase_optimizer(pes, "LBFGS"),
+        "ASE FIRE, matgl": ase_optimizer(pes, "FIRE"),
+    }
+    return {name: timed(name, act, found) for name, act in acts.items()}
+
+
 def main() -> None:
     """Run everything and print, and write if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the comparison there")
     parser.add_argument("--crystals", type=int, help="only the first N crystals")
-    parser.add_argument("--matgl", help="folder or name of a matgl model to compare with ASE's FIRE and L-BFGS")
-    parser.add_argument("--level", help="level of theory of the matgl model, where its name does not say it")
+    parser.add_argument(
+        "--only", choices=[*POTENTIALS, "none"], help="our engine with this potential beside StructOptimizer, no others"
+    )
+    parser.add_argument("--device", default="cpu", help="of our engine's throughput: cpu, cuda")
+    parser.add_argument("--copies", type=int, default=1, help="of each crystal, for the throughput")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     found = dict(list(crystals().items())[: arguments.crystals])
-    device = platform.processor() or platform.machine()
-    print(f"{len(found)} crystals, {sum(map(len, found.values()))} atoms, one thread of {device}")
-    from chgnet.model.dynamics import CHGNetCalculator
-
+    device = name_of(arguments.device)
+    print(f"{len(found)} crystals, {sum(map(len, found.values()))} atoms, {device}")
     result: dict[str, Any] = {"device": device, "crystals": len(found), "potentials": {}}
-    mine = timed("assay, chgnet", ours(load_potential("chgnet")), found)
-    theirs = timed("chgnet.StructOptimizer", struct_optimizer, found)
-    result["potentials"]["chgnet"] = compared(theirs, mine)
-    with contextlib.redirect_stdout(io.StringIO()):
-        calculator = CHGNetCalculator(use_device="cpu")
-    print("converged here, not for ASE:", false_verdicts(mine, calculator) or "none")
-    if arguments.matgl:
-        from matgl import load_model
-        from matgl.ext.ase import PESCalculator
-
-        potential = load_potential("matgl", model=arguments.matgl, level_of_theory=arguments.level)
-        fit = {n: s for n, s in found.items() if {site.specie.symbol for site in s} <= potential.elements}
-        mine = timed("assay, matgl", ours(potential), fit)
-        pes = PESCalculator(load_model(arguments.matgl), stress_unit="eV/A3", use_voigt=True)
-        for method in ("FIRE", "LBFGS"):
-            theirs = timed(f"ASE {method}, matgl", ase_optimizer(pes, method), fit)
-            result["potentials"][f"matgl against ASE {method}"] = compared(theirs, mine)
+    result["throughput"] = throughput(load_potential("chgnet", device=arguments.device), found, arguments.copies)
+    kinds = [kind for kind in POTENTIALS if arguments.only in (None, kind)]
+    if kinds:
+        compare(found, kinds, result, with_rivals=arguments.only is None)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def compare(found: Mapping[str, Structure], kinds: list[str], result: dict[str, Any], *, with_rivals: bool) -> None:
+    """Run our engine with each potential, and the other programs, and set them against StructOptimizer."""
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        potentials = {kind: load_potential(kind, **POTENTIALS[kind]) for kind in kinds}
+        calculator = CHGNetCalculator(use_device="cpu")
+    mine = {kind: timed(f"assay, {kind}", ours(potential), found) for kind, potential in potentials.items()}
+    baseline = timed("chgnet.StructOptimizer", struct_optimizer, found)
+    others = rivals(found) if with_rivals else {}
+    result["potentials"] = {kind: compared(baseline, run) for kind, run in mine.items()}
+    result["others"] = {name: compared(baseline, run) for name, run in others.items()}
+    for run in (baseline, *mine.values(), *others.values()):
+        print(f"{run.name} calls converged, ASE does not:", false_verdicts(run, calculator) or "none")
+
+
 if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # matgl's import asks a hub otherwise
     main()
