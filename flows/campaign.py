@@ -35,6 +35,11 @@ class Potential(Section):
         title="Correction",
         description="Corrections that its raw energies need, where the family does not know.",
     )
+    precision: Literal["float32", "float64"] = Field(
+        default="float32",
+        title="Precision",
+        description="Of the model; geometry and sums are always in double precision. float64 is slow.",
+    )
     calculator_arguments: dict[str, str | int | float | bool] = Field(
         default={},
         title="Calculator arguments",
@@ -51,7 +56,19 @@ class Screening(Section):
     )
     max_steps: int = Field(default=500, ge=1, le=10_000, title="Most steps")
     cell: Literal["free", "fixed", "fixed_shape", "fixed_volume"] = Field(default="free", title="Cell")
+    pressure_gpa: float = Field(default=0.0, title="Pressure (GPa)", description="Positive compresses.")
+    max_stress_gpa: float | None = Field(
+        default=None,
+        gt=0,
+        title="Stress threshold (GPa)",
+        description="Judge the cell by its stress, less the pressure. Empty: by the force threshold, as ASE does.",
+    )
     keep_symmetry: bool = Field(default=False, title="Keep the symmetry")
+    trajectories: bool = Field(
+        default=False,
+        title="Keep trajectories",
+        description="Write the steps of each relaxation as extended XYZ, for fine-tuning, beside the reports.",
+    )
     max_sites: int = Field(default=200, ge=1, title="Largest cell (sites)", description="Larger cells are left out.")
     charge_balance: bool = Field(
         default=False,
@@ -204,7 +221,15 @@ class Campaign(Section):
 
     def identity(self) -> dict[str, Any]:
         """Tell one campaign from another: a raised budget, or a better description, goes on with the same one."""
-        return self.model_dump(mode="json", exclude={"description": True, "hull_leaves_out": True, "dft": {"budget"}})
+        exclude = {"description": True, "hull_leaves_out": True, "dft": {"budget"}, "screening": {"trajectories"}}
+        content = self.model_dump(mode="json", exclude=exclude)  # type: ignore[arg-type]
+        # What came later, at its default, leaves a campaign the one that it was.
+        for name in ("pressure_gpa", "max_stress_gpa"):
+            if getattr(self.screening, name) == Screening.model_fields[name].default:
+                del content["screening"][name]
+        if self.screening.potential.precision == Potential.model_fields["precision"].default:
+            del content["screening"]["potential"]["precision"]
+        return content
 
 
 def resolve_paths(campaign: Campaign, folder: Path) -> Campaign:

@@ -13,7 +13,7 @@ from flows.cluster_file import Workers
 from materials.errors import ClusterError
 
 if TYPE_CHECKING:
-    from distributed import Client, WorkerPlugin
+    from distributed import Client, LocalCluster, WorkerPlugin
 
 # Without worker-saturation the innocent neighbours of a task that kills its worker are blamed with it;
 # with the default lost-worker-timeout a worker that is slow to come back is dropped for good.
@@ -58,7 +58,7 @@ def open_client(workers: Workers) -> Iterator[Client]:
         ClusterError: The scheduler cannot be reached, or has no worker.
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a killed worker is told once, by us, as a row
     with dask.config.set(SETTINGS):
@@ -83,18 +83,40 @@ def open_client(workers: Workers) -> Iterator[Client]:
         with (
             main_hidden(),
             _environment_kept(),
-            LocalCluster(
-                n_workers=workers.resolved_count(),
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=int(workers.memory_gib * 2**30),
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
+            _local_cluster(workers) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
             client.register_plugin(_deaf_to_interrupts())
             yield client
+
+
+def _local_cluster(workers: Workers) -> LocalCluster:
+    """Start workers on this machine: one a core, or with `device: cuda` one a GPU.
+
+    Raises:
+        ClusterError: A GPU is asked for, and dask-cuda or a driver is missing.
+    """
+    options = {
+        "threads_per_worker": 1,
+        "memory_limit": int(workers.memory_gib * 2**30),
+        "dashboard_address": None,
+        "silence_logs": logging.CRITICAL,
+    }
+    if workers.device == "cpu":
+        from distributed import LocalCluster
+
+        return LocalCluster(n_workers=workers.resolved_count(), processes=True, **options)
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise ClusterError(
+            f"workers.device: cuda needs dask-cuda, which cannot be imported ({error}): pip install 'assay[gpu]'"
+        ) from None
+    try:
+        # Each worker sees its own GPU as the first one; torch's memory is torch's affair, so nothing is spilled.
+        return LocalCUDACluster(n_workers=workers.count, device_memory_limit=None, protocol="tcp", **options)
+    except Exception as error:  # NVML raises types of its own, by driver and version
+        raise ClusterError(f"workers.device: no GPU can be used here: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

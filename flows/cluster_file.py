@@ -27,7 +27,7 @@ class Workers(Section):
         ge=1,
         le=1024,
         title="Workers",
-        description="Processes, one thread each. Empty: one for each core.",
+        description="Processes, one thread each. Empty: one for each core; with device cuda, one for each GPU.",
     )
     memory_gib: float = Field(
         default=4.0, gt=0, title="Memory of a worker (GiB)", description="A worker above it is ended and replaced."

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from models.screening import PotentialChoice
 
 
+GPA = 0.006241509125883258  # eV/Å³
+
+
 class Interrupted(AssayError):
     """Somebody asked the campaign to stop; everything that had ended is in the ledger."""
 
@@ -64,6 +67,7 @@ class Run:
             kind=section.kind,
             model=section.model,
             device=self.cluster.workers.device,
+            precision=section.precision,
             level_of_theory=section.level_of_theory,
             correction=section.correction,
             calculator_arguments=tuple(sorted(section.calculator_arguments.items())),
@@ -90,7 +94,13 @@ class Run:
 
         section = self.campaign.screening
         return RelaxationSettings(
-            fmax=section.fmax, max_steps=section.max_steps, cell=section.cell, keep_symmetry=section.keep_symmetry
+            fmax=section.fmax,
+            max_steps=section.max_steps,
+            cell=section.cell,
+            pressure=section.pressure_gpa * GPA,
+            keep_symmetry=section.keep_symmetry,
+            max_stress=None if section.max_stress_gpa is None else section.max_stress_gpa * GPA,
+            trajectory=section.trajectories,
         )
 
     @cached_property
@@ -98,4 +108,4 @@ class Run:
         """Hash of how the potential's answers are made."""
         from models.screening import screening_hash
 
-        return screening_hash(self.relaxation, self.potential_identity.weights_hash)
+        return screening_hash(self.relaxation, self.potential_identity.weights_hash, self.potential.precision)

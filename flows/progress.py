@@ -50,7 +50,11 @@ class Progress:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.spend(stage, time.perf_counter() - start)
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add seconds to those of the stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     @contextmanager
     def counting(self, title: str, total: int, unit: str) -> Iterator[Counter]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from materials.corrections import correct
 from materials.errors import HullError
 from materials.records import Calculation, content_hash
-from models.relaxation import RelaxationSettings, Relaxed, relax
+from models.relaxation import Frame, RelaxationSettings, Relaxed, relax
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -25,6 +25,7 @@ class PotentialChoice:
     kind: str
     model: str | None = None
     device: str = "cpu"
+    precision: str = "float32"
     level_of_theory: str | None = None
     correction: str | None = None
     calculator_arguments: tuple[tuple[str, Any], ...] = field(default=())
@@ -39,20 +40,28 @@ def loaded(choice: PotentialChoice) -> Potential:
         choice.kind,
         model=choice.model,
         device=choice.device,
+        precision=choice.precision,
         level_of_theory=choice.level_of_theory,
         correction=choice.correction,
         calculator_arguments=dict(choice.calculator_arguments),
     )
 
 
-def screening_hash(settings: RelaxationSettings, weights_hash: str) -> str:
-    """Hash what decides the answer: how it is relaxed, and with which weights."""
-    return content_hash({**settings.content(), "weights": weights_hash})
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What became of a chunk."""
+
+    calculations: list[Calculation]
+    trajectories: Mapping[str, Sequence[Frame]]  # by material_id, where the settings ask for them
 
 
-def relax_chunk(
-    choice: PotentialChoice, settings: RelaxationSettings, structures: Mapping[str, Structure]
-) -> list[Calculation]:
+def screening_hash(settings: RelaxationSettings, weights_hash: str, precision: str = "float32") -> str:
+    """Hash what decides the answer: how it is relaxed, with which weights, in which precision."""
+    content = {**settings.content(), "weights": weights_hash}
+    return content_hash(content if precision == "float32" else {**content, "precision": precision})
+
+
+def relax_chunk(choice: PotentialChoice, settings: RelaxationSettings, structures: Mapping[str, Structure]) -> Answers:
     """Relax a chunk and record each structure's end, in the potential's level of theory.
 
     Args:
@@ -61,17 +70,20 @@ def relax_chunk(
         structures: By material_id.
 
     Returns:
-        One calculation for each structure, whatever became of it.
+        One calculation for each structure, whatever became of it, and the trajectories that were asked for.
     """
     potential = loaded(choice)
     ids = list(structures)
-    hashed = screening_hash(settings, potential.weights_hash)
-    results = relax(potential, list(structures.values()), settings)
-    return [_record(potential, ids[index], hashed, relaxed) for index, relaxed in results]
+    hashed = screening_hash(settings, potential.weights_hash, choice.precision)
+    results = [(ids[index], relaxed) for index, relaxed in relax(potential, list(structures.values()), settings)]
+    return Answers(
+        calculations=[_record(potential, material_id, hashed, relaxed) for material_id, relaxed in results],
+        trajectories={material_id: relaxed.trajectory for material_id, relaxed in results if relaxed.trajectory},
+    )
 
 
 def failed_calculations(
-    identity: PotentialIdentity, settings: RelaxationSettings, structures: Mapping[str, Structure], message: str
+    identity: PotentialIdentity, hashed: str, structures: Mapping[str, Structure], message: str
 ) -> Sequence[Calculation]:
     """Record structures that no worker brought back."""
     return [
@@ -80,7 +92,7 @@ def failed_calculations(
             method=identity.method,
             fidelity="mlip",
             level_of_theory=identity.level_of_theory,
-            settings_hash=screening_hash(settings, identity.weights_hash),
+            settings_hash=hashed,
             status="failed",
             structure=structure,
             energy=None,

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.cluster import open_client
 from flows.context import Run
+from flows.export import write_trajectory
 from flows.progress import Counter
 from materials.errors import AssayError, ClusterError
-from materials.records import Calculation, Failure
+from materials.records import Calculation, Candidate, Failure
 
 if TYPE_CHECKING:
     from distributed import Client, Future
     from pymatgen.core import Structure
 
+    from models.relaxation import Frame
+
 Chunk = dict[str, "Structure"]  # by material_id
 
-CHUNK_STRUCTURES = 48
-CHUNK_SITES = 480  # a few seconds of work: what is lost when a worker dies
+CHUNK_S = 4.0  # of a worker's time in a chunk: what is lost when it dies, and long beside what sending one costs
+FIRST_CHUNK_SITES = 240  # before anything is measured
+LEAST_SITES = 40  # of the last chunks, which are small so that the workers end together
+MOST_STRUCTURES = 2000  # in a chunk, however quick they are: a GPU wants many, a message not too many
 SUSPECTS = 8  # structures that fail one after the other, with no success before
 CHUNKS_IN_FLIGHT = 2  # a worker: one that runs and one that waits, so that 10^5 candidates never lie in memory at once
 
@@ -36,15 +42,23 @@ def screen(run: Run) -> int:
     if not missing:
         return 0
     identity = run.potential_identity
-    with run.progress.timed("relaxation"), open_client(run.cluster.workers) as client:
-        title = f"Screening with {identity.method} on {len(client.scheduler_info(n_workers=-1)['workers'])} workers"
+    start = time.perf_counter()
+    with open_client(run.cluster.workers) as client:
+        n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        title = f"Screening with {identity.method} on {n_workers} workers"
         with run.progress.counting(title, len(missing), "structures") as counter:
-            _Screening(run, client, counter).work(_chunks(run, missing))
+            screening = _Screening(run, client, counter, n_workers)
+            try:
+                screening.work(_Chunks(run, missing))
+            finally:
+                relaxing = screening.busy_s / max(n_workers, 1)
+                run.progress.spend("relaxation", relaxing)
+                run.progress.spend("waiting for workers", time.perf_counter() - start - relaxing)
     return len(missing)
 
 
-def _missing(run: Run) -> list[str]:
-    """List materials without an answer, largest first, so that the last chunks are quick ones."""
+def _missing(run: Run) -> dict[str, int]:
+    """Count the sites of each material without an answer, the largest first, so that the last chunks are quick ones."""
     identity = run.potential_identity
     with run.progress.timed("ledger"):
         done = run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash)
@@ -59,51 +73,69 @@ def _missing(run: Run) -> list[str]:
             if material_id not in done and not (material_id in energies and material_id in competing)
         ]
         sizes = run.ledger.candidate_sizes(run.campaign_id)
-    return sorted(ids, key=lambda material_id: (-sizes[material_id], material_id))
+    return {m: sizes[m] for m in sorted(ids, key=lambda material_id: (-sizes[material_id], material_id))}
 
 
-def _chunks(run: Run, ids: Sequence[str]) -> Iterator[Chunk]:
-    chunk: Chunk = {}
-    sites = 0
-    for candidate in run.ledger.iter_candidates(run.campaign_id, material_ids=ids):
-        size = len(candidate.structure)
-        if chunk and (len(chunk) >= CHUNK_STRUCTURES or sites + size > CHUNK_SITES):
-            yield chunk
-            chunk, sites = {}, 0
-        chunk[candidate.material_id] = candidate.structure
-        sites += size
-    if chunk:
-        yield chunk
+class _Chunks:
+    """Cuts chunks of about equal cost, by the pace that was measured so far; the last ones are smaller."""
+
+    def __init__(self, run: Run, sizes: Mapping[str, int]) -> None:
+        self._candidates = run.ledger.iter_candidates(run.campaign_id, material_ids=list(sizes))
+        self._left = sum(sizes.values())  # sites
+        self._next: Candidate | None = next(self._candidates, None)
+        self.s_per_site: float | None = None
+
+    def measured(self, sites: int, busy_s: float) -> None:
+        """Take note of what a chunk took; crystals come in the order of their size, so that the latest counts most."""
+        if sites and busy_s > 0:
+            pace = busy_s / sites
+            self.s_per_site = pace if self.s_per_site is None else 0.5 * (self.s_per_site + pace)
+
+    def cut(self, n_workers: int) -> Chunk | None:
+        """Give the next chunk, None after the last."""
+        room = FIRST_CHUNK_SITES if self.s_per_site is None else CHUNK_S / self.s_per_site
+        room = max(min(room, self._left / (2 * n_workers)), LEAST_SITES)
+        chunk: Chunk = {}
+        sites = 0
+        while self._next is not None and len(chunk) < MOST_STRUCTURES:
+            size = len(self._next.structure)
+            if chunk and sites + size > room:
+                break
+            chunk[self._next.material_id] = self._next.structure
+            sites += size
+            self._next = next(self._candidates, None)
+        self._left -= sites
+        return chunk or None
 
 
 class _Screening:
     """Keeps every worker busy, writes what comes back, and finds the structure that kills."""
 
-    def __init__(self, run: Run, client: Client, counter: Counter) -> None:
-        self.run, self.client, self.counter = run, client, counter
+    def __init__(self, run: Run, client: Client, counter: Counter, n_workers: int) -> None:
+        self.run, self.client, self.counter, self.n_workers = run, client, counter, n_workers
+        self.busy_s = 0.0  # of all workers, in the potential
         self.alone: deque[Chunk] = deque()  # of chunks that killed their worker, one by one
         self.flying: dict[Future, Chunk] = {}
         self.suspect: list[tuple[Chunk, str, str]] = []  # failed before anything succeeded: theirs, or our fault?
         self.succeeded = False
 
-    def work(self, chunks: Iterator[Chunk]) -> None:
+    def work(self, chunks: _Chunks) -> None:
         from distributed import as_completed
 
         stream = as_completed(loop=self.client.loop)
-        slots = CHUNKS_IN_FLIGHT * max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
-        self._fill(stream, chunks, slots)
+        self._fill(stream, chunks)
         while self.flying:
             future = next(stream)
-            self._land(future, self.flying.pop(future))
+            self._land(future, self.flying.pop(future), chunks)
             self.run.check_stop()
-            self._fill(stream, chunks, slots)
+            self._fill(stream, chunks)
         self._judge_suspects(at_end=True)
 
-    def _fill(self, stream: object, chunks: Iterator[Chunk], slots: int) -> None:
+    def _fill(self, stream: object, chunks: _Chunks) -> None:
         from models.screening import relax_chunk
 
-        while len(self.flying) < slots:
-            chunk = self.alone.popleft() if self.alone else next(chunks, None)
+        while len(self.flying) < CHUNKS_IN_FLIGHT * max(1, self.n_workers):
+            chunk = self.alone.popleft() if self.alone else chunks.cut(max(1, self.n_workers))
             if chunk is None:
                 return
             future = self.client.submit(
@@ -112,12 +144,16 @@ class _Screening:
             self.flying[future] = chunk
             stream.add(future)  # type: ignore[attr-defined]
 
-    def _land(self, future: Future, chunk: Chunk) -> None:
+    def _land(self, future: Future, chunk: Chunk, chunks: _Chunks) -> None:
         from distributed import KilledWorker
 
         error = future.exception()
         if error is None:
-            self._keep(future.result())
+            answers = future.result()
+            self._keep(answers.calculations, answers.trajectories)
+            took = sum(calculation.wall_time_s for calculation in answers.calculations)
+            chunks.measured(sum(map(len, chunk.values())), took)
+            self.busy_s += took
             self.succeeded = True
             self._judge_suspects()
         elif isinstance(error, AssayError):
@@ -147,10 +183,13 @@ class _Screening:
     def _give_up(self, chunk: Chunk, error: str, message: str) -> None:
         from models.screening import failed_calculations
 
-        self._keep(failed_calculations(self.run.potential_identity, self.run.relaxation, chunk, f"{error}: {message}"))
+        run = self.run
+        self._keep(failed_calculations(run.potential_identity, run.screening_hash, chunk, f"{error}: {message}"), {})
 
-    def _keep(self, calculations: Sequence[Calculation]) -> None:
+    def _keep(self, calculations: Sequence[Calculation], trajectories: Mapping[str, Sequence[Frame]]) -> None:
         ledger, campaign_id = self.run.ledger, self.run.campaign_id
+        for material_id, frames in trajectories.items():  # before the ledger knows: what it knows is not computed again
+            write_trajectory(self.run.folder / "trajectories" / self.run.campaign_id, material_id, frames)
         ledger.add_calculations(calculations)
         ledger.add_failures(
             campaign_id, [_failure(c) for c in calculations if c.status not in ("converged", "max_steps")]

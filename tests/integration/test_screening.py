@@ -5,7 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from ase import units
+from ase.io import read
 from pymatgen.core import Lattice, Structure
 
 from flows.campaign import Campaign
@@ -40,7 +43,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     opened: list[Ledger] = []
 
-    def make(calculator: str, candidates: list[Candidate]) -> Run:
+    def make(calculator: str, candidates: list[Candidate], **screening: object) -> Run:
         campaign = Campaign.model_validate(
             {
                 "name": "test",
@@ -52,6 +55,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                         "level_of_theory": "toy",
                     },
                     "max_steps": 100,
+                    **screening,
                 },
             }
         )
@@ -121,6 +125,24 @@ def test_a_stop_keeps_what_has_ended(make_run: Any) -> None:
     run.stop.clear()
     run.ledger.add_calculations = keep
     assert screen(run) == 100 - done
+
+
+def test_options_reach_the_workers_and_trajectories_come_back(make_run: Any) -> None:
+    candidates = [candidate("Cu", a) for a in (3.5, 3.8)]
+    run = make_run("Balls", candidates, pressure_gpa=5.0, max_stress_gpa=0.1, trajectories=True)
+    assert screen(run) == 2
+    calculations = run.ledger.calculations(campaign_id=run.campaign_id, fidelity="mlip")
+    for proposed in candidates:
+        calculation = calculations[proposed.material_id]
+        images = read(run.folder / "trajectories" / run.campaign_id / f"{proposed.material_id}.extxyz", ":")
+        assert calculation.status == "converged"
+        assert len(images) >= 2
+        assert np.allclose(images[0].cell, proposed.structure.lattice.matrix)
+        assert images[-1].get_potential_energy() == pytest.approx(calculation.energy)
+        stress = images[-1].get_stress(voigt=False) / units.GPa
+        assert np.abs(stress + 5.0 * np.eye(3)).max() < 0.1
+        enthalpies = [i.get_potential_energy() + 5.0 * units.GPa * i.get_volume() for i in images]
+        assert enthalpies == sorted(enthalpies, reverse=True)
 
 
 def _broken(*arguments: Any) -> None:

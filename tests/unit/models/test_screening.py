@@ -42,18 +42,19 @@ def potential(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_each_structure_becomes_a_calculation_of_the_potentials_level(potential: SimpleNamespace) -> None:
     potential.results = [relaxed(), relaxed(status="failed", energy=None, message="NaN", latent=None)]
     settings = RelaxationSettings()
-    one, two = screening.relax_chunk(CHOICE, settings, {"a": NACL, "b": NACL})
+    one, two = screening.relax_chunk(CHOICE, settings, {"a": NACL, "b": NACL}).calculations
     assert (one.material_id, one.method, one.level_of_theory, one.energy) == ("a", "toy-1", "toy", -27.0)
     assert one.properties["latent"] == [0.123457, 2e-09]
     assert (two.status, two.energy, two.message) == ("failed", None, "NaN")
     assert one.settings_hash == screening.screening_hash(settings, "w") != screening.screening_hash(settings, "v")
     assert one.settings_hash == content_hash({**settings.content(), "weights": "w"})
+    assert one.settings_hash != screening.screening_hash(settings, "w", "float64")
 
 
 def test_raw_energies_are_corrected_to_the_level_they_claim(potential: SimpleNamespace) -> None:
     potential.correction = "MP2020"
     potential.results = [relaxed()]
-    (found,) = screening.relax_chunk(CHOICE, RelaxationSettings(), {"a": NACL})
+    (found,) = screening.relax_chunk(CHOICE, RelaxationSettings(), {"a": NACL}).calculations
     # Chlorides: -0.614 eV for each anion (https://doi.org/10.1038/s41598-021-94550-5, table 1).
     assert found.energy == pytest.approx(-27.0 - 4 * 0.614, abs=1e-6)
 
@@ -61,6 +62,6 @@ def test_raw_energies_are_corrected_to_the_level_they_claim(potential: SimpleNam
 def test_without_a_rule_an_energy_means_nothing(potential: SimpleNamespace) -> None:
     potential.correction = "nobody's"
     potential.results = [relaxed()]
-    (found,) = screening.relax_chunk(CHOICE, RelaxationSettings(), {"a": NACL})
+    (found,) = screening.relax_chunk(CHOICE, RelaxationSettings(), {"a": NACL}).calculations
     assert (found.status, found.energy) == ("unsupported", None)
     assert "nobody's" in found.message
