@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flows.context import Run
 from flows.stages.assess import Screened
 from flows.stages.validate import collect
-from materials.records import Prediction, Selection
+from materials.records import Calculation, Prediction, Selection
 
 if TYPE_CHECKING:
     from models.surrogate import Posterior
@@ -43,7 +43,7 @@ class Pool:
     """The candidates that may be validated, as arrays in the order of their ids."""
 
     material_ids: tuple[str, ...]
-    features: NDArray[np.float64]  # (n, k), whitened, frozen for the campaign
+    features: NDArray[np.float64]  # (n, k), whitened, frozen for the campaign; k = 0 where nothing is to be learned
     groups: NDArray[np.int64]  # (n,): number of the composition
     priors: Mapping[str, NDArray[np.float64]]  # field of Stability -> the potential's value, (n,)
 
@@ -62,9 +62,8 @@ class Belief:
 
 
 def gather_pool(run: Run, screened: Screened) -> Pool:
-    """Collect the candidates near the potential's hull, and describe them."""
-    from models.descriptors import describe
-    from models.projection import freeze
+    """Collect the candidates near the potential's hull, and describe them if there is something to learn."""
+    from materials.compositions import reduced_formula
 
     with run.progress.timed("learning"):
         candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
@@ -75,19 +74,31 @@ def gather_pool(run: Run, screened: Screened) -> Pool:
             and round(stability.decomposition_energy_per_atom, 4) <= run.campaign.learning.within
         )
         calculations = [screened.calculations[m] for m in ids]
-        latents = [c.properties.get("latent") for c in calculations]
-        features = describe(
-            [c.structure for c in calculations if c.structure is not None],
-            np.array(latents, dtype=np.float32) if ids and all(latent is not None for latent in latents) else None,
-        )
         names = sorted({e.stability for e in EXPECTATIONS.values() if e.stability})
-        formulas = [c.structure.composition.reduced_formula for c in calculations if c.structure is not None]
+        formulas = [reduced_formula(c.structure) for c in calculations if c.structure is not None]
         return Pool(
             material_ids=tuple(ids),
-            features=freeze(features).transform(features) if len(ids) else np.empty((0, 0)),
+            features=_features(calculations) if ids and _learns(run) else np.empty((len(ids), 0)),
             groups=np.unique(formulas, return_inverse=True)[1] if ids else np.empty(0, dtype=np.int64),
             priors={name: np.array([round(getattr(screened.stabilities[m], name), 4) for m in ids]) for name in names},
         )
+
+
+def _learns(run: Run) -> bool:
+    """Whether DFT has answered, or will: without an answer all predictions are the potential's."""
+    return (run.use_dft and run.campaign.dft.budget > 0) or bool(run.ledger.selections(run.campaign_id))
+
+
+def _features(calculations: Sequence[Calculation]) -> NDArray[np.float64]:
+    from models.descriptors import describe
+    from models.projection import freeze
+
+    latents = [c.properties.get("latent") for c in calculations]
+    features = describe(
+        [c.structure for c in calculations if c.structure is not None],
+        np.array(latents, dtype=np.float32) if all(latent is not None for latent in latents) else None,
+    )
+    return freeze(features).transform(features)
 
 
 def believe(run: Run, screened: Screened, pool: Pool) -> Belief:

@@ -20,6 +20,9 @@ class Proposals:
     candidates: list[Candidate] = field(default_factory=list)
     energies: list[Calculation] = field(default_factory=list)  # of competing phases that a database computed
     failures: list[Failure] = field(default_factory=list)
+    # What somebody gave us and makes no sense: it has its row in the table. What an enumeration makes up has none.
+    given: set[str] = field(default_factory=set)
+    refused: list[Candidate] = field(default_factory=list)
 
 
 def propose(run: Run) -> int:
@@ -41,7 +44,7 @@ def propose(run: Run) -> int:
     with run.progress.timed("identity"):
         distinct = merge(sane)
     with run.progress.timed("ledger"):
-        run.ledger.add_candidates(run.campaign_id, distinct)
+        run.ledger.add_candidates(run.campaign_id, [*distinct, *found.refused])
         run.ledger.add_calculations(found.energies)
         run.ledger.add_failures(run.campaign_id, found.failures)
     competing = sum(candidate.role == "competing" for candidate in distinct)
@@ -58,6 +61,8 @@ def _collect(run: Run, source: Source, role: Role, found: Proposals) -> None:
             found.failures.append(item)
         else:
             found.candidates.append(item if item.role == role else replace(item, role=role))
+            if role == "candidate" and not isinstance(source, Prototypes | Substitution):
+                found.given.add(item.material_id)
 
 
 def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Candidate | Failure]:
@@ -190,6 +195,8 @@ def _sane(run: Run, found: Proposals) -> Iterator[Candidate]:
             yield candidate
         else:
             error, message = trouble
+            if candidate.material_id in found.given and candidate.role == "candidate" and error != "NotFinite":
+                found.refused.append(candidate)
             found.failures.append(
                 Failure(
                     material_id=candidate.material_id,

@@ -30,11 +30,13 @@ def publish(run: Run, screened: Screened, pool: Pool) -> int:
     with run.progress.timed("ledger"):
         changed = run.ledger.publish(run.campaign_id, rows)
     with run.progress.timed("report"):
+        validations = tuple(plans(run, screened))
         evidence = report.Evidence(
             rows=rows,
-            plans=tuple(plans(run, screened)),
+            plans=validations,
             relaxed=relaxed_best(run, screened) if run.use_dft else {},
-            names={c.material_id: c.formula for c in run.ledger.iter_candidates(run.campaign_id)},
+            # Only what the hulls leave out is spoken of by its formula.
+            names={p.material_id: p.formula for p in run.ledger.proposed(run.campaign_id)} if validations else {},
         )
         report.write(run, evidence)
     return changed
@@ -56,7 +58,7 @@ def rank_rows(
     for calculations in collect(run, screened).values():
         dft |= calculations
     return rank(
-        run.ledger.iter_candidates(run.campaign_id),
+        run.ledger.proposed(run.campaign_id),
         mlip=screened.calculations,
         mlip_stability=screened.stabilities,
         dft=dft,
@@ -72,5 +74,7 @@ def rank_rows(
 
 def best_validated(run: Run, screened: Screened) -> list[str]:
     """List the validated candidates that meet every target, the best first."""
+    if not run.ledger.selections(run.campaign_id):
+        return []  # and nothing has to be ranked to know it
     rows = rank_rows(run, screened, {}, {})
     return [row.material_id for row in rows if row.status == "validated" and row.meets_targets]

@@ -61,11 +61,12 @@ def _missing(run: Run) -> dict[str, int]:
     """Count the sites of each material without an answer, the largest first, so that the last chunks are quick ones."""
     identity = run.potential_identity
     with run.progress.timed("ledger"):
-        done = run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash)
+        done = set(run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash))
         energies = run.ledger.calculations(
             campaign_id=run.campaign_id, fidelity="dft", level_of_theory=identity.level_of_theory
         )
         competing = set(run.ledger.candidate_ids(run.campaign_id, "competing"))
+        done |= {failure.material_id for failure in run.ledger.failures(run.campaign_id, "propose")}
         # A competing phase with a database's energy of the same level needs no estimate.
         ids = [
             material_id

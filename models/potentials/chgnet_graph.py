@@ -137,20 +137,22 @@ def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
         merge: False gives every member a class of its own: what the model would compute without symmetry.
     """
     g = geometry
-    if not merge or _without_symmetry(g):
+    plain = _without_symmetry(g)
+    if not merge or plain.all():
         return _distinct(g)
-    atom, bond, arm = _refined(g)
+    atom, bond, arm = _refined(g, plain)
+    plain_bond = plain[g.owner[g.first]]
     atom_of, atom_first, atom_count = _grouped(atom)
     long = torch.arange(len(bond), device=bond.device) >= g.n_short
     bond_of, bond_first, bond_count = _grouped((bond >> 1 & _POSITIVE) + long * (_POSITIVE + 1))
     bond_key = bond[bond_first][bond_of]
     centre, neighbour = torch.cat([g.first, g.second]), torch.cat([g.second, g.first])
     message_key = _mixed(bond_key.repeat(2) + 3 * _mixed(atom[centre]) + 5 * _mixed(atom[neighbour]))
-    _, message, message_count = _grouped(message_key)
+    _, message, message_count = _grouped(_separate(message_key, plain_bond.repeat(2)))
     proper = g.angle_arm != g.angle_other
     arm = _mixed(arm + 3 * bond_key[g.arm_bond] + 5 * _mixed(atom[g.arm_start]))
     angle_key = _mixed(_mixed(arm[g.angle_arm]) + 3 * arm[g.angle_other] + _binned(g.cosine, COSINE_BIN))
-    among, angle, angle_count = _grouped(angle_key[proper])
+    among, angle, angle_count = _grouped(_separate(angle_key, plain_bond[g.arm_bond[g.angle_arm]])[proper])
     angle_of = torch.zeros_like(angle_key)
     angle_of[proper] = among
     angle = torch.nonzero(proper)[:, 0][angle]
@@ -184,9 +186,17 @@ def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
     )
 
 
-def _without_symmetry(g: Geometry) -> bool:
-    """Whether nearly all bonds differ in length: then there is nothing to be merged."""
-    return len(torch.unique(_binned(g.length, BOND_BIN))) > 0.9 * len(g.length)
+def _without_symmetry(g: Geometry) -> Tensor:
+    """Crystals `(n_crystals,)` nearly all of whose bonds differ in length: there is nothing to be merged."""
+    owner = g.owner[g.first]
+    _, first, _ = _grouped(_mixed(_binned(g.length, BOND_BIN)) + _mixed(owner))
+    lengths = torch.bincount(owner[first], minlength=g.n_crystals)
+    return lengths > 0.9 * torch.bincount(owner, minlength=g.n_crystals)
+
+
+def _separate(keys: Tensor, which: Tensor) -> Tensor:
+    """Give some members keys of their own."""
+    return torch.where(which, _mixed(keys + _mixed(torch.arange(len(keys), device=keys.device))), keys)
 
 
 def _distinct(g: Geometry) -> Classes:
@@ -223,10 +233,13 @@ def _distinct(g: Geometry) -> Classes:
     )
 
 
-def _refined(g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours of atoms, bonds and arms that no further look at their neighbours would split."""
-    atom = _mixed(g.numbers + g.owner * 1000)
-    bond = _mixed(_binned(g.length, BOND_BIN))
+def _refined(g: Geometry, plain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours of atoms, bonds and arms that no further look at their neighbours would split.
+
+    In `plain` crystals every one has its own.
+    """
+    atom = _separate(_mixed(g.numbers + g.owner * 1000), plain[g.owner])
+    bond = _separate(_mixed(_binned(g.length, BOND_BIN)), plain[g.owner[g.first]])
     turn = _binned(g.cosine, COSINE_BIN)
     known = 0
     for _ in range(MAX_ROUNDS):
@@ -266,8 +279,15 @@ def _summed(values: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def _grouped(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number the classes of equal keys: class of each, first member of each class, size of each class."""
+    """Number the classes of equal keys: class of each, first member of each class, size of each class.
+
+    Classes are in the order of their first members: the order in which a crystal's are summed, and with it the last
+    digits, must not depend on its place in the batch.
+    """
     _, of, count = torch.unique(keys, return_inverse=True, return_counts=True)
     first = torch.full_like(count, len(keys))
     first.scatter_reduce_(0, of, torch.arange(len(keys), device=keys.device), "amin")
-    return of, first, count
+    first, order = torch.sort(first)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=keys.device)
+    return place[of], first, count[order]

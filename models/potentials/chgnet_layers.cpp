@@ -26,7 +26,7 @@ constexpr int LANES = 4, TILE = 4;
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 
-constexpr int W = 64, W2 = 128, ROWS = 6, BLOCK = 48;
+constexpr int W = 64, W2 = 128, ROWS = 6, BLOCK = 48, STRIP = 96, MOST_INNER = 512;
 constexpr int N = W / LANES;  // vectors in 64 floats
 
 inline Floats load(const float* p) { Floats v; std::memcpy(&v, p, sizeof v); return v; }
@@ -63,26 +63,55 @@ inline Floats exponential(Floats x) {
 
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 
+// A tile of c = a * w (+ bias, or + c): ROWS rows, T vectors of columns. What a row comes to depends on no other.
+template <int T, bool ADD>
+inline void tile(int64_t inner, const float* a, int64_t lda, const float* w, int64_t ldw, const float* bias, float* c,
+                 int64_t ldc) {
+    Floats s[ROWS][T];
+    for (int r = 0; r < ROWS; r++)
+        for (int t = 0; t < T; t++)
+            s[r][t] = ADD ? load(c + r * ldc + t * LANES) : bias ? load(bias + t * LANES) : Floats{};
+    for (int64_t k = 0; k < inner; k++) {
+        Floats b[T];
+        for (int t = 0; t < T; t++) b[t] = load(w + k * ldw + t * LANES);
+        for (int r = 0; r < ROWS; r++)
+            for (int t = 0; t < T; t++) s[r][t] += a[r * lda + k] * b[t];
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int t = 0; t < T; t++) store(c + r * ldc + t * LANES, s[r][t]);
+}
+
 // c[rows, columns] = a[rows, K] * w[K, columns] (+ bias, or + c); rows are a multiple of ROWS, columns of a tile.
 template <int K, bool ADD>
 void product(int rows, int columns, const float* a, int lda, const float* w, int ldw, const float* bias, float* c,
              int ldc) {
     for (int j = 0; j < columns; j += TILE * LANES)
-        for (int i = 0; i < rows; i += ROWS) {
-            Floats s[ROWS][TILE];
-            for (int r = 0; r < ROWS; r++)
-                for (int t = 0; t < TILE; t++)
-                    s[r][t] = ADD ? load(c + (i + r) * ldc + j + t * LANES)
-                              : bias ? load(bias + j + t * LANES) : Floats{};
-            for (int k = 0; k < K; k++) {
-                Floats b[TILE];
-                for (int t = 0; t < TILE; t++) b[t] = load(w + k * ldw + j + t * LANES);
-                for (int r = 0; r < ROWS; r++)
-                    for (int t = 0; t < TILE; t++) s[r][t] += a[(i + r) * lda + k] * b[t];
-            }
-            for (int r = 0; r < ROWS; r++)
-                for (int t = 0; t < TILE; t++) store(c + (i + r) * ldc + j + t * LANES, s[r][t]);
+        for (int i = 0; i < rows; i += ROWS)
+            tile<TILE, ADD>(K, a + i * lda, lda, w + j, ldw, bias ? bias + j : nullptr, c + i * ldc + j, ldc);
+}
+
+// The same for any number of rows and inner columns, with T vectors of columns at once.
+template <int T>
+void dense_by(int64_t n, int64_t inner, int64_t columns, const float* a, const float* w, const float* bias, float* c) {
+    if (n < ROWS) {
+        float rows[ROWS * MOST_INNER] = {}, results[ROWS * T * LANES];
+        std::memcpy(rows, a, sizeof(float) * n * inner);
+        for (int64_t j = 0; j < columns; j += T * LANES) {
+            tile<T, false>(inner, rows, inner, w + j, columns, bias ? bias + j : nullptr, results, T * LANES);
+            for (int64_t i = 0; i < n; i++)
+                std::memcpy(c + i * columns + j, results + i * T * LANES, sizeof(float) * T * LANES);
         }
+        return;
+    }
+    for (int64_t start = 0; start < n; start += STRIP) {  // a strip of rows stays in the cache for all columns
+        const int64_t end = start + STRIP < n ? start + STRIP : n;
+        for (int64_t j = 0; j < columns; j += T * LANES)
+            for (int64_t i = start; i < end; i += ROWS) {
+                const int64_t row = i + ROWS <= n ? i : n - ROWS;  // the last rows again, rather than fewer at once
+                tile<T, false>(inner, a + row * inner, inner, w + j, columns, bias ? bias + j : nullptr,
+                               c + row * columns + j, columns);
+            }
+    }
 }
 
 }  // namespace
@@ -182,6 +211,13 @@ inline Floats factor_of(const Rows& rows, const float* scales, int64_t row, int 
 }  // namespace
 
 extern "C" {
+
+// result (n, columns) = rows (n, inner) * weight (inner, columns) + bias; columns are a multiple of 32, inner <= 512.
+void dense(int64_t n, int64_t inner, int64_t columns, const float* rows, const float* weight, const float* bias,
+           float* result) {
+    if (columns % (TILE * LANES)) dense_by<2>(n, inner, columns, rows, weight, bias, result);
+    else dense_by<TILE>(n, inner, columns, rows, weight, bias, result);
+}
 
 // Where there are receivers, adds the rows' outputs to theirs, (_, 64); else each row's features with its output, (n, 64).
 // `kept` has room for n rows, and a block more, of 128 numbers (256 where there is a second layer), for `backward`.

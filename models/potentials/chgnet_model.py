@@ -79,7 +79,18 @@ class Chgnet:
         self.convolutions = layers("atom_conv_layers.{}.twoBody_atom", 4, 3)
         self.entry = {
             name: Dense.of(_padded(self.p[f"{name}.weight"]), compiled=compiled)
-            for name in ("bond_embedding", "bond_weights_ag", "bond_weights_bg", "angle_embedding")
+            for name in ("bond_embedding", "bond_weights_ag", "bond_weights_bg")
+        }
+        constant, sines, cosines = state["angle_embedding.weight"].double().tensor_split([1, 16], dim=1)
+        angle = torch.cat([_padded(sines), cosines, math.sqrt(0.5) * constant], 1)
+        self.entry["angle_embedding"] = Dense.of(angle.to(dtype), compiled=compiled)
+        self.exit = {
+            name: Dense.of(self.p[f"{name}.weight"], self.p.get(f"{name}.bias"), compiled=compiled)
+            for name in (
+                *(f"atom_conv_layers.{k}.mlp_out.layers.1" for k in range(4)),
+                *(f"bond_conv_layers.{k}.mlp_out.layers.1" for k in range(3)),
+                *(f"mlp.layers.{k}" for k in (0, 2, 4, 7)),
+            )
         }
         # Long bonds keep their first features: what each convolution makes of those comes straight from the basis.
         far = torch.cat([layer.parts[1].weight.double() for layer in self.convolutions])
@@ -130,19 +141,15 @@ class Chgnet:
         return norm * smooth * sine, norm * (smooth_slope * sine + smooth * (cosine - sine / d))
 
     def _angular(self, cosine: Tensor) -> tuple[Tensor, Tensor]:
-        """Fourier series of the angle and its derivative by the angle's cosine, `(n, 32)` each, the last ones zero."""
-        order = self.p["angle_basis_expansion.fourier_expansion.frequencies"].double()
+        """Sines and cosines of the angle's multiples and their derivatives by its cosine, `(n, 32)` each."""
+        orders = self.p["angle_basis_expansion.fourier_expansion.frequencies"].double()
+        order = torch.cat([orders, orders.new_zeros(1)])  # its cosine is the constant
         x = cosine * ACOS_MARGIN
         phase = torch.acos(x)[:, None] * order
         sine, cosine_ = torch.sin(phase), torch.cos(phase)
-        constant = torch.full_like(x, math.sqrt(0.5))[:, None]
-        zero = torch.zeros_like(constant)
         slope = (-ACOS_MARGIN / torch.sqrt(1 - x * x))[:, None] * order
         norm = 1 / math.sqrt(math.pi)
-        return (
-            norm * torch.cat([constant, sine, cosine_, zero], 1),
-            norm * torch.cat([zero, slope * cosine_, -slope * sine, zero], 1),
-        )
+        return norm * torch.cat([sine, cosine_], 1), norm * torch.cat([slope * cosine_, -slope * sine], 1)
 
     def _atom_energies(self, c: Classes, radial: Tensor, inner: Tensor, angular: Tensor) -> tuple[Tensor, ...]:
         """Energies of the atom classes in eV `(n,)`, without the elements' own, their features and moments."""
@@ -182,24 +189,24 @@ class Chgnet:
                 torch.cat([bond(bonds), long[k]]),
                 neighbour(atoms),
             )
-            atoms = atoms + linear(received, self.p[f"atom_conv_layers.{k}.mlp_out.layers.1.weight"])
+            atoms = atoms + self.exit[f"atom_conv_layers.{k}.mlp_out.layers.1"](received)
             if k == 3 or not len(angles):
                 continue
             layer = self.bond_layers[k]
             received = passed(layer, summed_turns, angles, nearness, *_around(layer, c, atoms, bonds))
-            bonds = bonds + linear(received, self.p[f"bond_conv_layers.{k}.mlp_out.layers.1.weight"])
+            bonds = bonds + self.exit[f"bond_conv_layers.{k}.mlp_out.layers.1"](received)
             if k < 2:  # what a third update gives, nothing reads
                 layer = self.angle_layers[k]
                 angles = passed(layer, turns, angles, None, *_around(layer, c, atoms, bonds))
         atoms = layer_norm(atoms, (WIDTH,), self.p["readout_norm.weight"], self.p["readout_norm.bias"])
         hidden = atoms
         for k in (0, 2, 4):
-            hidden = silu(linear(hidden, self.p[f"mlp.layers.{k}.weight"], self.p[f"mlp.layers.{k}.bias"]))
-        return linear(hidden, self.p["mlp.layers.7.weight"], self.p["mlp.layers.7.bias"])[:, 0], atoms, moments
+            hidden = silu(self.exit[f"mlp.layers.{k}"](hidden))
+        return self.exit["mlp.layers.7"](hidden)[:, 0], atoms, moments
 
 
 def _padded(weight: Tensor) -> Tensor:
-    """Widen the 31 inputs of a layer on basis functions to 32: matrices that fill registers are twice as fast."""
+    """Add an input of a layer on basis functions, which is zero: 32 of them fill registers, 31 do not."""
     return torch.cat([weight, weight.new_zeros((len(weight), 1))], 1)
 
 

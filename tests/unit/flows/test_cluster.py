@@ -28,6 +28,6 @@ def test_one_worker_a_gpu_is_asked_for_and_a_missing_driver_is_told(monkeypatch:
         raise RuntimeError("NVML Shared Library Not Found")
 
     monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=cluster))
-    with pytest.raises(ClusterError, match="no GPU can be used here.*NVML"), open_client(GPU):
+    with pytest.raises(ClusterError, match=r"no GPU can be used here.*NVML"), open_client(GPU):
         pass
     assert (asked["n_workers"], asked["threads_per_worker"], asked["memory_limit"]) == (1, 1, 2 * 2**30)
