@@ -5,14 +5,18 @@ import io
 
 import numpy as np
 import pytest
+from ase.build import molecule
+from ase.data import covalent_radii
 from pymatgen.core import Element, Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from models.potentials import chgnet_kernel
 from models.potentials.chgnet import ChgnetPotential
 from models.potentials.interface import batch_of, crystal_of
 from models.potentials.load import load_potential
+from tests.benchmarks.crystals import crystals as benchmark_crystals
 from tests.unit.models.potentials import crystals
-from tests.unit.models.potentials.contract import PotentialContract, ask
+from tests.unit.models.potentials.contract import Answer, PotentialContract, ask
 
 GPA = 160.21766208
 no_electronegativity = pytest.mark.filterwarnings("ignore:No Pauling electronegativity:UserWarning")
@@ -89,22 +93,67 @@ def every_element() -> list[Structure]:
     return made
 
 
+def molecules() -> list[Structure]:
+    """Small molecules in boxes, and one atom of each covered element in a cell of its own."""
+    boxed = []
+    for name in ("H2O", "CO2", "NH3", "CH4", "N2", "SiH4", "SO2", "CH3OH", "C6H6", "LiF", "P2", "HCN"):
+        atoms = molecule(name, vacuum=3.5, pbc=True)
+        boxed.append(AseAtomsAdaptor.get_structure(atoms))
+    symbols = [Element.from_Z(n).symbol for n in range(1, 95) if n not in (84, 85, 86, 87, 88)]
+    radii = [float(covalent_radii[Element(symbol).Z]) for symbol in symbols]
+    return boxed + [
+        Structure(Lattice.rhombohedral(min(2.1 * r + 0.9, 5.6), 70), [symbol], [[0.1, 0.2, 0.3]])
+        for symbol, r in zip(symbols, radii, strict=True)
+    ]
+
+
+def large() -> list[Structure]:
+    """From 60 to 200 atoms, with and without symmetry, and in a cell that is far from reduced."""
+    slanted = crystals.perovskite() * [[2, 0, 0], [3, 2, 0], [-1, 4, 2]]
+    cells = [crystals.spinel() * (2, 2, 2), crystals.perovskite() * (5, 4, 2), crystals.layered() * (4, 4, 1), slanted]
+    return cells + [crystals.shaken(cell, seed) for seed, cell in enumerate(cells)]
+
+
 @no_electronegativity
 @from_package
+@pytest.mark.slow
 def test_equals_the_package(potential: ChgnetPotential, package) -> None:
-    structures = [*varied(), *every_element()]
-    answer = ask(potential, [crystal_of(structure) for structure in structures])
-    assert answer.problems == [None] * len(structures)
+    shaken_elements = [crystals.shaken(c, k, moves=0.04, strain=0.02) for k, c in enumerate(every_element())]
+    structures = [*varied(), *every_element(), *shaken_elements, *molecules(), *large(), *benchmark_crystals().values()]
+    assert len(structures) > 200
+    assert {len(structure) for structure in structures} >= {1, 200}
+    assert {site.specie.symbol for structure in structures for site in structure} == potential.elements
+    found, exact = (
+        _in_parts(which, structures) for which in (potential, load_potential("chgnet", precision="float64"))
+    )
+    assert found.problems == [None] * len(structures)
+    within = 0
     for k, structure in enumerate(structures):
-        expected = package.predict_structure(structure, return_crystal_feas=True)
+        package_says = package.predict_structure(structure, return_crystal_feas=True)
         n = len(structure)
-        assert answer.energies[k] / n == pytest.approx(float(expected["e"]), abs=1e-5)
-        assert np.abs(answer.forces[k] - expected["f"]).max() < 1e-4
-        assert np.abs(answer.stresses[k] - expected["s"] / GPA).max() < 1e-5
-        assert answer.magmoms is not None
-        assert answer.latents is not None
-        assert np.abs(answer.magmoms[k] - expected["m"]).max() < 1e-4
-        assert np.abs(answer.latents[k] - expected["crystal_fea"] / n).max() < 1e-3
+        pairs = [
+            (found.energies[k] / n, float(package_says["e"]), exact.energies[k] / n, 1e-5),
+            (found.forces[k], package_says["f"], exact.forces[k], 1e-4),
+            (found.stresses[k], package_says["s"] / GPA, exact.stresses[k], 1e-5),
+            (found.magmoms[k], package_says["m"], exact.magmoms[k], 1e-4),
+            (found.latents[k], package_says["crystal_fea"] / n, exact.latents[k], 1e-3),
+        ]
+        for ours, theirs, right, tolerance in pairs:
+            assert np.abs(ours - right).max() < tolerance
+            # The package's own single precision is off by up to 2e-5 eV, in one-atom cells of lanthanides.
+            assert np.abs(ours - theirs).max() < tolerance + np.abs(theirs - right).max()
+            within += np.abs(ours - theirs).max() < tolerance
+    assert within > 0.97 * len(pairs) * len(structures)
+
+
+def _in_parts(potential: ChgnetPotential, structures: list[Structure]) -> Answer:
+    """Ask in batches, which need less memory than one."""
+    answers = [ask(potential, [crystal_of(s) for s in structures[k : k + 40]]) for k in range(0, len(structures), 40)]
+    joined = {
+        name: [value for answer in answers for value in getattr(answer, name)]
+        for name in ("energies", "forces", "stresses", "latents", "magmoms", "problems")
+    }
+    return Answer(**joined)
 
 
 def test_classes_change_nothing_but_the_work(potential: ChgnetPotential) -> None:
