@@ -22,6 +22,7 @@ PACKAGES = (
     "scikit-optimize",
     "scipy",
     "torch",
+    "torch-sim-atomistic",
 )
 
 

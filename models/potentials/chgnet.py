@@ -11,7 +11,7 @@ from torch import Tensor
 from materials.errors import PotentialNotInstalled
 from models.neighbours import sound_pairs
 from models.potentials import chgnet_kernel
-from models.potentials.chgnet_graph import Classes, Geometry, classes_of, geometry_of
+from models.potentials.chgnet_graph import Classes, Geometry, classes_of, different_lengths, geometry_of
 from models.potentials.chgnet_model import Chgnet, Outcome
 from models.potentials.interface import Batch, Evaluation, PotentialIdentity, filled, unanswered
 from models.potentials.subnormals import flushed_subnormals
@@ -47,21 +47,21 @@ class ChgnetPotential(PotentialIdentity):
         return filled(answer, batch, fit, problems)
 
     def costs(self, batch: Batch) -> Tensor:
-        """Messages and angles that the model has to pass for each crystal, in thousands; 1 where there is no answer."""
-        costs = torch.ones(len(batch), dtype=torch.float64, device=batch.sizes.device)
+        """About the messages and angles that the model has to pass for each crystal, in thousands.
+
+        Where bonds are equally long, so many classes are expected as there are lengths.
+        """
         sound, pairs, fit, _ = sound_pairs(batch, self.model.cutoff, self.covered)
-        if not len(sound):
-            return costs
-        geometry = geometry_of(sound, pairs, self.model.short_cutoff)
-        classes = classes_of(geometry, merge=self.merge)
-        owner = classes.atom_owner
-
-        def count(of: Tensor) -> Tensor:
-            return torch.bincount(of, minlength=len(sound))
-
-        messages, angles = owner[classes.message_centre], owner[classes.angle_centre]
-        bonds = geometry.owner[geometry.first]
-        costs[fit] = (count(messages) + 2 * count(angles) + count(bonds)).double() / 1000
+        length = pairs.vector.norm(dim=1)
+        short = length <= self.model.short_cutoff
+        arms = torch.bincount(torch.cat([pairs.first[short], pairs.second[short]]), minlength=len(sound.numbers))
+        angles = sound.of_crystals(arms * (arms - 1))
+        owner = sound.owner[pairs.first]
+        bonds = torch.bincount(owner, minlength=len(sound))
+        lengths = different_lengths(length, owner, len(sound)) if self.merge else bonds
+        share = lengths / bonds
+        costs = torch.ones(len(batch), dtype=torch.float64, device=batch.sizes.device)
+        costs[fit] = (bonds + 2 * share * (bonds + angles)).double() / 1000
         return costs
 
 

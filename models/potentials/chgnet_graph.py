@@ -186,12 +186,23 @@ def classes_of(geometry: Geometry, *, merge: bool = True) -> Classes:
     )
 
 
+def different_lengths(length: Tensor, owner: Tensor, n_crystals: int) -> Tensor:
+    """Count the different bond lengths of each crystal, `(n_crystals,)`.
+
+    Args:
+        length: Of each bond, in Å.
+        owner: Crystal of each bond.
+        n_crystals: Crystals of the batch.
+    """
+    _, first, _ = _grouped(_mixed(_binned(length, BOND_BIN)) + _mixed(owner))
+    return torch.bincount(owner[first], minlength=n_crystals)
+
+
 def _without_symmetry(g: Geometry) -> Tensor:
     """Crystals `(n_crystals,)` nearly all of whose bonds differ in length: there is nothing to be merged."""
     owner = g.owner[g.first]
-    _, first, _ = _grouped(_mixed(_binned(g.length, BOND_BIN)) + _mixed(owner))
-    lengths = torch.bincount(owner[first], minlength=g.n_crystals)
-    return lengths > 0.9 * torch.bincount(owner, minlength=g.n_crystals)
+    bonds = torch.bincount(owner, minlength=g.n_crystals)
+    return different_lengths(g.length, owner, g.n_crystals) > 0.9 * bonds
 
 
 def _separate(keys: Tensor, which: Tensor) -> Tensor:

@@ -90,16 +90,15 @@ def compiler_found() -> str | None:
     return next(filter(None, map(shutil.which, (named,) if named else COMPILERS)), None)
 
 
-def dense(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def dense(rows: Tensor, weight: Tensor, bias: Tensor | None, result: Tensor) -> Tensor:
     """Multiply rows `(n, n_in)` by a weight `(n_in, n_out)`, `n_in` at most 512, `n_out` a multiple of 32; add a bias.
 
-    What a row comes to does not depend, to the last digit, on how many others there are.
+    What a row comes to does not depend, to the last digit, on how many others there are. Fills and gives back `result`.
     """
     found = library()
     if found is None:
         raise RuntimeError("there is no kernel; ask library() first")
     n_in, n_out = weight.shape
-    result = torch.empty((len(rows), n_out))
     sizes = map(ctypes.c_int64, (len(rows), n_in, n_out))
     found.dense(*sizes, _pointer(rows), _pointer(weight), _pointer(bias), _pointer(result))
     return result

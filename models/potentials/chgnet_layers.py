@@ -111,15 +111,46 @@ class Dense:
         return result
 
 
+def stacked(one: Dense, rows: Tensor, other: Dense, further: Tensor) -> Tensor:
+    """Pass rows through one layer and `further` ones through another, the results one below the other."""
+    if not one.compiled:
+        return torch.cat([one(rows), other(further)])
+    result: Tensor = _Stacked.apply(one, rows, other, further)
+    return result
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layer: Dense, rows: Tensor) -> Tensor:
-        ctx.weight = layer.weight
-        return dense(rows.contiguous(), layer.back, layer.bias)
+        ctx.layer = layer
+        return _forward(layer, rows, rows.new_empty((len(rows), len(layer.weight))))
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor]:
-        return None, dense(slope.contiguous(), ctx.weight, None)
+        return None, _backward(ctx.layer, slope.contiguous())
+
+
+class _Stacked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, one: Dense, rows: Tensor, other: Dense, further: Tensor) -> Tensor:
+        ctx.one, ctx.other, ctx.split = one, other, len(rows)
+        result = rows.new_empty((len(rows) + len(further), len(one.weight)))
+        _forward(one, rows, result[: len(rows)])
+        _forward(other, further, result[len(rows) :])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor, None, Tensor]:
+        slope = slope.contiguous()
+        return None, _backward(ctx.one, slope[: ctx.split]), None, _backward(ctx.other, slope[ctx.split :])
+
+
+def _forward(layer: Dense, rows: Tensor, result: Tensor) -> Tensor:
+    return dense(rows.contiguous(), layer.back, layer.bias, result)
+
+
+def _backward(layer: Dense, slope: Tensor) -> Tensor:
+    return dense(slope, layer.weight, None, slope.new_empty((len(slope), len(layer.back))))
 
 
 @dataclass(frozen=True, kw_only=True)

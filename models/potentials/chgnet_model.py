@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
 from models.potentials.chgnet_graph import Classes
-from models.potentials.chgnet_layers import WIDTH, Dense, Gated, Rows, passed
+from models.potentials.chgnet_layers import WIDTH, Dense, Gated, Rows, passed, stacked
 
 EXPECTED = {
     "n_conv": 4,
@@ -93,9 +93,11 @@ class Chgnet:
             )
         }
         # Long bonds keep their first features: what each convolution makes of those comes straight from the basis.
-        far = torch.cat([layer.parts[1].weight.double() for layer in self.convolutions])
-        far = far @ self.entry["bond_embedding"].weight.double()
-        self.far = Dense.of(far.to(dtype), compiled=compiled)
+        embedding = self.entry["bond_embedding"].weight.double()
+        self.far = [
+            Dense.of((layer.parts[1].weight.double() @ embedding).to(dtype), compiled=compiled)
+            for layer in self.convolutions
+        ]
         self.bond_layers = layers("bond_conv_layers.{}.twoBody_bond", 3, 4)
         self.angle_layers = layers("angle_layers.{}.twoBody_bond", 2, 4)
 
@@ -155,7 +157,6 @@ class Chgnet:
         """Energies of the atom classes in eV `(n,)`, without the elements' own, their features and moments."""
         atoms = self.p["atom_embedding.embedding.weight"][c.atom_number - 1]
         bonds = self.entry["bond_embedding"](radial[: c.n_short])
-        long = self.far(radial[c.n_short :]).split(2 * WIDTH, dim=1)
         strength = self.entry["bond_weights_ag"](radial)
         nearness = self.entry["bond_weights_bg"](inner)
         angles = self.entry["angle_embedding"](angular)
@@ -186,7 +187,7 @@ class Chgnet:
                 None,
                 strength,
                 centre(atoms),
-                torch.cat([bond(bonds), long[k]]),
+                stacked(bond, bonds, self.far[k], radial[c.n_short :]),
                 neighbour(atoms),
             )
             atoms = atoms + self.exit[f"atom_conv_layers.{k}.mlp_out.layers.1"](received)
