@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
+from materials.compositions import amounts_of
 from materials.errors import HullError
 from materials.phase_diagram import Hull
 from materials.phases import HullEntry, check, check_level, fractions_of
@@ -28,10 +29,9 @@ def entry_from(calculation: Calculation) -> HullEntry:
         raise HullError(
             f"{calculation.material_id} by {calculation.method} has no energy ({calculation.status}): leave it out"
         )
-    amounts = calculation.structure.composition.element_composition.get_el_amt_dict()
     return HullEntry(
         entry_id=calculation.material_id,
-        amounts={str(element): float(amount) for element, amount in amounts.items()},
+        amounts={element: float(amount) for element, amount in amounts_of(calculation.structure).items()},
         energy=calculation.energy,
         level_of_theory=calculation.level_of_theory,
         method=calculation.method,

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from materials.compositions import per_site, reduced_formula
+from materials.matching import fits
 from materials.records import Candidate
+from materials.reduction import ReducedCell, reduced_cells
 
 if TYPE_CHECKING:
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-    from pymatgen.core import Structure
-
-# The loose default of pymatgen (stol=0.3) merges crystals that are different.
-LENGTH_TOLERANCE = 0.2
-SITE_TOLERANCE = 0.1
-ANGLE_TOLERANCE = 5.0  # degrees
+    from pymatgen.core import Composition, Structure
 
 # Fractional coordinates, lattice lengths (Å) and angles (degrees) go into bins before they are hashed. The bins'
 # edges lie where no simple fraction does, so that rounding noise in 1/3, 1/8 or 0.99999 cannot change a bin.
 _BINS_PER_UNIT = 10_000
 _EDGE = 0.2928932188
-
-_VOLUME_PER_ATOM = 20.0  # Å³, to which all are scaled before they are compared
-_NEIGHBOURS = 8  # distances kept for each pair of species
-_CUTOFF = 2.2  # in units of the cube root of the volume per atom
-_RADIUS = 0.4  # largest component by which fingerprints of one crystal may differ, in the same units; 0.3 would just do
 
 
 def material_id(structure: Structure) -> str:
@@ -42,13 +33,13 @@ def material_id(structure: Structure) -> str:
     Args:
         structure: Ordered or not.
     """
-    lengths, angles = structure.lattice.abc, structure.lattice.angles
-    cell = np.floor(np.array([*lengths, *angles]) * _BINS_PER_UNIT + _EDGE).astype(int)
+    cell = np.floor(_parameters(structure.lattice.matrix) * _BINS_PER_UNIT + _EDGE).astype(int)
     coords = np.floor(structure.frac_coords * _BINS_PER_UNIT + _EDGE).astype(int) % _BINS_PER_UNIT
-    sites = sorted(f"{_species(site)}:{x},{y},{z}" for site, (x, y, z) in zip(structure, coords.tolist(), strict=True))
+    occupants = per_site(structure, _occupants)
+    sites = sorted(f"{who}:{x},{y},{z}" for who, (x, y, z) in zip(occupants, coords.tolist(), strict=True))
     text = ";".join([",".join(map(str, cell.tolist())), *sites])
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return f"{_reduced_formula(structure)}-{digest}"
+    return f"{reduced_formula(structure)}-{digest}"
 
 
 def group_duplicates(structures: Sequence[Structure]) -> list[list[int]]:
@@ -56,8 +47,7 @@ def group_duplicates(structures: Sequence[Structure]) -> list[list[int]]:
 
     The groups are those of `StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell=True, scale=True)`
     compared one by one: each structure joins the first group whose first member it fits, or founds its own.
-    (Fitting is not transitive; this is the rule of `StructureMatcher.group_structures`.) A fingerprint proposes
-    the members to compare with, the matcher decides.
+    (Fitting is not transitive; this is the rule of `StructureMatcher.group_structures`.)
 
     Args:
         structures: Ordered structures, of any formulas.
@@ -67,15 +57,38 @@ def group_duplicates(structures: Sequence[Structure]) -> list[list[int]]:
     """
     by_formula: dict[str, list[int]] = {}
     for index, structure in enumerate(structures):
-        by_formula.setdefault(_reduced_formula(structure), []).append(index)
-    matcher = _matcher()
-    groups: list[list[int]] = []
-    for indices in by_formula.values():
-        if len(indices) == 1:
-            groups.append(indices)
-        else:
-            groups.extend(_group([_Crystal(index=i, structure=structures[i]) for i in indices], matcher))
+        by_formula.setdefault(reduced_formula(structure), []).append(index)
+    groups = [indices for indices in by_formula.values() if len(indices) == 1]
+    shared = {index: formula for formula, indices in by_formula.items() if len(indices) > 1 for index in indices}
+    cells = reduced_cells([structures[index] for index in shared])
+    # Cells of different sizes are never the same crystal to the matcher.
+    waiting: dict[tuple[str, int], list[tuple[int, ReducedCell]]] = {}
+    for (index, formula), cell in zip(shared.items(), cells, strict=True):
+        waiting.setdefault((formula, len(cell.symbols)), []).append((index, cell))
+    queues = list(waiting.values())
+    while queues:
+        found, queues = _round(queues)
+        groups.extend(found)
     return sorted(groups)
+
+
+def _round(queues: list[list[tuple[int, ReducedCell]]]) -> tuple[list[list[int]], list[list[tuple[int, ReducedCell]]]]:
+    """Found a group with the first of each queue, and find its members.
+
+    All queues at once: the more pairs the matcher has, the less each of them costs.
+
+    Returns:
+        The groups, and what is left of the queues.
+    """
+    held = iter(fits([(queue[0][1], cell) for queue in queues for _, cell in queue[1:]]).tolist())
+    groups, left = [], []
+    for (founder, _), *others in queues:
+        fitting = [next(held) for _ in others]
+        groups.append([founder, *(index for (index, _), fit in zip(others, fitting, strict=True) if fit)])
+        rest = [member for member, fit in zip(others, fitting, strict=True) if not fit]
+        if rest:
+            left.append(rest)
+    return groups, left
 
 
 def merge(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -96,7 +109,7 @@ def mark_known(candidates: Sequence[Candidate], known: Sequence[tuple[str, Struc
         known: Pairs of a source's own id and its structure.
     """
     formulas = {c.formula for c in candidates}
-    relevant = [(name, s) for name, s in known if _reduced_formula(s) in formulas]
+    relevant = [(name, s) for name, s in known if reduced_formula(s) in formulas]
     names: dict[int, list[str]] = {}
     # The known come first, so that each candidate is compared with them and not with its fellows.
     n_known = len(relevant)
@@ -108,134 +121,6 @@ def mark_known(candidates: Sequence[Candidate], known: Sequence[tuple[str, Struc
     return [
         replace(c, known_as=_unique([*c.known_as, *names[i]])) if i in names else c for i, c in enumerate(candidates)
     ]
-
-
-def fingerprint(structure: Structure) -> np.ndarray:
-    """Describe a crystal by its mean sorted neighbour distances, pair of species by pair of species.
-
-    Independent of cell choice, site order, orientation and volume. Different orderings on one lattice can have
-    equal fingerprints: it proposes, it does not decide.
-
-    Args:
-        structure: Ordered.
-
-    Returns:
-        Shape `(n_pairs * 8,)`, pairs of species in alphabetical order; lengths in units of the cube root of the
-        volume per atom, cut at 2.2.
-    """
-    unit = (structure.volume / len(structure)) ** (1 / 3)
-    symbols = np.array([site.specie.symbol for site in structure])
-    kinds = sorted(set(symbols))
-    centres, points, _, distances = structure.get_neighbor_list(_CUTOFF * unit)
-    order = np.lexsort((distances, centres))
-    centres, points, distances = centres[order], points[order], distances[order] / unit
-    features = []
-    for first, a in enumerate(kinds):
-        members = np.flatnonzero(symbols == a)
-        for b in kinds[first:]:
-            chosen = (symbols[centres] == a) & (symbols[points] == b)
-            features.append(_mean_sorted(centres[chosen], distances[chosen], members, len(structure)))
-    return np.concatenate(features)
-
-
-def _mean_sorted(centres: np.ndarray, distances: np.ndarray, members: np.ndarray, n_sites: int) -> np.ndarray:
-    """Average the first sorted distances over the centres; `centres` is sorted, `distances` within each."""
-    counts = np.bincount(centres, minlength=n_sites)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rank = np.arange(len(centres)) - starts[centres]
-    near = rank < _NEIGHBOURS
-    table = np.full((n_sites, _NEIGHBOURS), _CUTOFF)
-    table[centres[near], rank[near]] = distances[near]
-    return table[members].mean(axis=0)
-
-
-@dataclass(kw_only=True, eq=False)
-class _Crystal:
-    """A structure with what is only worked out if somebody asks."""
-
-    index: int
-    structure: Structure
-
-    @cached_property
-    def fingerprint(self) -> np.ndarray:
-        return fingerprint(self.structure)
-
-    @cached_property
-    def reduced(self) -> Structure:
-        # The matcher's own reduction, and its scaling to one volume, once for a crystal and not once for a pair.
-        reduced = _matcher()._get_reduced_structure(self.structure, primitive_cell=True, niggli=True)
-        reduced.scale_lattice(_VOLUME_PER_ATOM * len(reduced))
-        return reduced
-
-
-@dataclass(kw_only=True)
-class _Founders:
-    """The first members of the groups so far, searchable by fingerprint."""
-
-    crystals: list[_Crystal] = field(default_factory=list)
-    indexed: int = 0
-    tree: object = None
-
-    def add(self, crystal: _Crystal) -> None:
-        """Remember a new group; the tree is made anew each time that the number has grown by half."""
-        from scipy.spatial import cKDTree
-
-        self.crystals.append(crystal)
-        if len(self.crystals) > 64 + 1.5 * self.indexed:
-            self.tree = cKDTree(np.array([c.fingerprint for c in self.crystals]))
-            self.indexed = len(self.crystals)
-
-    def near(self, crystal: _Crystal) -> list[int]:
-        """Positions of the groups that the crystal could belong to, first founded first."""
-        found: list[int] = []
-        if self.tree is not None:
-            found = sorted(self.tree.query_ball_point(crystal.fingerprint, _RADIUS, p=np.inf))  # type: ignore[attr-defined]
-        late = self.crystals[self.indexed :]
-        if late:
-            gaps = np.abs(np.array([c.fingerprint for c in late]) - crystal.fingerprint).max(axis=1)
-            found += (np.flatnonzero(gaps <= _RADIUS) + self.indexed).tolist()
-        return found
-
-
-def _group(crystals: list[_Crystal], matcher: StructureMatcher) -> list[list[int]]:
-    """Group crystals of one formula by the first-fit rule."""
-    founders = _Founders()
-    groups: list[list[int]] = []
-    of_content: dict[str, int] = {}
-    for crystal in crystals:
-        content = material_id(crystal.structure)
-        if content not in of_content:
-            of_content[content] = next(
-                (k for k in founders.near(crystal) if _fits(founders.crystals[k], crystal, matcher)), len(groups)
-            )
-        home = of_content[content]
-        if home == len(groups):
-            groups.append([])
-            founders.add(crystal)
-        groups[home].append(crystal.index)
-    return groups
-
-
-def _fits(founder: _Crystal, crystal: _Crystal, matcher: StructureMatcher) -> bool:
-    if len(founder.reduced) != len(crystal.reduced):
-        return False
-    # What `matcher.fit` comes to for cells that are reduced and scaled already; it would copy both for each pair.
-    match = matcher._strict_match(founder.reduced, crystal.reduced, 1, s1_supercell=True, break_on_match=True)
-    return match is not None and bool(match[0] <= matcher.stol)
-
-
-@lru_cache(maxsize=1)
-def _matcher() -> StructureMatcher:
-    from pymatgen.analysis.structure_matcher import ElementComparator, StructureMatcher
-
-    return StructureMatcher(
-        ltol=LENGTH_TOLERANCE,
-        stol=SITE_TOLERANCE,
-        angle_tol=ANGLE_TOLERANCE,
-        primitive_cell=True,
-        scale=True,
-        comparator=ElementComparator(),
-    )
 
 
 def _merged(group: list[Candidate]) -> Candidate:
@@ -254,10 +139,13 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _reduced_formula(structure: Structure) -> str:
-    return structure.composition.element_composition.reduced_formula
+def _parameters(matrix: np.ndarray) -> np.ndarray:
+    """Lengths (Å) and angles (degrees) of a cell, shape (6,)."""
+    lengths = np.sqrt((matrix**2).sum(axis=1))
+    cosines = (matrix[[1, 2, 0]] * matrix[[2, 0, 1]]).sum(axis=1) / (lengths[[1, 2, 0]] * lengths[[2, 0, 1]])
+    return np.concatenate([lengths, np.rad2deg(np.arccos(np.minimum(np.maximum(cosines, -1), 1)))])
 
 
-def _species(site) -> str:  # type: ignore[no-untyped-def]
-    parts = sorted((element.symbol, round(amount, 4)) for element, amount in site.species.element_composition.items())
+def _occupants(species: Composition) -> str:
+    parts = sorted((element.symbol, round(amount, 4)) for element, amount in species.element_composition.items())
     return "+".join(symbol if amount == 1 else f"{symbol}{amount:g}" for symbol, amount in parts)

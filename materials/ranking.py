@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from materials.records import (
     Calculation,
-    Candidate,
     Failure,
     Prediction,
+    Proposed,
     RankedCandidate,
     Selection,
     Stability,
@@ -29,7 +29,7 @@ _SEPARATOR = "; "
 
 
 def rank(
-    candidates: Iterable[Candidate],
+    candidates: Iterable[Proposed],
     *,
     mlip: Mapping[str, Calculation],
     mlip_stability: Mapping[str, Stability],
@@ -91,9 +91,9 @@ class _Evidence:
     scores: Mapping[str, float]
 
 
-def _groups(candidates: Iterable[Candidate], duplicates: Mapping[str, str]) -> list[list[Candidate]]:
+def _groups(candidates: Iterable[Proposed], duplicates: Mapping[str, str]) -> list[list[Proposed]]:
     """Each material with its duplicates behind it, those groups only that hold a candidate."""
-    groups: dict[str, list[Candidate]] = {}
+    groups: dict[str, list[Proposed]] = {}
     for candidate in candidates:
         kept = duplicates.get(candidate.material_id, candidate.material_id)
         groups.setdefault(kept, []).append(candidate)
@@ -104,7 +104,7 @@ def _groups(candidates: Iterable[Candidate], duplicates: Mapping[str, str]) -> l
     return [group for group in ordered if any(candidate.role == "candidate" for candidate in group)]
 
 
-def _row(group: Sequence[Candidate], evidence: _Evidence) -> tuple[tuple[Any, ...], RankedCandidate]:
+def _row(group: Sequence[Proposed], evidence: _Evidence) -> tuple[tuple[Any, ...], RankedCandidate]:
     candidate, ids = group[0], [member.material_id for member in group]
     dft, mlip = _first(evidence.dft, ids), _first(evidence.mlip, ids)
     by_dft, by_mlip = _first(evidence.dft_stability, ids), _first(evidence.mlip_stability, ids)
@@ -119,7 +119,7 @@ def _row(group: Sequence[Candidate], evidence: _Evidence) -> tuple[tuple[Any, ..
         material_id=candidate.material_id,
         formula=candidate.formula,
         chemsys=candidate.chemsys,
-        n_sites=len(candidate.structure),
+        n_sites=candidate.n_sites,
         parents=_joined(member.parents for member in group),
         status=status,
         fidelity=stability.fidelity if stability else None,
@@ -219,13 +219,13 @@ def _message(
     return ""
 
 
-def _volume_per_atom(candidate: Candidate, dft: Calculation | None, mlip: Calculation | None) -> float:
+def _volume_per_atom(candidate: Proposed, dft: Calculation | None, mlip: Calculation | None) -> float:
     for calculation in (dft, mlip):
         if calculation is not None and calculation.status == "converged":
             volume = _volume(calculation)
             if volume is not None:
                 return volume
-    return float(candidate.structure.volume) / len(candidate.structure)
+    return candidate.volume_per_atom
 
 
 def _volume(calculation: Calculation) -> float | None:

@@ -62,6 +62,20 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Proposed:
+    """A candidate as the table needs it: no structure has to be built for it."""
+
+    material_id: str
+    formula: str
+    chemsys: str
+    n_sites: int
+    volume_per_atom: float  # Å³, as it was proposed
+    parents: tuple[str, ...] = ()
+    role: Role = "candidate"
+    known_as: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calculation:
     """One computed truth about a material: by a potential or by DFT, the same kind of fact, trusted differently.
 

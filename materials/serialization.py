@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from materials.compositions import occupant, per_site
+
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
@@ -28,7 +30,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
+        # Most lists are of numbers, and long.
+        return [item if type(item) is float and math.isfinite(item) else plain(item) for item in value]
     return value
 
 
@@ -45,7 +48,7 @@ def structure_to_json(structure: Structure) -> str:
     """
     content: dict[str, Any] = {
         "lattice": structure.lattice.matrix.tolist(),
-        "species": [_species_content(site.species) for site in structure],
+        "species": per_site(structure, _species_content),
         "coords": structure.frac_coords.tolist(),
     }
     if not all(structure.lattice.pbc):
@@ -64,11 +67,17 @@ def structure_from_json(text: str) -> Structure:
     content = json.loads(text)
     return Structure(
         Lattice(content["lattice"], pbc=tuple(content.get("pbc", (True, True, True)))),
-        content["species"],
+        [occupant(species) if isinstance(species, str) else species for species in content["species"]],
         content["coords"],
         charge=content.get("charge"),
         site_properties=content.get("properties"),
     )
+
+
+def volume_from_json(text: str) -> float:
+    """Read the volume of the cell (Å³) from what `structure_to_json` wrote."""
+    (a, b, c), (d, e, f), (g, h, i) = json.loads(text)["lattice"]
+    return abs((b * f - c * e) * g + (c * d - a * f) * h + (a * e - b * d) * i)
 
 
 def _species_content(composition: Any) -> str | dict[str, float]:

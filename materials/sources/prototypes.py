@@ -10,16 +10,17 @@ from typing import Literal
 
 import numpy as np
 
+from materials.compositions import reduced_formula
 from materials.errors import InputError
 from materials.identity import material_id
 from materials.records import Candidate, Role
 from materials.sanity import oxidation_states
+from materials.sources.acceptance import Decorate, accept
 from materials.sources.structure_types import StructureType, element_kinds
 from materials.sources.type_library import find, library_names
 from materials.sources.volumes import covalent_radius, metallic_radius, mined_lengths, radius_sums
 
 Volume = Literal["radii", "dls"]
-Decorate = Literal["typical", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ def _decorations(
                 elements = tuple(symbols[i] for i in order)
                 if elements in done:
                     continue
-                anions = _accept(structure_type, elements, [options[i] for i in order], decorate, charge_neutral)
+                anions = accept(structure_type, elements, [options[i] for i in order], decorate, charge_neutral)
                 if anions is not None:
                     done |= {tuple(elements[i] for i in swap) for swap in structure_type.swaps}
                     yield _Decoration(structure_type=structure_type, elements=elements, anions=anions)
@@ -166,70 +167,13 @@ def _common_charges(symbol: str) -> tuple[int, ...]:
     return oxidation_states(symbol) if element.is_metal else tuple(element.common_oxidation_states) or (0,)
 
 
-def _accept(
-    structure_type: StructureType,
-    elements: tuple[str, ...],
-    options: list[tuple[int, ...]],
-    decorate: Decorate,
-    charge_neutral: bool,
-) -> frozenset[str] | None:
-    """The anions of the first combination of charges that the type can hold, or None."""
-    if len(elements) == 1:
-        return frozenset() if structure_type.kinds & element_kinds(elements[0]) else None
-    salts = any(min(o) < 0 for o in options)
-    for charges in product(*options):
-        if _holds(structure_type, elements, charges, decorate, charge_neutral, salts=salts):
-            return frozenset(e for e, q in zip(elements, charges, strict=True) if q < 0)
-    return None
-
-
-def _holds(
-    structure_type: StructureType,
-    elements: tuple[str, ...],
-    charges: tuple[int, ...],
-    decorate: Decorate,
-    charge_neutral: bool,
-    *,
-    salts: bool,
-) -> bool:
-    slots = structure_type.slots
-    n_anions = sum(q < 0 for q in charges)
-    if n_anions == 0:
-        # An element that can be an anion makes a salt; without the charge rule it may make an alloy as well.
-        large_enough = decorate == "all" or _has_room(structure_type, elements)
-        return "alloy" in structure_type.kinds and not (salts and charge_neutral) and large_enough
-    if n_anions == len(charges) or "salt" not in structure_type.kinds:
-        return False
-    if decorate == "typical" and not all(
-        1 <= slot.anion_rank <= n_anions for slot, q in zip(slots, charges, strict=True) if q < 0
-    ):
-        return False
-    if not charge_neutral:
-        return True
-    total = sum(
-        slot.count * (slot.charge if q < 0 and slot.charge is not None else q)
-        for slot, q in zip(slots, charges, strict=True)
-    )
-    return abs(total) < 1e-6
-
-
-def _has_room(structure_type: StructureType, elements: tuple[str, ...]) -> bool:
-    """Whether the slots that need the larger atom have it."""
-    radii = [metallic_radius(e) for e in elements]
-    return all(
-        radii[i] > max(r for j, r in enumerate(radii) if j != i)
-        for i, slot in enumerate(structure_type.slots)
-        if slot.larger
-    )
-
-
 def _build(decoration: _Decoration, volume: Volume, role: Role) -> Candidate:
     structure_type, elements = decoration.structure_type, decoration.elements
     structure = structure_type.decorate(elements, scale=_scale(decoration, volume))
     where = ", ".join(f"{e} on {slot.site}" for e, slot in zip(elements, structure_type.slots, strict=True))
     return Candidate(
         material_id=material_id(structure),
-        formula=structure.composition.reduced_formula,
+        formula=reduced_formula(structure),
         chemsys="-".join(sorted(elements)),
         structure=structure,
         source="prototypes",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from materials.compositions import occupant
 from materials.sources.volumes import shortest_contacts
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class StructureType:
         """
         from pymatgen.core import Structure
 
-        species = [elements[slot] for slot in self.slot_of_site]
+        species = [occupant(elements[slot]) for slot in self.slot_of_site]
         return Structure(self.matrix * scale, species, self.frac_coords)
 
 

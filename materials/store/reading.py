@@ -13,6 +13,7 @@ from materials.records import (
     Failure,
     Fidelity,
     Prediction,
+    Proposed,
     RankedCandidate,
     Role,
     Selection,
@@ -20,7 +21,14 @@ from materials.records import (
 )
 from materials.store import tables
 from materials.store.connection import reading
-from materials.store.rows import chunks, read_calculation, read_candidate, read_ranking, read_record
+from materials.store.rows import (
+    chunks,
+    read_calculation,
+    read_candidate,
+    read_proposed,
+    read_ranking,
+    read_record,
+)
 
 
 class Reading:
@@ -67,6 +75,19 @@ class Reading:
     ) -> list[Candidate]:
         """Read candidates, merged over their proposals, in the order of their first proposal."""
         return list(self.iter_candidates(campaign_id, role, material_ids))
+
+    def proposed(self, campaign_id: str) -> list[Proposed]:
+        """Read the materials of a campaign without their structures, in the order of their first proposal."""
+        crystals, proposals = tables.candidates, tables.proposals
+        mine = proposals.c.campaign_id == campaign_id
+        told: dict[str, list[Any]] = {}
+        with reading(self.engine) as connection:
+            for row in connection.execute(select(proposals).where(mine).order_by(proposals.c.sequence)).mappings():
+                told.setdefault(row["material_id"], []).append(row)
+            query = select(crystals).where(crystals.c.material_id.in_(select(proposals.c.material_id).where(mine)))
+            rows = connection.execute(query).mappings()
+            found = {row["material_id"]: read_proposed(row, told[row["material_id"]]) for row in rows}
+        return [found[material_id] for material_id in told]
 
     def _candidates(self, campaign_id: str, material_ids: Sequence[str]) -> list[Candidate]:
         crystals, proposals = tables.candidates, tables.proposals

@@ -14,13 +14,14 @@ from materials.records import (
     Candidate,
     Failure,
     Prediction,
+    Proposed,
     RankedCandidate,
     Role,
     Selection,
     Stability,
     content_hash,
 )
-from materials.serialization import plain, structure_from_json, structure_to_json
+from materials.serialization import plain, structure_from_json, structure_to_json, volume_from_json
 
 Record = TypeVar("Record", Calculation, Failure, Prediction, Selection, Stability)
 Item = TypeVar("Item")
@@ -69,7 +70,6 @@ def read_candidate(crystal: Mapping[str, Any] | RowMapping, proposals: Sequence[
 
     A crystal that anybody proposed as a candidate is a candidate, though others need it as a competing phase.
     """
-    role: Role = "candidate" if any(row["role"] == "candidate" for row in proposals) else "competing"
     return Candidate(
         material_id=crystal["material_id"],
         formula=crystal["formula"],
@@ -78,9 +78,27 @@ def read_candidate(crystal: Mapping[str, Any] | RowMapping, proposals: Sequence[
         source=proposals[0]["source"],
         source_version=proposals[0]["source_version"],
         parents=_union(row["parents"] for row in proposals),
-        role=role,
+        role=_role(proposals),
         known_as=_union(row["known_as"] for row in proposals),
     )
+
+
+def read_proposed(crystal: Mapping[str, Any] | RowMapping, proposals: Sequence[Mapping[str, Any]]) -> Proposed:
+    """Merge the proposals of one crystal as `read_candidate` does, and leave its structure unread."""
+    return Proposed(
+        material_id=crystal["material_id"],
+        formula=crystal["formula"],
+        chemsys=crystal["chemsys"],
+        n_sites=crystal["n_sites"],
+        volume_per_atom=volume_from_json(crystal["structure"]) / crystal["n_sites"],
+        parents=_union(row["parents"] for row in proposals),
+        role=_role(proposals),
+        known_as=_union(row["known_as"] for row in proposals),
+    )
+
+
+def _role(proposals: Sequence[Mapping[str, Any]]) -> Role:
+    return "candidate" if any(row["role"] == "candidate" for row in proposals) else "competing"
 
 
 def _union(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:

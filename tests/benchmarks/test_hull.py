@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pymatgen.analysis.phase_diagram import PhaseDiagram
+from pymatgen.core import Composition
+from pymatgen.entries.computed_entries import ComputedEntry
 
 from materials.hull import assess
 from materials.phase_diagram import Hull
@@ -43,6 +46,31 @@ def test_ask_ten_thousand_times(benchmark, what: str) -> None:
     benchmark.extra_info["questions"] = len(questions)
     benchmark(getattr(hull, what), questions)
     assert benchmark.stats.stats.median / len(questions) < 20e-6  # seconds
+
+
+@pytest.mark.benchmark(group="hull")
+def test_ask_each_phase_of_the_hull_without_itself(benchmark) -> None:
+    hull = Hull(phases(10_000, ELEMENTS, 0), ELEMENTS)
+    of_hull = [entry for entry in hull.entries if entry.entry_id in hull.vertices and len(entry.elements) > 1]
+    points = fractions_of(of_hull, ELEMENTS)
+    benchmark.extra_info["questions"] = len(points)
+    benchmark(lambda: [hull.facet(point, entry.entry_id) for point, entry in zip(points, of_hull, strict=True)])
+    # They are few: over all phases it is still less than the time of a question.
+    assert benchmark.stats.stats.median / len(hull.entries) < 20e-6  # seconds
+
+
+def test_ten_thousand_phases_have_pymatgens_hull() -> None:
+    entries = phases(10_000, ELEMENTS, 0)
+    hull = Hull(entries, ELEMENTS)
+    diagram = PhaseDiagram([ComputedEntry(Composition(e.amounts), e.energy, entry_id=e.entry_id) for e in entries])
+    assert hull.vertices == {entry.entry_id for entry in diagram.stable_entries}
+    asked = [hull.entries[i] for i in np.random.default_rng(1).choice(len(hull.entries), 200, replace=False)]
+    points = fractions_of(asked, ELEMENTS)
+    for entry, energy, parts in zip(asked, hull.energies(points), hull.decompositions(points), strict=True):
+        composition = Composition(entry.amounts)
+        assert energy == pytest.approx(diagram.get_hull_energy_per_atom(composition), abs=1e-8)
+        expected = {phase.entry_id: share for phase, share in diagram.get_decomposition(composition).items()}
+        assert parts == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.benchmark(group="hull")

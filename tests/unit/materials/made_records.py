@@ -13,6 +13,7 @@ from materials.records import (
     Candidate,
     Failure,
     Prediction,
+    Proposed,
     RankedCandidate,
     Selection,
     Stability,
@@ -31,6 +32,18 @@ def candidate(material_id: str = "m1", **changes: Any) -> Candidate:
         structure=salt(),
         source="prototypes",
         source_version="1",
+        parents=("rock salt",),
+    )
+    return replace(made, **changes)
+
+
+def proposed(material_id: str = "m1", **changes: Any) -> Proposed:
+    made = Proposed(
+        material_id=material_id,
+        formula="NaCl",
+        chemsys="Cl-Na",
+        n_sites=2,
+        volume_per_atom=salt().volume / 2,
         parents=("rock salt",),
     )
     return replace(made, **changes)

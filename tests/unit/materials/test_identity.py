@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from materials.identity import fingerprint, group_duplicates, mark_known, material_id, merge
+from materials.identity import group_duplicates, mark_known, material_id, merge
 from materials.records import Candidate
 from materials.sources.prototypes import propose
 from materials.sources.type_library import example
@@ -91,16 +91,6 @@ def test_id_tells_apart_what_differs() -> None:
     assert material_id(disordered) != material_id(other)
 
 
-@settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10**6), name=st.sampled_from(["TiNiSi", "LiGaGe", "rutile", "wurtzite", "Na3As", "spinel"]))
-def test_fingerprint_is_invariant(seed: int, name: str) -> None:
-    rng = np.random.default_rng(seed)
-    crystal = example(name)
-    other = shaken(crystal, rng, noise=0, strain=0)
-    other.make_supercell(rng.integers(1, 3, 3))
-    assert np.allclose(fingerprint(other), fingerprint(crystal), atol=1e-5)
-
-
 @pytest.mark.parametrize(("noise", "strain"), [(0.0, 0.0), (0.02, 0.01), (0.08, 0.03), (0.15, 0.05)])
 def test_groups_are_those_of_the_matcher(noise: float, strain: float) -> None:
     rng = np.random.default_rng(7)
@@ -119,7 +109,7 @@ def test_groups_are_those_of_the_matcher(noise: float, strain: float) -> None:
     assert as_sets(group_duplicates(pool)) == matcher_groups(pool)
 
 
-def test_orderings_with_equal_fingerprints_are_told_apart() -> None:
+def test_orderings_with_the_same_near_neighbours_are_told_apart() -> None:
     """Bernal stackings on one close-packed lattice: the same near neighbours, another crystal."""
     rng = np.random.default_rng(3)
     lattice = Structure(Lattice.cubic(4.0), ["Cu"] * 4, [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
@@ -132,9 +122,7 @@ def test_orderings_with_equal_fingerprints_are_told_apart() -> None:
         pool.append(coloured)
     groups = group_duplicates(pool)
     assert as_sets(groups) == matcher_groups(pool)
-    prints = [fingerprint(pool[group[0]]) for group in groups]
-    near = [np.abs(a - b).max() for i, a in enumerate(prints) for b in prints[:i]]
-    assert min(near) < 0.05  # the fingerprint alone would have merged some
+    assert 1 < len(groups) < len(pool)
 
 
 def test_formulas_are_never_mixed_and_order_is_kept() -> None:

@@ -92,7 +92,7 @@ def test_the_order_of_the_table() -> None:
     known["dft"]["failed"] = made.calculation("failed", fidelity="dft", status="walltime", energy=None, message="log")
     known["selections"]["chosen"] = made.selection("chosen")
     scores = {"likely": 0.9, "unlikely": 0.1, "chosen": 0.5, "failed": 0.99, "near_hit": 0.2, "miss": 0.9}
-    rows = rank([made.candidate(name) for name in names], **known, targets=TARGETS, scores=scores)
+    rows = rank([made.proposed(name) for name in names], **known, targets=TARGETS, scores=scores)
     assert [row.material_id for row in rows] == [
         "near_hit",
         "far_hit",
@@ -131,7 +131,7 @@ def test_without_scores_the_hull_orders() -> None:
         "a": made.stability("a", -0.1),
         "c": made.stability("c", 1),
     }
-    rows = rank([made.candidate(name) for name in "abcd"], **known, targets=TARGETS)
+    rows = rank([made.proposed(name) for name in "abcd"], **known, targets=TARGETS)
     assert [row.material_id for row in rows] == ["b", "a", "c", "d"]
     assert [row.status for row in rows] == ["screened"] * 3 + ["proposed"]
 
@@ -140,11 +140,11 @@ def test_duplicates_are_no_rows_and_their_parents_join() -> None:
     known = evidence("a", "b", "c")
     known["duplicates"] = {"b": "a", "twin of competing": "c"}
     candidates = [
-        made.candidate("b", parents=("from b",), known_as=("mp-2",)),
-        made.candidate("a", parents=("from a",)),
-        made.candidate("c", role="competing", parents=("element",)),
-        made.candidate("e", role="competing"),
-        made.candidate("twin of competing", parents=("made",)),
+        made.proposed("b", parents=("from b",), known_as=("mp-2",)),
+        made.proposed("a", parents=("from a",)),
+        made.proposed("c", role="competing", parents=("element",)),
+        made.proposed("e", role="competing"),
+        made.proposed("twin of competing", parents=("made",)),
     ]
     known["selections"]["b"] = made.selection("b", round=3)
     rows = {row.material_id: row for row in rank(candidates, **known, targets=TARGETS)}
@@ -160,7 +160,7 @@ def test_what_went_wrong_is_told() -> None:
     known["dft"]["c"] = made.calculation("c", fidelity="dft", status="converged")
     known["selections"]["c"] = made.selection("c")
     known["dft"]["d"] = made.calculation("d", fidelity="dft", status="converged")
-    rows = {row.material_id: row for row in rank([made.candidate(n) for n in "abcd"], **known, targets=TARGETS)}
+    rows = {row.material_id: row for row in rank([made.proposed(n) for n in "abcd"], **known, targets=TARGETS)}
     assert (rows["a"].status, rows["a"].message) == ("failed", "chgnet-0.3.0 exploded: volume ratio 9")
     assert (rows["b"].status, rows["b"].message) == ("failed", "screen: KilledWorker: memory")
     assert rows["c"].status == "selected"
@@ -174,7 +174,7 @@ def test_predictions_and_volumes_are_shown() -> None:
     known["mlip"]["a"] = made.calculation("a", structure=made.salt(6.0))
     prediction = Prediction(material_id="a", round=2, target="band_gap", mean=1.1, std=0.2, surrogate_version="v")
     known["predictions"]["a"] = {"band_gap": prediction}
-    (row,) = rank([made.candidate("a")], **known, targets=TARGETS)
+    (row,) = rank([made.proposed("a")], **known, targets=TARGETS)
     assert row.predicted == {"band_gap": (1.1, 0.2)}
     assert row.volume_per_atom == pytest.approx(108.0)
 
@@ -201,7 +201,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[str], dict[str, dict], dict[str, float
 @settings(deadline=None, max_examples=60)
 def test_the_order_is_total_and_does_not_depend_on_the_input_order(world, seed: int) -> None:
     names, known, scores = world
-    candidates = [made.candidate(name) for name in names]
+    candidates = [made.proposed(name) for name in names]
     rows = rank(candidates, **known, targets=TARGETS, scores=scores)
     random.Random(seed).shuffle(candidates)
     shuffled = {key: dict(random.Random(seed).sample(list(value.items()), len(value))) for key, value in known.items()}
@@ -224,7 +224,7 @@ def test_the_last_digits_of_energies_decide_nothing(world, noise: float) -> None
 
     def order(**changed: dict[str, Calculation] | dict[str, Stability]) -> list[str]:
         rows: list[RankedCandidate] = rank(
-            [made.candidate(name) for name in names], **{**known, **changed}, targets=TARGETS, scores=scores
+            [made.proposed(name) for name in names], **{**known, **changed}, targets=TARGETS, scores=scores
         )
         return [row.material_id for row in rows]
 

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymatgen.core import Structure
 
 from materials.errors import LedgerError, LedgerTooNew, QueryError
 from materials.query import parse, parse_sort
@@ -144,6 +145,22 @@ def test_two_proposals_of_a_crystal_are_one_candidate_with_both_parents(ledger: 
     assert found.known_as == ("mp-1",)
     assert ledger.candidates(campaign_id, "competing") == []
     assert ledger.candidate_ids(campaign_id, "candidate") == ["m1"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(crystal=made.structures())
+def test_what_the_table_needs_of_a_candidate_is_read_without_its_structure(crystal: Structure) -> None:
+    with Ledger.open("sqlite://") as ledger:
+        campaign_id = campaign(ledger)
+        first = made.candidate("m2", structure=crystal, parents=("a",), role="competing", known_as=("mp-1",))
+        told = [first, made.candidate("m1"), made.candidate("m2", structure=crystal, parents=("b",))]
+        ledger.add_candidates(campaign_id, told)
+        found = ledger.proposed(campaign_id)
+        for short, whole in zip(found, ledger.candidates(campaign_id), strict=True):
+            shared = ("material_id", "formula", "chemsys", "parents", "role", "known_as")
+            assert [getattr(short, name) for name in shared] == [getattr(whole, name) for name in shared]
+            assert short.n_sites == len(whole.structure)
+            assert short.volume_per_atom == pytest.approx(whole.structure.volume / len(whole.structure), rel=1e-12)
 
 
 def test_candidates_come_in_the_order_asked_for(ledger: Ledger) -> None:
