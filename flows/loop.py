@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -78,6 +79,8 @@ def run_request(request: Request) -> None:
 
         run_as_flow(request)
         return
+    # Tens of thousands of structures live as long as the campaign: to look through them often finds nothing.
+    gc.set_threshold(50_000, 20, 100)
     with opened(request, Progress()) as run:
         discover(run)
         _say_end(run)

@@ -31,13 +31,11 @@ def folder(run: Run) -> Path:
 
 def write(run: Run, evidence: Evidence) -> Path:
     """Write summary, plots and table; return the summary's path."""
-    from dataclasses import asdict
-
     from flows import plots, tables
 
     where = folder(run)
     where.mkdir(parents=True, exist_ok=True)
-    (where / "ranked.csv").write_text(tables.as_csv([asdict(row) for row in evidence.rows]), encoding="utf-8")
+    (where / "ranked.csv").write_text(tables.as_csv([vars(row) for row in evidence.rows]), encoding="utf-8")
     selections = run.ledger.selections(run.campaign_id)
     pictures = plots.draw(evidence.rows, selections, run.targets)
     for name, picture in pictures.items():
