@@ -77,6 +77,10 @@ class AnchorMismatch(PotentialError):
     """The potential gets well-known compounds wrong: another convention, or broken weights."""
 
 
+class DeviceLost(PotentialError):
+    """A GPU stopped answering, and with it everything that this process would ask of it."""
+
+
 class HullError(AssayError):
     """A phase diagram cannot be built or asked."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from materials.errors import DeviceLost
 from models.potentials.interface import Batch, Evaluation, Potential, scattered
 
 _learned: dict[tuple[str, str], float] = {}  # potentials that ran out of memory in this process -> what had room
@@ -22,26 +23,35 @@ def evaluated(potential: Potential, batch: Batch, costs: Sequence[float]) -> tup
 
     Returns:
         The answer, NaN for crystals at which the potential raised; of those, what it raised.
+
+    Raises:
+        DeviceLost: The GPU is in a state in which every further call fails: no crystal's fault.
     """
     parts = _parts(costs, room_for(potential))
     answers: list[tuple[list[int], Evaluation]] = []
     raised: dict[int, str] = {}
+    overflowed = False
     while parts:
         part = parts.pop()
         try:
             whole = len(part) == len(batch)
             chosen = batch if whole else batch.select(torch.tensor(part, device=batch.sizes.device))
             answers.append((part, potential.evaluate(chosen)))
-        except Exception as error:  # noqa: BLE001 a potential may raise anything; it becomes the one crystal's record
-            if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-                cost = sum(costs[k] for k in part)
-                _learned[potential.method, potential.weights_hash] = min(room_for(potential), cost / 2)
-                _free_device_memory()
+        except Exception as error:  # a potential may raise anything; it becomes the one crystal's record
+            full = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+            if not full and "CUDA error" in str(error):
+                raise DeviceLost(
+                    f"the GPU answers nothing any more ({error}); start again: what had ended is kept"
+                ) from error
             if len(part) == 1:
                 raised[part[0]] = f"{type(error).__name__}: {error}"
             else:
+                overflowed |= full
                 half = len(part) // 2
                 parts += [part[:half], part[half:]]
+    if overflowed and answers:  # a crystal that fits nowhere says nothing of the others
+        fitted = max(sum(costs[k] for k in part) for part, _ in answers)
+        _learned[potential.method, potential.weights_hash] = min(room_for(potential), fitted)
     return scattered(answers, batch), raised
 
 
@@ -58,9 +68,3 @@ def _parts(costs: Sequence[float], room: float) -> list[list[int]]:
         parts[-1].append(k)
         total += cost
     return parts
-
-
-def _free_device_memory() -> None:
-    """Give back what torch holds of a GPU without using it, so that a smaller batch finds room in one piece."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

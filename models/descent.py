@@ -5,19 +5,18 @@ All crystals of a batch take their steps together, in arrays on the potential's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from materials.records import CalculationStatus
 from models.minimizers import FIRE, LBFGS, STIFFNESS, capped, moved
 from models.potentials.interface import Batch, Evaluation
-from models.symmetry import Symmetries, Symmetry, symmetry_of
+from models.symmetry import Symmetries, Symmetry
 from models.variables import Layout, joined, of, selected
 
 if TYPE_CHECKING:
@@ -70,8 +69,10 @@ class Descents:
     fire: FIRE
 
     @staticmethod
-    def begin(batch: Batch, fixed: Tensor, settings: RelaxationSettings) -> Descents:
-        """Start at the crystals of `batch`, the sites in `fixed` `(n_atoms,)` held."""
+    def begin(
+        batch: Batch, fixed: Tensor, settings: RelaxationSettings, symmetries: Sequence[Symmetry | None] = ()
+    ) -> Descents:
+        """Start at the crystals of `batch`, the sites in `fixed` `(n_atoms,)` held, each in its symmetry."""
         layout = Layout.of_batch(batch)
         nan, none = torch.full_like(batch.volumes, torch.nan), torch.zeros_like(batch.sizes)
         rows = nan.new_zeros((len(layout.owner), 3))
@@ -84,7 +85,7 @@ class Descents:
             refused=none,
             quasi_newton=none == 0,
             step=rows,
-            symmetries=[None] * len(batch),
+            symmetries=list(symmetries) or [None] * len(batch),
             point=Point(
                 batch=batch,
                 answered=none > 0,
@@ -107,6 +108,10 @@ class Descents:
     def layout(self) -> Layout:
         """How the rows lie."""
         return Layout.of_batch(self.trial)
+
+    @cached_property
+    def _operations(self) -> Symmetries:
+        return Symmetries.of(self.symmetries, self.trial)
 
     def select(self, crystals: Tensor) -> Descents:
         """Keep some crystals, given by index."""
@@ -132,7 +137,6 @@ class Descents:
         self.n_steps = self.n_steps + 1
         finite = answer.energies.isfinite() & answer.stresses.isfinite().flatten(1).all(1)
         finite &= batch.of_crystals((~answer.forces.isfinite()).any(1).long()) == 0
-        unsymmetric = self._find_symmetries(finite) if self.settings.keep_symmetry else {}
         ratio = batch.volumes / self.first_volume
         force = layout.largest(answer.forces.abs().amax(1).nan_to_num())
         exploded = (force > LARGEST_FORCE) | (ratio < VOLUME_RATIOS[0]) | (ratio > VOLUME_RATIOS[1])
@@ -144,7 +148,7 @@ class Descents:
         self.lbfgs.learn(layout, self.step, gradient - self.point.gradient, led)
         uphill = led & ~met & (enthalpy - self.point.enthalpy > NOISE * batch.sizes)
         late = self.n_steps >= self.settings.max_steps
-        hopeless = ~finite & (~self.point.answered | (self.refused > PATIENCE) | ~self.quasi_newton | late)
+        hopeless = ~finite & (~self.point.answered | (self.refused > PATIENCE) | ~self.quasi_newton)
         accepted = finite & ~uphill
         self._accept(answer, gradient, enthalpy, accepted)
         self._refuse(~accepted)
@@ -161,7 +165,7 @@ class Descents:
                 message = f"not converged to {self.settings.fmax} eV/Å after {int(self.n_steps[k])} steps"
                 found[k] = Ending(status="max_steps", message=message)
         self._go_on(layout)
-        return found | unsymmetric
+        return found
 
     def _accept(self, answer: Evaluation, gradient: Tensor, enthalpy: Tensor, who: Tensor) -> None:
         """Stand where the trial was."""
@@ -169,10 +173,10 @@ class Descents:
         atoms, rows = who[self.layout.atom_owner], self.layout.spread(who)
 
         def taken(new: Tensor | None, old: Tensor | None, mask: Tensor) -> Tensor | None:
-            if new is None:
+            if new is None and old is None:
                 return None
-            mask = mask.view(-1, *[1] * (new.dim() - 1))
-            return torch.where(mask, new, torch.nan if old is None else old)
+            mask = mask.view(-1, *[1] * ((old if new is None else new).dim() - 1))  # type: ignore[union-attr]
+            return torch.where(mask, torch.nan if new is None else new, torch.nan if old is None else old)
 
         self.point = Point(
             batch=Batch(
@@ -201,7 +205,7 @@ class Descents:
     def _go_on(self, layout: Layout) -> None:
         gradient = self.point.gradient
         step = self.lbfgs.direction(layout, gradient)
-        misled = layout.dot(step, gradient) >= 0
+        misled = ~(layout.dot(step, gradient) < 0)  # also where it is not a number
         self.lbfgs.forget(misled)
         step = torch.where(layout.spread(misled), -gradient / STIFFNESS, step)
         step = capped(layout, step, 0.5 ** self.refused.clamp(max=PATIENCE + 1))
@@ -216,8 +220,7 @@ class Descents:
         """Gradient of the enthalpy in what may change: forces, then strain, scaled."""
         forces, stress = answer.forces, answer.stresses
         if self.settings.keep_symmetry:
-            symmetries = Symmetries.of([s or _no_symmetry(n) for s, n in self._numbered()], self.trial)
-            forces, stress = symmetries.vectors(forces), symmetries.tensors(stress)
+            forces, stress = self._operations.vectors(forces), self._operations.tensors(stress)
         forces = torch.where(self.fixed[:, None], 0.0, forces)
         unit = torch.eye(3, dtype=stress.dtype, device=stress.device)
         strain = self.trial.volumes[:, None, None] * (stress + self.settings.pressure * unit)
@@ -240,20 +243,6 @@ class Descents:
             cell = strain.norm(dim=2).amax(1) / n < settings.fmax
         return cell & (forces < settings.fmax)
 
-    def _numbered(self) -> list[tuple[Symmetry | None, int]]:
-        return list(zip(self.symmetries, self.trial.sizes.tolist(), strict=True))
-
-    def _find_symmetries(self, finite: Tensor) -> dict[int, Ending]:
-        """Look at the crystals that have their first answer."""
-        found = {}
-        crystals = self.trial.crystals()
-        for k in torch.nonzero(finite & ~self.point.answered)[:, 0].tolist():
-            try:
-                self.symmetries[k] = symmetry_of(crystals[k], self.settings.symprec)
-            except ValueError as error:
-                found[k] = Ending(status="failed", message=f"its symmetry cannot be kept: {error}")
-        return found
-
     def _explosion(self, k: int, force: float, ratio: float) -> str:
         what = f"a force of {force:.3g} eV/Å" if force > LARGEST_FORCE else f"{ratio:.3g} times its first volume"
         return f"{what} after {int(self.n_steps[k])} steps"
@@ -265,7 +254,3 @@ class Descents:
             return Ending(status="failed", message="the potential answered with something that is not a number")
         begun = bool(self.point.answered[k])
         return Ending(status="failed" if begun else "unsupported", message=problems[k])
-
-
-def _no_symmetry(n_atoms: int) -> Symmetry:
-    return Symmetry(rotations=np.eye(3)[None], images=np.arange(n_atoms)[None])

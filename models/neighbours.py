@@ -70,7 +70,7 @@ def unfit(batch: Batch, covered: frozenset[int]) -> dict[int, str]:
     known[sorted(covered)] = True
     lost = batch.of_crystals((~batch.positions.isfinite()).any(1).long()) + (~batch.cells.isfinite()).flatten(1).any(1)
     foreign = batch.of_crystals((~known[batch.numbers.clamp(0, 255)]).long())
-    flat = batch.volumes / batch.sizes < LEAST_VOLUME
+    flat = (batch.volumes / batch.sizes < LEAST_VOLUME) | (batch.cells.norm(dim=2).amin(1) < CLOSEST)
     troubled = (batch.sizes == 0) | (lost > 0) | (foreign > 0) | flat
     problems = {}
     for k in torch.nonzero(troubled)[:, 0].tolist():
@@ -83,7 +83,10 @@ def unfit(batch: Batch, covered: frozenset[int]) -> dict[int, str]:
             problems[k] = f"holds atomic numbers {strange}, which the potential does not cover"
         else:
             volume = float(batch.volumes[k] / batch.sizes[k])
-            problems[k] = f"{volume:.2g} Å³ an atom: the cell is nearly flat or its atoms overlap"
+            shortest = float(batch.cells[k].norm(dim=1).min())
+            problems[k] = (
+                f"{volume:.2g} Å³ an atom, lattice vectors down to {shortest:.2g} Å: nearly flat, or atoms overlap"
+            )
     return problems
 
 

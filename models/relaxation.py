@@ -20,6 +20,7 @@ from materials.records import CalculationStatus
 from models.batching import evaluated, room_for
 from models.descent import Descents, Ending
 from models.potentials.interface import Crystal, FloatArray, Potential, batch_of, crystal_of, fixed_sites
+from models.symmetry import Symmetry, symmetrised
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -34,10 +35,10 @@ class RelaxationSettings:
     """How far and under which constraints to relax.
 
     `cell` says what of the cell may change: all, nothing, its volume only (`fixed_shape`) or its shape only
-    (`fixed_volume`). `pressure` is in eV/Å³, positive for compression. With `keep_symmetry` forces and stress are
-    symmetrised with the operations found at the start within `symprec` (Å). With `max_stress` (eV/Å³) the cell is
-    judged by that: no component of the stress that may relax, less the pressure, is larger; the virial does not count.
-    With `trajectory` the accepted steps are kept; the answer is the same.
+    (`fixed_volume`). `pressure` is in eV/Å³, positive for compression. With `keep_symmetry` the crystal is put onto the
+    symmetry that it has within `symprec` (Å), and forces and stress are averaged over it. With `max_stress` (eV/Å³) the
+    cell is judged by that: no component of the stress that may relax, less the pressure, is larger; the virial does not
+    count. With `trajectory` the accepted steps are kept; the answer is the same.
     """
 
     fmax: float = 0.05  # eV/Å
@@ -101,7 +102,7 @@ def relax(
             flight.board(waiting)
             if waiting or index == len(structures):
                 break
-            arrived, refused = _arrivals(index, structures, potential)
+            arrived, refused = _arrivals(index, structures, potential, settings)
             yield from refused
             waiting.extend(arrived)
             index += len(arrived) + len(refused)
@@ -117,6 +118,7 @@ class _Run:
     structure: Structure
     crystal: Crystal
     fixed: np.ndarray
+    symmetry: Symmetry | None
     cost: float = 0.0
     wall_time_s: float = 0.0
     trajectory: list[Frame] = field(default_factory=list)
@@ -142,7 +144,8 @@ class _Flight:
             return
         device = self.potential.device
         fixed = torch.from_numpy(np.concatenate([run.fixed for run in entering])).to(device)
-        begun = Descents.begin(batch_of([run.crystal for run in entering], device), fixed, self.settings)
+        batch = batch_of([run.crystal for run in entering], device)
+        begun = Descents.begin(batch, fixed, self.settings, [run.symmetry for run in entering])
         self.descents = begun if self.descents is None else self.descents.join(begun)
         self.runs += entering
 
@@ -155,9 +158,9 @@ class _Flight:
         endings = self.descents.tell(answer, raised)
         if self.settings.trajectory:
             self._keep_frames()
-        elapsed = time.perf_counter() - start
+        share = (time.perf_counter() - start) / sum(costs)
         for run in self.runs:
-            run.wall_time_s += elapsed * run.cost / sum(costs)
+            run.wall_time_s += share * run.cost
         return self._part(endings) if endings else []
 
     def _keep_frames(self) -> None:
@@ -180,7 +183,7 @@ class _Flight:
         ):
             run, ending = self.runs[k], endings[k]
             if not answered[position]:
-                found.append((run.index, _refused(run.structure, ending.status, ending.message)))
+                found.append((run.index, _without_energy(run.structure, ending.status, ending.message)))
                 continue
             relaxed = Relaxed(
                 structure=_with_geometry(run.structure, frame.crystal),
@@ -191,7 +194,7 @@ class _Flight:
                 status=ending.status,
                 message=ending.message,
                 wall_time_s=run.wall_time_s,
-                latent=None if latents is None else latents[position],
+                latent=None if latents is None or np.isnan(latents[position]).any() else latents[position],
                 magmoms=frame.magmoms,
                 trajectory=tuple(run.trajectory),
             )
@@ -216,7 +219,7 @@ def _frames(descents: Descents, crystals: torch.Tensor) -> list[Frame]:
 
 
 def _arrivals(
-    index: int, structures: Sequence[Structure], potential: Potential
+    index: int, structures: Sequence[Structure], potential: Potential, settings: RelaxationSettings
 ) -> tuple[list[_Run], list[tuple[int, Relaxed]]]:
     """Take the next structures, from `index` on, apart into those that can begin and those that cannot."""
     arrived: list[_Run] = []
@@ -233,9 +236,16 @@ def _arrivals(
             if uncovered:
                 raise ValueError(f"{potential.method} does not cover {', '.join(sorted(uncovered))}")
         except ValueError as error:
-            refused.append((at, _refused(structure, "unsupported", str(error))))
+            refused.append((at, _without_energy(structure, "unsupported", str(error))))
             continue
-        arrived.append(_Run(index=at, structure=structure, crystal=crystal, fixed=fixed))
+        symmetry = None
+        if settings.keep_symmetry and np.isfinite(crystal.positions).all() and np.isfinite(crystal.cell).all():
+            try:
+                crystal, symmetry = symmetrised(crystal, fixed, settings.symprec)
+            except (ValueError, np.linalg.LinAlgError) as error:
+                refused.append((at, _without_energy(structure, "failed", f"its symmetry cannot be kept: {error}")))
+                continue
+        arrived.append(_Run(index=at, structure=structure, crystal=crystal, fixed=fixed, symmetry=symmetry))
     try:
         costs = potential.costs(batch_of([run.crystal for run in arrived], potential.device)).tolist()
     except Exception:  # noqa: BLE001 what is wrong comes out in the evaluation, where each is tried alone
@@ -245,7 +255,7 @@ def _arrivals(
     return arrived, refused
 
 
-def _refused(structure: Structure, status: CalculationStatus, message: str) -> Relaxed:
+def _without_energy(structure: Structure, status: CalculationStatus, message: str) -> Relaxed:
     return Relaxed(
         structure=structure,
         energy=None,

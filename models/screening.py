@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,6 +30,10 @@ class PotentialChoice:
     level_of_theory: str | None = None
     correction: str | None = None
     calculator_arguments: tuple[tuple[str, Any], ...] = field(default=())
+
+
+# A potential keeps what it works on: a worker of somebody's cluster may have several threads.
+_one_at_a_time = threading.Lock()
 
 
 @lru_cache(maxsize=1)
@@ -72,10 +77,11 @@ def relax_chunk(choice: PotentialChoice, settings: RelaxationSettings, structure
     Returns:
         One calculation for each structure, whatever became of it, and the trajectories that were asked for.
     """
-    potential = loaded(choice)
     ids = list(structures)
+    with _one_at_a_time:
+        potential = loaded(choice)
+        results = [(ids[index], relaxed) for index, relaxed in relax(potential, list(structures.values()), settings)]
     hashed = screening_hash(settings, potential.weights_hash, choice.precision)
-    results = [(ids[index], relaxed) for index, relaxed in relax(potential, list(structures.values()), settings)]
     return Answers(
         calculations=[_record(potential, material_id, hashed, relaxed) for material_id, relaxed in results],
         trajectories={material_id: relaxed.trajectory for material_id, relaxed in results if relaxed.trajectory},

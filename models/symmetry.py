@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,8 +38,9 @@ class Symmetries:
     target: Tensor  # (n_pairs,) atom
 
     @staticmethod
-    def of(symmetries: Sequence[Symmetry], batch: Batch) -> Symmetries:
-        """Number operations and atoms through the batch."""
+    def of(found: Sequence[Symmetry | None], batch: Batch) -> Symmetries:
+        """Number operations and atoms through the batch; where nothing was found there is the identity."""
+        symmetries = [s or _identity(n) for s, n in zip(found, batch.sizes.tolist(), strict=True)]
         device = batch.sizes.device
         counts = [len(symmetry.rotations) for symmetry in symmetries]
         starts = np.cumsum([0, *batch.sizes.tolist()])
@@ -77,26 +78,63 @@ class Symmetries:
         return torch.zeros_like(values).index_add_(0, self.owner, turned) / self.count[:, None, None]
 
 
-def symmetry_of(crystal: Crystal, symprec: float) -> Symmetry:
-    """Find the symmetry of `crystal` within `symprec` (Å).
+def _identity(n_atoms: int) -> Symmetry:
+    return Symmetry(rotations=np.eye(3)[None], images=np.arange(n_atoms)[None])
+
+
+def symmetrised(crystal: Crystal, fixed: NDArray[np.bool_], symprec: float) -> tuple[Crystal, Symmetry]:
+    """Put a crystal exactly onto the symmetry that it has within `symprec` (Å), and say which that is.
+
+    What is averaged over the operations afterwards would not see a force that breaks them.
+
+    Args:
+        crystal: The crystal.
+        fixed: Sites that are held, `(n_atoms,)`: no operation takes them onto free ones.
+        symprec: Å.
 
     Raises:
-        ValueError: If an operation does not map the atoms onto each other.
+        ValueError: If an operation does not map the atoms onto each other, or none can be found.
     """
-    import moyopy
-
     fractional = crystal.positions @ np.linalg.inv(crystal.cell)
-    cell = moyopy.Cell(crystal.cell.tolist(), fractional.tolist(), crystal.numbers.tolist())
-    found = moyopy.MoyoDataset(cell, symprec=symprec).operations
-    turns, shifts = np.array(found.rotations), np.array(found.translations)
-    columns = crystal.cell.T
-    rotations = columns @ turns @ np.linalg.inv(columns)
+    kinds = 2 * crystal.numbers + fixed
+    turns, shifts = _operations(crystal.cell, fractional, kinds, symprec)
     mapped = fractional @ np.transpose(turns, (0, 2, 1)) + shifts[:, None, :]
-    apart = mapped[:, :, None, :] - fractional[None, None, :, :]
-    apart -= np.round(apart)
-    distance = np.linalg.norm(apart @ crystal.cell, axis=3)
-    distance[:, crystal.numbers[:, None] != crystal.numbers[None, :]] = np.inf
-    images = distance.argmin(axis=2)
+    images = _nearest(mapped, fractional, kinds)
     if (np.sort(images, axis=1) != np.arange(len(crystal))).any():
         raise ValueError(f"operations found within {symprec} Å do not permute the atoms; lower symprec")
-    return Symmetry(rotations=rotations, images=images)
+    off = mapped - fractional[images]
+    mean = np.zeros_like(fractional)
+    np.add.at(mean, images, off - np.round(off))
+    metric = np.mean(np.transpose(turns, (0, 2, 1)) @ (crystal.cell @ crystal.cell.T) @ turns, axis=0)
+    lower = np.linalg.cholesky(metric)
+    left, _, right = np.linalg.svd(lower.T @ crystal.cell)  # turned so that it lies as the given cell does
+    cell = lower @ left @ right
+    columns = cell.T
+    symmetry = Symmetry(rotations=columns @ turns @ np.linalg.inv(columns), images=images)
+    return replace(crystal, positions=(fractional + mean / len(turns)) @ cell, cell=cell), symmetry
+
+
+def _operations(
+    cell: FloatArray, fractional: FloatArray, kinds: NDArray[np.int64], symprec: float
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """Rotations `(n_operations, 3, 3)` and translations `(n_operations, 3)` on fractional coordinates as columns."""
+    import moyopy
+
+    _, labels = np.unique(kinds, return_inverse=True)
+    lattice = moyopy.Cell(cell.tolist(), fractional.tolist(), (1 + labels).tolist())
+    found = moyopy.MoyoDataset(lattice, symprec=symprec).operations
+    return np.array(found.rotations), np.array(found.translations)
+
+
+def _nearest(mapped: FloatArray, fractional: FloatArray, kinds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The atom of its own kind that each mapped one comes to lie on, `(n_operations, n_atoms)`."""
+    from scipy.spatial import cKDTree
+
+    def points(at: FloatArray) -> FloatArray:
+        inside = at - np.floor(at)
+        inside[inside >= 1.0] = 0.0
+        return np.concatenate([inside, np.broadcast_to(10.0 * kinds[:, None], (*at.shape[:-1], 1))], axis=-1)
+
+    tree = cKDTree(points(fractional), boxsize=[1.0, 1.0, 1.0, 0.0])
+    _, images = tree.query(points(mapped).reshape(-1, 4))
+    return np.asarray(images, dtype=np.int64).reshape(mapped.shape[:2])

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from flows.cluster import open_client
 from flows.context import Run
@@ -53,7 +54,7 @@ def screen(run: Run) -> int:
             finally:
                 relaxing = screening.busy_s / max(n_workers, 1)
                 run.progress.spend("relaxation", relaxing)
-                run.progress.spend("waiting for workers", time.perf_counter() - start - relaxing)
+                run.progress.spend("waiting for workers", max(time.perf_counter() - start - relaxing, 0.0))
     return len(missing)
 
 
@@ -209,4 +210,5 @@ def _failure(calculation: Calculation) -> Failure:
 
 def _key(chunk: Chunk) -> str:
     first = next(iter(chunk))
-    return f"relax-{first}-{len(chunk)}"
+    # Of its own: two campaigns on one scheduler may relax the same candidates otherwise.
+    return f"relax-{first}-{len(chunk)}-{uuid4().hex[:12]}"

@@ -71,11 +71,11 @@ def library() -> ctypes.CDLL | None:
             "CHGNet runs at half of its pace: no C++ compiler found; install g++, or name one in the variable CXX"
         )
         return None
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay"
         folder.mkdir(parents=True, exist_ok=True)
         return _built(compiler, folder)
-    except OSError:
+    except (OSError, RuntimeError):  # no home, or none to write to
         with tempfile.TemporaryDirectory() as own:
             try:
                 return _built(compiler, Path(own))
@@ -99,6 +99,8 @@ def dense(rows: Tensor, weight: Tensor, bias: Tensor | None, result: Tensor) -> 
     if found is None:
         raise RuntimeError("there is no kernel; ask library() first")
     n_in, n_out = weight.shape
+    if n_out % 32 or n_in > 512:
+        raise ValueError(f"the kernel multiplies by no weight of shape {tuple(weight.shape)}")
     sizes = map(ctypes.c_int64, (len(rows), n_in, n_out))
     found.dense(*sizes, _pointer(rows), _pointer(weight), _pointer(bias), _pointer(result))
     return result
@@ -117,7 +119,7 @@ class Layer:
         self._library = found
         self._deep = second is not None
         # What a pass keeps for its gradient. The memory stays: to be given pages anew costs as much as to fill them.
-        self._scratch = torch.empty(0)
+        self._scratch = torch.empty(0, dtype=torch.float32)
         self._passes = 0
         own_back = None if own is None else own.T.contiguous()
         second_back = None if second is None else second.transpose(1, 2).contiguous()
@@ -138,7 +140,7 @@ class Layer:
         """Fill `result`, which starts at zero where there are receivers; return the number of this pass."""
         n = (len(rows.terms[0]) + BLOCK) * (4 if self._deep else 2) * WIDTH
         if len(self._scratch) < n:
-            self._scratch = torch.empty(n)
+            self._scratch = torch.empty(n, dtype=torch.float32)
         self._library.forward(
             ctypes.byref(self._layer),
             ctypes.byref(_rows(rows)),

@@ -215,6 +215,7 @@ extern "C" {
 // result (n, columns) = rows (n, inner) * weight (inner, columns) + bias; columns are a multiple of 32, inner <= 512.
 void dense(int64_t n, int64_t inner, int64_t columns, const float* rows, const float* weight, const float* bias,
            float* result) {
+    if (n < 1) return;
     if (columns % (TILE * LANES)) dense_by<2>(n, inner, columns, rows, weight, bias, result);
     else dense_by<TILE>(n, inner, columns, rows, weight, bias, result);
 }

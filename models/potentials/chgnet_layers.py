@@ -212,7 +212,7 @@ class _Compiled(torch.autograd.Function):
         ctx.kernel, ctx.rows, ctx.tables = layer.kernel, rows, [table.shape for table in tables]
         ctx.save_for_backward(own, scales)
         result = (
-            torch.zeros((rows.n_receivers, WIDTH))
+            torch.zeros((rows.n_receivers, WIDTH), dtype=torch.float32)
             if own is None or rows.receiver is not None
             else torch.empty_like(own)
         )

@@ -32,6 +32,9 @@ EXPECTED = {
     "atom_conv_hidden_dim": WIDTH,
     "bond_conv_hidden_dim": WIDTH,
     "angle_layer_hidden_dim": 0,
+    "num_radial": 31,
+    "num_angular": 31,
+    "mlp_hidden_dims": [WIDTH] * 3,
     "non_linearity": "silu",
     "gMLP_norm": "layer",
     "readout_norm": "layer",
@@ -63,7 +66,8 @@ class Chgnet:
         Raises:
             ValueError: If the checkpoint is of another architecture.
         """
-        wrong = {key: arguments.get(key) for key, value in EXPECTED.items() if arguments.get(key, value) != value}
+        said = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+        wrong = {key: said[key] for key, value in EXPECTED.items() if said.get(key, value) != value}
         if wrong or any(key.endswith("mlp_out.layers.1.bias") for key in state):
             raise ValueError(f"not the architecture of CHGNet 0.3: {wrong or 'mlp_out has a bias'}")
         self.cutoff = float(arguments["atom_graph_cutoff"])

@@ -258,7 +258,11 @@ def fixed_sites(structure: Structure) -> NDArray[np.bool_]:
     flags = structure.site_properties.get("selective_dynamics")
     if flags is None:
         return np.zeros(len(structure), dtype=bool)
-    free = np.array([(True,) * 3 if flag is None else tuple(flag) for flag in flags], dtype=bool)
+    whole = [(True,) * 3 if flag is None else flag for flag in flags]
+    strange = next((k for k, flag in enumerate(whole) if np.shape(flag) != (3,)), None)
+    if strange is not None:
+        raise ValueError(f"selective_dynamics of site {strange} are {whole[strange]!r}: three flags a site are needed")
+    free = np.array([tuple(flag) for flag in whole], dtype=bool)
     partly = np.flatnonzero(free.any(axis=1) != free.all(axis=1))
     if len(partly):
         raise ValueError(

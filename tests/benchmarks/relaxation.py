@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.relaxation                      # all: about a quarter of an hour
     python -m tests.benchmarks.relaxation --only chgnet        # ours beside chgnet.StructOptimizer: four minutes
-    python -m tests.benchmarks.relaxation --only none --device cuda --copies 20     # ours alone, on a GPU
+    python -m tests.benchmarks.relaxation --only none --copies 20   # ours alone, on the GPU where there is one
 
 Cells and positions, fmax 0.05 eV/Å in ASE's FrechetCellFilter, at most 500 steps. CPU seconds are of this process.
 Every program has CHGNet 0.3.0: the package's, the same weights in matgl, or ours. An energy excess is ours above
@@ -280,7 +280,10 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=[*POTENTIALS, "none"], help="our engine with this potential beside StructOptimizer, no others"
     )
-    parser.add_argument("--device", default="cpu", help="of our engine's throughput: cpu, cuda")
+    found_here = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument(
+        "--device", default=found_here, help=f"of our engine's throughput; here by default {found_here}"
+    )
     parser.add_argument("--copies", type=int, default=1, help="of each crystal, for the throughput")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

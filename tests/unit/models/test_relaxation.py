@@ -9,12 +9,13 @@ import moyopy
 import numpy as np
 import pytest
 import torch
+from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.potentials.interface import Batch, Crystal, Evaluation, Potential, crystal_of
+from models.potentials.interface import Batch, Crystal, Evaluation, Potential, crystal_of, fixed_sites
 from models.potentials.load import load_potential
 from models.relaxation import RelaxationSettings, Relaxed, relax
 from tests.unit.models.potentials import crystals
@@ -117,17 +118,47 @@ def test_symmetry_is_kept(potential: Potential) -> None:
     assert space_group(outcome.structure, 1e-6) == 167
 
 
+@from_package
+@pytest.mark.parametrize("held", [False, True])
+def test_in_its_symmetry_too_ase_agrees_that_it_has_converged(potential: Potential, held: bool) -> None:
+    """Noise within symprec is taken out, and no operation takes a held site onto a free one."""
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    noisy = crystals.spinel()
+    noisy.perturb(0.02, seed=1)
+    layers = crystals.layered()
+    if held:
+        layers.add_site_property("selective_dynamics", [[k != len(layers) - 1] * 3 for k in range(len(layers))])
+    with contextlib.redirect_stdout(io.StringIO()):
+        calculator = CHGNetCalculator(use_device="cpu")
+    for structure, symprec in ((noisy, 0.1), (layers, 0.01)):
+        (outcome,) = relaxed(potential, [structure], keep_symmetry=True, symprec=symprec)
+        assert outcome.status == "converged"
+        atoms = AseAtomsAdaptor.get_atoms(outcome.structure.copy(site_properties={}))
+        atoms.calc = calculator
+        atoms.set_constraint(FixAtoms(mask=fixed_sites(outcome.structure)))
+        assert np.linalg.norm(FrechetCellFilter(atoms).get_forces(), axis=1).max() < 0.0505
+    (outcome,) = relaxed(potential, [noisy], keep_symmetry=True, symprec=0.1)
+    assert space_group(noisy, 1e-3) == 1
+    assert space_group(outcome.structure, 1e-5) == 227
+
+
+def test_a_large_supercell_finds_its_symmetry(potential: Potential) -> None:
+    (outcome,) = relaxed(potential, [crystals.copper() * (4, 4, 4)], keep_symmetry=True)
+    assert outcome.status == "converged"
+
+
 def test_a_symmetry_that_cannot_be_kept_fails_its_own_structure_only(
     potential: Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from models.symmetry import symmetry_of
+    from models.symmetry import symmetrised
 
-    def only_small(crystal: Crystal, symprec: float) -> object:
+    def only_small(crystal: Crystal, *others: object) -> object:
         if len(crystal) > 3:
             raise ValueError("operations do not permute the atoms")
-        return symmetry_of(crystal, symprec)
+        return symmetrised(crystal, *others)
 
-    monkeypatch.setattr("models.descent.symmetry_of", only_small)
+    monkeypatch.setattr("models.relaxation.symmetrised", only_small)
     outcomes = relaxed(potential, [crystals.half_heusler(), crystals.perovskite()], keep_symmetry=True)
     assert [outcome.status for outcome in outcomes] == ["converged", "failed"]
     assert "do not permute" in outcomes[1].message

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from materials.errors import DeviceLost
 from models.potentials.interface import Batch, Evaluation, Potential, fixed_sites
 from models.potentials.load import load_potential
 from models.relaxation import RelaxationSettings, Relaxed, relax
@@ -95,6 +96,15 @@ def test_a_site_held_in_part_is_told_and_not_guessed(emt: Potential) -> None:
     outcome = one(emt, structure)
     assert outcome.status == "unsupported"
     assert "site 0" in outcome.message
+
+
+@pytest.mark.parametrize("flags", [[True, False] * 4, [[True, True]] * 8])
+def test_flags_of_another_shape_are_told(emt: Potential, flags: list[object]) -> None:
+    structure = alloy(0)
+    structure.add_site_property("selective_dynamics", flags)
+    outcome = one(emt, structure)
+    assert outcome.status == "unsupported"
+    assert "three flags" in outcome.message
 
 
 def test_all_sites_held_leaves_the_cell_to_relax(emt: Potential) -> None:
@@ -189,8 +199,26 @@ def test_memory_that_ran_out_is_remembered_by_the_next_chunk(emt: Potential) -> 
     assert max(cramped.batches) <= 40
 
 
+def test_a_lost_gpu_is_no_crystals_fault(emt: Potential) -> None:
+    class Lost(Cramped):
+        def evaluate(self, batch: Batch) -> Evaluation:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        list(relax(Lost(inner=emt, room=40, method="lost"), [alloy(0), alloy(1)], RelaxationSettings()))
+
+
 def test_a_crystal_that_alone_does_not_fit_fails_alone(emt: Potential) -> None:
     cramped = Cramped(inner=emt, room=15, method="cramped by one")
     outcomes = dict(relax(cramped, [alloy(0), alloy(1) * (2, 1, 1), alloy(2)], RelaxationSettings()))
     assert [outcomes[k].status for k in range(3)] == ["converged", "failed", "converged"]
     assert "out of memory" in outcomes[1].message
+
+
+def test_a_crystal_that_fits_nowhere_says_nothing_of_the_others(emt: Potential) -> None:
+    cramped = Cramped(inner=emt, room=63, method="cramped by a giant")
+    assert [outcome.status for _, outcome in relax(cramped, [alloy(0) * (2, 2, 2)], RelaxationSettings())] == ["failed"]
+    cramped.batches.clear()
+    pool = [alloy(seed) for seed in range(7)]
+    assert all(outcome.status == "converged" for _, outcome in relax(cramped, pool, RelaxationSettings()))
+    assert max(cramped.batches) == 56

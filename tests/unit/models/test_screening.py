@@ -1,5 +1,6 @@
 """What a worker brings back of a chunk."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,3 +66,15 @@ def test_without_a_rule_an_energy_means_nothing(potential: SimpleNamespace) -> N
     (found,) = screening.relax_chunk(CHOICE, RelaxationSettings(), {"a": NACL}).calculations
     assert (found.status, found.energy) == ("unsupported", None)
     assert "nobody's" in found.message
+
+
+def test_threads_of_one_worker_take_turns() -> None:
+    choice = screening.PotentialChoice(kind="chgnet")
+    chunks = [{f"{k}-{n}": NACL.copy().perturb(0.05) for n in range(4)} for k in range(6)]
+    settings = RelaxationSettings(max_steps=5)
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(lambda chunk: screening.relax_chunk(choice, settings, chunk), chunks))
+    for chunk, answers in zip(chunks, together, strict=True):
+        alone = screening.relax_chunk(choice, settings, chunk)
+        energies = [{c.material_id: c.energy for c in found.calculations} for found in (alone, answers)]
+        assert energies[0] == pytest.approx(energies[1], abs=1e-6)

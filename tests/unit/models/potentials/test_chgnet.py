@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 from ase.data import covalent_radii
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from materials.errors import PotentialNotInstalled
 from models.potentials import chgnet_kernel
 from models.potentials.chgnet import ChgnetPotential
 from models.potentials.interface import batch_of, crystal_of
@@ -204,6 +207,17 @@ def test_trouble_stays_with_its_crystal(potential: ChgnetPotential) -> None:
     assert np.abs(batch.forces[6] - alone.forces[0]).max() < 1e-6
     assert "closer" in str(batch.problems[0])
     assert "no neighbour" in str(batch.problems[2])
+
+
+@pytest.mark.parametrize("changed", [{"num_radial": 9}, {"num_angular": 9}, {"mlp_hidden_dims": (80, 80, 80)}])
+def test_another_architecture_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
+    from chgnet.model import CHGNet
+
+    path = tmp_path / "other.pth.tar"
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.save({"model": CHGNet(**changed).as_dict()}, path)
+    with pytest.raises(PotentialNotInstalled, match=next(iter(changed))):
+        load_potential("chgnet", model=str(path), level_of_theory="PBE+U/MP2020")
 
 
 @from_package
