@@ -99,7 +99,7 @@ def _local_cluster(workers: Workers) -> LocalCluster:
     options = {
         "threads_per_worker": 1,
         "memory_limit": int(workers.memory_gib * 2**30),
-        "dashboard_address": None,
+        "dashboard_address": "127.0.0.1:0",  # None is port 8787, of which the next campaign would warn
         "silence_logs": logging.CRITICAL,
     }
     if workers.device == "cpu":

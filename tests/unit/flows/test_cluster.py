@@ -31,3 +31,10 @@ def test_one_worker_a_gpu_is_asked_for_and_a_missing_driver_is_told(monkeypatch:
     with pytest.raises(ClusterError, match=r"no GPU can be used here.*NVML"), open_client(GPU):
         pass
     assert (asked["n_workers"], asked["threads_per_worker"], asked["memory_limit"]) == (1, 1, 2 * 2**30)
+
+
+@pytest.mark.slow
+def test_two_campaigns_side_by_side_warn_of_nothing() -> None:
+    one = Workers(count=1, memory_gib=1)
+    with open_client(one) as here, open_client(one) as there:
+        assert here.submit(abs, -1).result(timeout=60) == there.submit(abs, 1).result(timeout=60) == 1
