@@ -211,13 +211,15 @@ def _separate(keys: Tensor, which: Tensor) -> Tensor:
 
 
 def _distinct(g: Geometry) -> Classes:
-    """A class for each member."""
+    """A class for each member, in the order that they have among merged ones."""
     device = g.length.device
     atoms, bonds = torch.arange(len(g.numbers), device=device), torch.arange(len(g.length), device=device)
     proper = torch.nonzero(g.angle_arm != g.angle_other)[:, 0]
     angle_of = torch.zeros_like(g.angle_arm)
     angle_of[proper] = torch.arange(len(proper), device=device)
     angle_arm, angle_other = g.angle_arm[proper], g.angle_other[proper]
+    n_short = max(g.n_short, 1)
+    arms, arm_of = torch.unique(g.arm_start * n_short + g.arm_bond, return_inverse=True)
     return Classes(
         atom_of=atoms,
         atom_number=g.numbers,
@@ -232,9 +234,9 @@ def _distinct(g: Geometry) -> Classes:
         message_bond=bonds.repeat(2),
         message_weight=torch.ones(2 * len(bonds), device=device),
         angle_of=angle_of,
-        arm_centre=g.arm_start,
-        arm_bond=g.arm_bond,
-        angle_arm=angle_arm,
+        arm_centre=arms // n_short,
+        arm_bond=arms % n_short,
+        angle_arm=arm_of[angle_arm],
         angle_centre=g.arm_start[angle_arm],
         angle_bond=g.arm_bond[angle_arm],
         angle_other=g.arm_bond[angle_other],
