@@ -141,8 +141,9 @@ def main() -> None:
             print(f"killed with -9 after {killed.wall_s:.0f} s with {relaxed(broken)} relaxations in the ledger")
             again = run(broken)
             print(f"run again: {again.wall_s:.0f} s, {relaxed(broken)} relaxations")
-            told = differences(table(whole), table(broken))
-            ranks = sum(table(whole)[name][1] != row[1] for name, row in table(broken).items())
+            one, other = table(whole), table(broken)
+            told = differences(one, other)
+            ranks = sum(one[name][1] != other[name][1] for name in one.keys() & other.keys())
             print(f"differences in rows, statuses or by more than 1 meV/atom: {len(told)}; other ranks: {ranks}")
             print("\n".join(told[:20]))
 
