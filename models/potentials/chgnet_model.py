@@ -139,8 +139,11 @@ class Chgnet:
         r, p = (length / cutoff)[:, None], self.envelope
         a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
         inside = r < 1
-        smooth = torch.where(inside, 1 + r**p * (a + r * (b + r * c)), 0.0)
-        smooth_slope = torch.where(inside, r ** (p - 1) * (a * p + r * (b * (p + 1) + r * c * (p + 2))), 0.0) / cutoff
+        power = r  # to the power p - 1; torch's own differs in the last digit by an entry's place
+        for _ in range(p - 2):
+            power = power * r
+        smooth = torch.where(inside, 1 + power * r * (a + r * (b + r * c)), 0.0)
+        smooth_slope = torch.where(inside, power * (a * p + r * (b * (p + 1) + r * c * (p + 2))), 0.0) / cutoff
         d = length[:, None]
         sine, cosine = torch.sin(wave * d) / d, torch.cos(wave * d) * wave / d
         norm = math.sqrt(2 / cutoff)
