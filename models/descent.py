@@ -70,7 +70,7 @@ class Descents:
 
     @staticmethod
     def begin(
-        batch: Batch, fixed: Tensor, settings: RelaxationSettings, symmetries: Sequence[Symmetry | None] = ()
+        batch: Batch, fixed: Tensor, settings: RelaxationSettings, symmetries: Sequence[Symmetry | None]
     ) -> Descents:
         """Start at the crystals of `batch`, the sites in `fixed` `(n_atoms,)` held, each in its symmetry."""
         layout = Layout.of_batch(batch)
@@ -85,7 +85,7 @@ class Descents:
             refused=none,
             quasi_newton=none == 0,
             step=rows,
-            symmetries=list(symmetries) or [None] * len(batch),
+            symmetries=list(symmetries),
             point=Point(
                 batch=batch,
                 answered=none > 0,

@@ -93,6 +93,9 @@ def relax(
     """Relax `structures` in batches and yield each with its index as it ends, every one exactly once.
 
     Trouble with a structure is its status and message, never an exception.
+
+    Raises:
+        DeviceLost: The GPU fails at every call.
     """
     waiting: deque[_Run] = deque()
     flight = _Flight(potential=potential, settings=settings)

@@ -20,9 +20,9 @@ from models.potentials.interface import Batch
 Record = TypeVar("Record")
 
 
-def of(kind: str, **options: Any) -> Any:
+def of(kind: str) -> Any:
     """A field with a value for each of `crystals`, `atoms` or `rows`; `stacked`, with these along the second axis."""
-    return field(metadata={"of": kind}, **options)
+    return field(metadata={"of": kind})
 
 
 @dataclass(frozen=True, kw_only=True)

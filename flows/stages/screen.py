@@ -45,14 +45,14 @@ def screen(run: Run) -> int:
     identity = run.potential_identity
     start = time.perf_counter()
     with open_client(run.cluster.workers) as client:
-        n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        n_workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
         title = f"Screening with {identity.method} on {n_workers} workers"
         with run.progress.counting(title, len(missing), "structures") as counter:
             screening = _Screening(run, client, counter, n_workers)
             try:
                 screening.work(_Chunks(run, missing))
             finally:
-                relaxing = screening.busy_s / max(n_workers, 1)
+                relaxing = screening.busy_s / n_workers
                 run.progress.spend("relaxation", relaxing)
                 run.progress.spend("waiting for workers", max(time.perf_counter() - start - relaxing, 0.0))
     return len(missing)
@@ -136,8 +136,8 @@ class _Screening:
     def _fill(self, stream: object, chunks: _Chunks) -> None:
         from models.screening import relax_chunk
 
-        while len(self.flying) < CHUNKS_IN_FLIGHT * max(1, self.n_workers):
-            chunk = self.alone.popleft() if self.alone else chunks.cut(max(1, self.n_workers))
+        while len(self.flying) < CHUNKS_IN_FLIGHT * self.n_workers:
+            chunk = self.alone.popleft() if self.alone else chunks.cut(self.n_workers)
             if chunk is None:
                 return
             future = self.client.submit(

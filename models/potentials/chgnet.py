@@ -11,7 +11,8 @@ from torch import Tensor
 from materials.errors import PotentialNotInstalled
 from models.neighbours import sound_pairs
 from models.potentials import chgnet_kernel
-from models.potentials.chgnet_graph import Classes, Geometry, classes_of, different_lengths, geometry_of
+from models.potentials.chgnet_classes import Classes, classes_of, different_lengths
+from models.potentials.chgnet_graph import Geometry, geometry_of
 from models.potentials.chgnet_model import Chgnet, Outcome
 from models.potentials.interface import Batch, Evaluation, PotentialIdentity, filled, unanswered
 from models.potentials.subnormals import flushed_subnormals

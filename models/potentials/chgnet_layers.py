@@ -26,9 +26,7 @@ class Gated:
     Weights that lead into a layer normalisation are centred over its inputs: it would subtract their mean itself.
     """
 
-    parts: tuple[
-        Dense, ...
-    ]  # of the first layer, for each joined feature that is gathered, 64 to 128; the last with bias
+    parts: tuple[Dense, ...]  # of the first layer, for each feature that is gathered, 64 to 128; the last with bias
     own: Tensor | None  # of the first layer, for features of the rows themselves, (64, 128)
     second: Tensor | None  # core's and gate's second layers, (2, 64, 64), inputs first
     second_bias: Tensor | None  # (2, 64)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
-from models.potentials.chgnet_graph import Classes
+from models.potentials.chgnet_classes import Classes
 from models.potentials.chgnet_layers import WIDTH, Dense, Gated, Rows, passed, stacked
 
 EXPECTED = {

@@ -163,7 +163,8 @@ def test_classes_change_nothing_but_the_work(potential: ChgnetPotential) -> None
     from dataclasses import replace
 
     from models.neighbours import half_list
-    from models.potentials.chgnet_graph import classes_of, geometry_of
+    from models.potentials.chgnet_classes import classes_of
+    from models.potentials.chgnet_graph import geometry_of
 
     exact = replace(potential, merge=False)
     found = [crystal_of(structure) for structure in varied()]
