@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flows.section import Section
 
@@ -14,49 +14,120 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Workers(Section):
+class Queue(Section):
+    """How a job asks a queueing system for its place."""
+
+    queue: str | None = Field(default=None, title="Queue", description="The partition. Empty: the default one.")
+    account: str | None = Field(default=None, title="Account", description="Who is charged. Empty: the default one.")
+    options: list[str] = Field(
+        default=[],
+        title="Further options",
+        description='More options of sbatch, such as "--gres=gpu:1" or "--qos=long".',
+    )
+    set_up: list[str] = Field(
+        default=[],
+        title="Set-up lines",
+        description='Shell lines that run in the job first, such as "module load gpaw" or "source .venv/bin/activate".',
+    )
+    container: list[str] = Field(
+        default=[],
+        title="Container",
+        description="The command that runs another inside of a container, word by word, such as "
+        "[apptainer, exec, assay.sif]. Empty: none.",
+    )
+
+
+class Workers(Queue):
     """The Dask workers that carry the potential."""
 
-    kind: Literal["local", "address"] = Field(
+    kind: Literal["local", "slurm", "address"] = Field(
         default="local",
         title="Kind",
-        description="local: processes on this machine; address: a Dask scheduler that runs already.",
+        description="local: processes on this machine; slurm: jobs of a queue, as many as there is work for; "
+        "address: a Dask scheduler that runs already.",
     )
     count: int | None = Field(
         default=None,
         ge=1,
         le=1024,
         title="Workers",
-        description="Processes, one thread each. Empty: one for each core; with device cuda, one for each GPU.",
+        description="Processes, one thread each; with kind slurm, the most jobs at once. "
+        "Empty: one for each core here; with device cuda, one for each GPU.",
+    )
+    minimum: int = Field(
+        default=1,
+        ge=0,
+        le=1024,
+        title="Fewest workers",
+        description="For kind slurm: jobs that stay while little is to do.",
     )
     memory_gib: float = Field(
         default=4.0, gt=0, title="Memory of a worker (GiB)", description="A worker above it is ended and replaced."
+    )
+    walltime_s: float = Field(
+        default=3600.0,
+        ge=300,
+        title="Walltime of a worker (s)",
+        description="For kind slurm: a worker ends itself before it, and another takes its place.",
+    )
+    wait_s: float = Field(
+        default=3600.0,
+        gt=0,
+        title="Wait for a worker (s)",
+        description="How long the first worker may wait in a queue before the campaign gives up.",
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", title="Device", description="Where the potential runs.")
     address: str | None = Field(
         default=None, title="Scheduler address", description="For kind address, such as tcp://10.0.0.5:8786."
     )
+    interface: str | None = Field(
+        default=None,
+        title="Network interface",
+        description="For kind slurm: by which workers reach this machine, such as ib0. Empty: found by itself.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Workers:
+        if (self.kind == "address") != (self.address is not None):
+            raise ValueError("kind: address and address: tcp://HOST:PORT go together")
+        if self.count is not None and self.minimum > self.count:
+            raise ValueError(f"minimum ({self.minimum}) is above count ({self.count})")
+        return self
 
     def resolved_count(self) -> int:
         """Number of worker processes to start."""
         return self.count or _cores()
 
 
-class DFTJobs(Section):
+class DFTJobs(Queue):
     """The processes that run DFT."""
 
+    kind: Literal["local", "slurm"] = Field(
+        default="local", title="Kind", description="local: processes on this machine; slurm: jobs of a queue."
+    )
     concurrent: int | None = Field(
-        default=None, ge=1, title="At once", description="Calculations at once. Empty: one for each `cores` cores."
+        default=None,
+        ge=1,
+        title="At once",
+        description="Calculations at once, those that wait in a queue too. "
+        "Empty: one for each `cores` cores here; with kind slurm, 20.",
     )
     cores: int = Field(
-        default=1, ge=1, title="Cores of a calculation", description="MPI ranks; more than 1 needs mpirun."
+        default=1, ge=1, title="Cores of a calculation", description="MPI ranks; more than 1 needs `mpi`."
     )
     memory_gib: float = Field(default=8.0, gt=0, title="Memory of a calculation (GiB)")
     walltime_s: float = Field(default=3600.0, gt=0, title="Walltime of a calculation (s)")
+    mpi: list[str] = Field(
+        default=["mpirun", "-np", "{cores}"],
+        title="MPI command",
+        description="Starts the ranks, word by word; {cores} is their number. On Slurm often [srun].",
+    )
 
     def resolved_concurrent(self) -> int:
-        """Number of calculations to run at once."""
-        return self.concurrent or max(1, _cores() // self.cores)
+        """Number of calculations to have under way at once."""
+        if self.concurrent is not None:
+            return self.concurrent
+        return 20 if self.kind == "slurm" else max(1, _cores() // self.cores)
 
 
 class Cluster(Section):
