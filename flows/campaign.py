@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from flows.section import Section
 from flows.sources import Files, Source, Substitution
 from materials.records import Target
+from models.dft.codes import CodeChoice
 
 
 class Potential(Section):
@@ -174,6 +175,10 @@ class DFT(Section):
     relax_best: int = Field(
         default=1, ge=0, title="Relax the best", description="How many of the best are relaxed with DFT at the end."
     )
+
+    def choice(self) -> CodeChoice:
+        """Give the plain record that the lower rooms take."""
+        return CodeChoice(name=self.code)
 
 
 class Campaign(Section):

@@ -13,9 +13,11 @@ from flows.cluster_file import Cluster
 from flows.progress import Progress
 from materials.errors import AssayError
 from materials.records import Target
+from models.dft.codes import open_code
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
+    from models.dft.contract import DFTCode
     from models.potentials.interface import PotentialIdentity
     from models.relaxation import RelaxationSettings
     from models.screening import PotentialChoice
@@ -86,6 +88,11 @@ class Run:
             correction=section.correction,
             calculator_arguments=section.calculator_arguments,
         )
+
+    @cached_property
+    def dft_code(self) -> DFTCode:
+        """The code that validates."""
+        return open_code(self.campaign.dft.choice())
 
     @cached_property
     def relaxation(self) -> RelaxationSettings:

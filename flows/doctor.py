@@ -112,10 +112,10 @@ def _compiler() -> Check:
 
 
 def _dft(name: str) -> Check:
-    from flows.stages.validate import code
+    from models.dft.codes import CodeChoice, open_code
 
     try:
-        return Check(name=name, ok=True, found=code(name).version())
+        return Check(name=name, ok=True, found=open_code(CodeChoice(name=name)).version())
     except AssayError as error:
         return Check(name=name, ok=False, found="not usable", fix=str(error))
 

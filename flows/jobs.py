@@ -135,7 +135,7 @@ def _start(job: Job, folder: Path, code: DFTCode, limits: Limits, attempt: int =
             with open(folder / "driver.log", "ab") as log:
                 # A session of its own: Ctrl-C in the terminal is ours to pass on, and our death is not its death.
                 process = subprocess.Popen(
-                    code.command(folder, limits.cores),
+                    code.command(folder, limits.launcher),
                     cwd=folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

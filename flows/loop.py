@@ -20,7 +20,8 @@ from flows.stages.choose import choose, gather_pool
 from flows.stages.propose import propose
 from flows.stages.publish import publish
 from flows.stages.screen import screen
-from flows.stages.validate import relax_best, require_code, validate
+from flows.stages.validate import relax_best, validate
+from models.dft.codes import open_code
 
 Result = TypeVar("Result")
 
@@ -94,7 +95,7 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
 
     campaign = request.campaign
     if request.use_dft and campaign.dft.budget:
-        require_code(campaign.dft.code)
+        open_code(campaign.dft.choice()).version()
     with Ledger.open(request.ledger_url) as ledger:
         run = Run(
             campaign=campaign,

@@ -12,23 +12,7 @@ from materials.competing import ValidationPlan, plan_validation
 from materials.records import Calculation, Failure, Selection
 
 if TYPE_CHECKING:
-    from models.dft.contract import DFTCode, DFTResult
-
-
-def require_code(name: str) -> None:
-    """Make sure that the DFT code is here, before anything runs.
-
-    Raises:
-        CodeNotInstalled: It is not; the message says how to get it.
-    """
-    code(name).version()
-
-
-def code(name: str) -> DFTCode:
-    """Find a DFT code by its name in a campaign file."""
-    from models.dft.gpaw import Gpaw
-
-    return {"gpaw": Gpaw}[name]()
+    from models.dft.contract import DFTResult
 
 
 def plans(run: Run, screened: Screened) -> list[ValidationPlan]:
@@ -110,19 +94,11 @@ def _jobs(run: Run, screened: Screened, plan: ValidationPlan) -> list[Job]:
 
 
 def _job(run: Run, screened: Screened, material_id: str, elements: frozenset[str], *, relax: bool | None = None) -> Job:
-    from models.dft.presets import settings_for
-
-    engine = code(run.campaign.dft.code)
+    code = run.dft_code
     structure = screened.structures[material_id]
-    settings = settings_for(
-        run.campaign.dft.preset,
-        elements,
-        structure,
-        code=engine,
-        relax=relax,
-        geometry=screened.geometries[material_id],
-    )
-    return job_for(material_id, structure, settings, engine)
+    geometry = screened.geometries[material_id]
+    settings = code.settings(run.campaign.dft.preset, elements, structure, relax=relax, geometry=geometry)
+    return job_for(material_id, structure, settings, code)
 
 
 def _elements(screened: Screened, material_id: str) -> frozenset[str]:
@@ -137,8 +113,7 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     missing = [job for job in jobs if job.calculation_id not in known]
     if not missing:
         return 0
-    engine = code(run.campaign.dft.code)
-    method = method_of(engine)
+    method = method_of(run.dft_code)
     hardware = run.cluster.dft
 
     with run.progress.timed("DFT"), run.progress.counting(title, len(missing), "calculations") as counter:
@@ -152,10 +127,15 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
 
         run_jobs(
             missing,
-            engine,
+            run.dft_code,
             runs_dir=run.folder,
             concurrent=hardware.resolved_concurrent(),
-            limits=Limits(cores=hardware.cores, walltime_s=hardware.walltime_s, memory_gib=hardware.memory_gib),
+            limits=Limits(
+                cores=hardware.cores,
+                walltime_s=hardware.walltime_s,
+                memory_gib=hardware.memory_gib,
+                mpi=tuple(hardware.mpi),
+            ),
             on_result=keep,
             stop=run.stop,
         )

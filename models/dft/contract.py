@@ -6,7 +6,7 @@ it; nothing of a calculation lives only in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -88,6 +88,12 @@ class Limits:
     cores: int = 1
     walltime_s: float = 3600.0
     memory_gib: float = 8.0  # a process
+    mpi: tuple[str, ...] = ("mpirun", "-np", "{cores}")  # what starts the ranks, word by word
+
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        """The words that start the ranks, none for a single one."""
+        return tuple(word.format(cores=self.cores) for word in self.mpi) if self.cores > 1 else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +148,36 @@ class DFTCode(Protocol):
         """
         ...
 
+    def settings(
+        self,
+        preset: str,
+        elements: Iterable[str],
+        structure: Structure,
+        *,
+        relax: bool | None = None,
+        geometry: str = "",
+    ) -> DFTSettings:
+        """Settings for one crystal of a hull.
+
+        Args:
+            preset: "quick", "standard" or "accurate".
+            elements: Of the whole hull: what shifts totals is the same for all of its phases.
+            structure: The crystal, symmetrised or not.
+            relax: Whether positions and cell are relaxed; None: as the preset has it.
+            geometry: Whose geometry it is (`DFTSettings.geometry`).
+
+        Raises:
+            DFTError: There is no such preset.
+            CodeNotInstalled: The code is not on this machine.
+        """
+        ...
+
     def write_inputs(self, folder: Path, structure: Structure, settings: DFTSettings, limits: Limits) -> None:
         """Write what `command` will read; a calculation that was interrupted goes on from its checkpoint."""
         ...
 
-    def command(self, folder: Path, cores: int) -> list[str]:
-        """The process that computes what lies in the folder."""
+    def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:
+        """The process that computes what lies in the folder; `mpi` starts its ranks, empty for a single one."""
         ...
 
     def finished(self, folder: Path, limits: Limits) -> bool:

@@ -9,14 +9,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from materials.errors import CodeNotInstalled, DFTError
 from models.dft.contract import DFTResult, DFTSettings, Limits, last_lines
-from models.dft.presets import symmetrised
+from models.dft.presets import settings_for, symmetrised
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -82,6 +82,23 @@ class Gpaw:
         """
         return f"gpaw-setups-{find_installation().setups}"
 
+    def settings(
+        self,
+        preset: str,
+        elements: Iterable[str],
+        structure: Structure,
+        *,
+        relax: bool | None = None,
+        geometry: str = "",
+    ) -> DFTSettings:
+        """Settings as the presets of plane waves have them.
+
+        Raises:
+            DFTError: There is no such preset.
+            CodeNotInstalled: No Python here has a GPAW that works.
+        """
+        return settings_for(preset, elements, structure, code=self, relax=relax, geometry=geometry)
+
     def write_inputs(self, folder: Path, structure: Structure, settings: DFTSettings, limits: Limits) -> None:
         """Write `task.json`; an old result is only here if more generous limits are to better it.
 
@@ -104,13 +121,13 @@ class Gpaw:
         (folder / "result.json").unlink(missing_ok=True)
         _write(folder / "task.json", task)
 
-    def command(self, folder: Path, cores: int) -> list[str]:
-        """The driver; by MPI's own starter with more than one core."""
+    def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:
+        """The driver; its ranks are GPAW's own Python."""
         python = find_installation().python
         run = [str(DRIVER.resolve()), str(folder.resolve())]
-        if cores == 1:
+        if not mpi:
             return [python, "-P", *run]
-        return ["mpirun", "-np", str(cores), python, "-P", "-m", "gpaw", "python", *run]
+        return [*mpi, python, "-P", "-m", "gpaw", "python", *run]
 
     def finished(self, folder: Path, limits: Limits) -> bool:
         """Whether `result.json` is there and more generous limits would not better it."""

@@ -35,11 +35,11 @@ def run(folder: Path, *arguments: str, code: int = 0) -> str:
 @pytest.fixture(scope="session")
 def gpaw() -> None:
     """Skip where there is no GPAW."""
-    from flows.stages.validate import require_code
     from materials.errors import CodeNotInstalled
+    from models.dft.codes import CodeChoice, open_code
 
     try:
-        require_code("gpaw")
+        open_code(CodeChoice(name="gpaw")).version()
     except CodeNotInstalled as error:
         pytest.skip(str(error))
 

@@ -96,7 +96,7 @@ def test_a_relaxation_is_stopped_and_goes_on_to_the_right_lattice_constant(tmp_p
     job = job_for("silicon", structure, settings, CODE)
     folder = folder_of(tmp_path, job.calculation_id)
     CODE.write_inputs(folder, structure, settings, Limits(walltime_s=300.0))
-    process = subprocess.Popen(CODE.command(folder, 1), env=clean_environment(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(CODE.command(folder, ()), env=clean_environment(), stdout=subprocess.DEVNULL)
     checkpoint = folder / "checkpoint.json"
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not (checkpoint.exists() and json.loads(checkpoint.read_text())["n_steps"]):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class Quick(Gpaw):
     def __init__(self, script: Path) -> None:
         self.script = script
 
-    def command(self, folder: Path, cores: int) -> list[str]:
+    def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:
         return [sys.executable, "-P", str(self.script), str(folder)]
 
 
@@ -260,7 +261,7 @@ def test_an_orphan_that_dies_is_started_again(campaign: Campaign) -> None:
     code = Quick(campaign.script)
     folder = folder_of(campaign.folder, "dies-once")
     code.write_inputs(folder, SILICON, replace(asked.settings, preset="long"), Limits())
-    orphan = subprocess.Popen(code.command(folder, 1), start_new_session=True)
+    orphan = subprocess.Popen(code.command(folder, ()), start_new_session=True)
     while code.worker(folder) is None or not campaign.times("dies-once"):
         time.sleep(0.02)
     threading.Timer(0.5, orphan.kill).start()

@@ -62,8 +62,8 @@ def test_a_python_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("ASSAY_GPAW_PYTHON", str(python))
     code = gpaw.Gpaw()
     assert (code.version(), code.potentials()) == ("22.8.0", "gpaw-setups-0a1b")
-    assert code.command(tmp_path, 1)[0] == str(python)
-    assert code.command(tmp_path, 4)[:3] == ["mpirun", "-np", "4"]
+    assert code.command(tmp_path, ())[0] == str(python)
+    assert code.command(tmp_path, ("mpirun", "-np", "4"))[:3] == ["mpirun", "-np", "4"]
 
 
 def test_the_input_is_the_primitive_cell(tmp_path: Path) -> None:
