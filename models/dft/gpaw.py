@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from materials.errors import CodeNotInstalled, DFTError
-from models.dft.contract import DFTResult, DFTSettings, Limits, last_lines
+from models.dft.contract import DFTResult, DFTSettings, Limits, clean_environment, last_lines
 from models.dft.presets import settings_for, symmetrised
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Gpaw:
             "scaled_positions": cell.frac_coords.tolist(),
             "walltime_s": limits.walltime_s,
             "memory_gib": limits.memory_gib,
+            "cores": limits.cores,
         }
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").unlink(missing_ok=True)
@@ -214,20 +215,6 @@ def _probe(python: str) -> dict[str, Any] | str:
         return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer if answer["files"] else "it has no PAW setups: pip install gpaw-data, or gpaw install-data"
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment, made fit for a calculation: one thread a rank, MPI that runs as root too."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        # A process on its own must not start MPI's daemon.
-        "OMPI_MCA_ess_singleton_isolated": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
 
 
 def _lacked_memory(text: str) -> bool:

@@ -51,7 +51,7 @@ def main(folder: str) -> int:
     """Compute what `folder/task.json` asks for; return the exit code."""
     os.chdir(folder)
     lock = open("lock", "a+")  # noqa: SIM115 - held, and with it the folder, as long as the process lives
-    rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+    rank = physics.rank()
     if rank == 0 and not take(lock):
         return EXIT_LOCKED
     if os.path.exists("result.json"):
@@ -112,10 +112,12 @@ def set_limits(task: Any, rank: int, started: float) -> None:
         print(message, flush=True)
         os._exit(EXIT_CODES[status])
 
+    share = task["memory_gib"] / task.get("cores", 1)  # of this rank
+
     def watch_memory() -> None:
         while True:
             time.sleep(0.1)
-            if resident_gib() > task["memory_gib"]:
+            if resident_gib() > share:
                 end("out_of_memory", f"more than {task['memory_gib']:g} GiB were needed")
 
     signal.signal(signal.SIGALRM, lambda *_: end("walltime", f"not finished within {task['walltime_s']:g} s"))
@@ -123,7 +125,7 @@ def set_limits(task: Any, rank: int, started: float) -> None:
     threading.Thread(target=watch_memory, daemon=True).start()
     # A refused allocation ends some libraries without a word, so the watch comes first, and this is for sudden leaps;
     # address space is always more than what is used.
-    limit = int((2 * task["memory_gib"] + 1) * 2**30)
+    limit = int((2 * share + 1) * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -5,6 +5,7 @@ For whichever Python has GPAW: it needs nothing of ours, and runs with ASE and G
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -17,6 +18,12 @@ GPA = 0.006241509125883258  # eV/Å³
 TOO_CLOSE = 0.55
 # A relaxation that ends above where it began went wrong, whatever its forces say. eV/atom.
 MAY_RISE = 0.002
+# How the density is mixed: the next rung is climbed where the one before has not converged within its steps.
+LADDER: tuple[dict[str, Any], ...] = (
+    {"name": "default", "mixer": None, "patience": 1},
+    # Little of the new density, long waves damped, and time for it.
+    {"name": "slow", "mixer": {"backend": "pulay", "beta": 0.02, "nmaxold": 5, "weight": 100.0}, "patience": 3},
+)
 
 
 class Ended(Exception):
@@ -35,12 +42,20 @@ def read(name: str) -> Any:
 
 def write(name: str, content: Any) -> None:
     """Write a JSON file so that nobody ever sees half of it, not even after the power failed."""
-    new = f"{name}.{threading.get_ident()}"
+    new = f"{name}.{os.getpid()}.{threading.get_ident()}"
     with open(new, "w") as file:
         json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, name)
+
+
+def rank() -> int:
+    """Which of the MPI processes this is, by whoever started it: Open MPI, MPICH, or Slurm's srun."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
 
 
 def compute(task: Any, started: float) -> dict[str, Any]:
@@ -56,7 +71,7 @@ def compute(task: Any, started: float) -> dict[str, Any]:
     n_steps, converged = 0, True
     if settings["mode"] == "relax":
         n_steps, converged = relax(atoms, task, energies, started)
-    calc, attempts = ground_state(atoms, task)
+    calc, rungs = ground_state(atoms, task)
     result: dict[str, Any] = {
         "status": "converged" if converged else "max_steps",
         "message": "" if converged else f"forces or stress still too large after {n_steps} steps",
@@ -67,8 +82,12 @@ def compute(task: Any, started: float) -> dict[str, Any]:
         "scaled_positions": atoms.get_scaled_positions().tolist(),
         "numbers": atoms.numbers.tolist(),
         "n_steps": n_steps,
-        "attempts": attempts,
-        "properties": {"n_kpoints": len(calc.get_ibz_k_points()), "efermi": float(calc.get_fermi_level())},
+        "attempts": len(rungs),
+        "properties": {
+            "n_kpoints": len(calc.get_ibz_k_points()),
+            "efermi": float(calc.get_fermi_level()),
+            "mixing": rungs[-1],
+        },
     }
     if energies and result["energy"] > energies[0] + MAY_RISE * len(atoms):
         raise Ended("failed", f"the energy rose by {result['energy'] - energies[0]:.4f} eV in the relaxation")
@@ -99,13 +118,13 @@ def k_points(divisions: Any, shift: Any) -> Any:
     return points - np.ceil(points - 0.5 - 1e-9)
 
 
-def calculator(settings: Any, safer: bool, n_atoms: int) -> Any:
-    """GPAW as the settings say; `safer` mixes little of the new density and takes its time."""
+def calculator(settings: Any, rung: dict[str, Any], n_atoms: int) -> Any:
+    """GPAW as the settings say, its density mixed as a rung of the ladder says."""
     from gpaw import GPAW, PW, FermiDirac
 
     more: dict[str, Any] = {}
-    if safer:
-        more["mixer"] = {"backend": "pulay", "beta": 0.02, "nmaxold": 5, "weight": 100.0}
+    if rung["mixer"]:
+        more["mixer"] = dict(rung["mixer"])
         if settings["magnetic_moments"]:
             more["mixer"]["method"] = "sum"
     return GPAW(
@@ -120,26 +139,48 @@ def calculator(settings: Any, safer: bool, n_atoms: int) -> Any:
             "energy": settings["convergence_energy_ev"],
             "density": settings["convergence_density"],
         },
-        maxiter=settings["max_scf_steps"] * (3 if safer else 1),
+        maxiter=settings["max_scf_steps"] * rung["patience"],
         txt="gpaw.txt",
         **more,
     )
 
 
-def ground_state(atoms: Any, task: Any) -> tuple[Any, int]:
-    """Converge the density, the second time with safer mixing; the calculator, and how many times it took."""
+def failed_rungs() -> list[str]:
+    """Names of the rungs that did not converge, in this attempt or an earlier one."""
+    return list(read("rungs.json")) if os.path.exists("rungs.json") else []
+
+
+def leave(rung: str) -> list[str]:
+    """Write down that a rung did not converge, and keep its log; all that did not."""
+    if rank() == 0:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace("gpaw.txt", f"gpaw-{rung}.txt")
+    failed = failed_rungs()
+    if rung not in failed:
+        failed.append(rung)
+    write("rungs.json", failed)
+    return failed
+
+
+def ground_state(atoms: Any, task: Any) -> tuple[Any, list[str]]:
+    """Converge the density, from rung to rung; the calculator, and the rungs that were tried, the last one served.
+
+    A rung that failed is written down, so that no later attempt at this calculation climbs it again.
+    """
     from gpaw import KohnShamConvergenceError
 
-    for attempt in (1, 2):
-        atoms.calc = calculator(task["settings"], safer=attempt == 2, n_atoms=len(atoms))
+    failed, message = failed_rungs(), "no rung was left"
+    for rung in LADDER:
+        if rung["name"] in failed:
+            continue
+        atoms.calc = calculator(task["settings"], rung, n_atoms=len(atoms))
         try:
             atoms.get_potential_energy()
-            return atoms.calc, attempt
+            return atoms.calc, [*failed, rung["name"]]
         except KohnShamConvergenceError as error:
-            message = f"the density did not converge, with safer mixing neither: {error}"
-            if os.path.exists("gpaw.txt"):
-                os.replace("gpaw.txt", f"gpaw-attempt-{attempt}.txt")
-    raise Ended("scf_not_converged", message)
+            message = str(error)
+            failed = leave(rung["name"])
+    raise Ended("scf_not_converged", f"the density did not converge with mixing {', then '.join(failed)}: {message}")
 
 
 def cell_filter(atoms: Any) -> Any:
@@ -153,6 +194,7 @@ def cell_filter(atoms: Any) -> Any:
 def relax(atoms: Any, task: Any, energies: list[float], started: float) -> tuple[int, bool]:
     """Relax positions and cell; steps taken, in all, and whether forces and stress are small enough."""
     from ase.optimize import BFGS
+    from gpaw import KohnShamConvergenceError
 
     settings = task["settings"]
     done = 0
@@ -162,7 +204,7 @@ def relax(atoms: Any, task: Any, energies: list[float], started: float) -> tuple
         atoms.set_scaled_positions(saved["scaled_positions"])
         done = saved["n_steps"]
         energies.extend(saved["energies"])
-    ground_state(atoms, task)
+    rung = ground_state(atoms, task)[1][-1]
     optimizer = BFGS(cell_filter(atoms), logfile="relax.log", maxstep=0.1)
 
     def small_enough() -> bool:
@@ -170,7 +212,13 @@ def relax(atoms: Any, task: Any, energies: list[float], started: float) -> tuple
         return bool(force <= settings["fmax"] and abs(atoms.get_stress()).max() <= settings["max_stress_gpa"] * GPA)
 
     while True:
-        energies.append(atoms.get_potential_energy())
+        try:
+            energies.append(atoms.get_potential_energy())
+        except KohnShamConvergenceError:
+            leave(rung)
+            rung = ground_state(atoms, task)[1][-1]
+            optimizer = BFGS(cell_filter(atoms), logfile="relax.log", maxstep=0.1)
+            continue
         content = {
             "cell": atoms.cell.tolist(),
             "scaled_positions": atoms.get_scaled_positions().tolist(),

@@ -63,8 +63,8 @@ JobCompLoc={folder}/jobcomp
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=500
-SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
+SchedulerType=sched/builtin
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 ReturnToService=2
@@ -132,10 +132,8 @@ class Slurm:
 
     def close(self) -> None:
         """End the daemons and whatever they left running."""
-        for daemon in self._daemons.values():
-            daemon.kill()
-        for daemon in self._daemons.values():
-            daemon.wait()
+        for name in list(self._daemons):
+            self._end(name)
         _kill(self._processes())
 
     # What a user does
@@ -206,7 +204,7 @@ class Slurm:
 
     def kill_controller(self) -> None:
         """Kill slurmctld with -9: what it had not saved yet is lost."""
-        self._daemons.pop("slurmctld").kill()
+        self._end("slurmctld")
 
     def start_controller(self, *, wait: bool = True) -> None:
         """Start slurmctld, from what it had saved."""
@@ -216,7 +214,7 @@ class Slurm:
 
     def take_down(self, node: str) -> None:
         """Let a node die, with all that runs there, and slurmctld know it at once."""
-        self._daemons.pop(node).kill()
+        self._end(node)
         _kill(self._processes(node))
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
 
@@ -241,6 +239,11 @@ class Slurm:
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,
             )
+
+    def _end(self, name: str) -> None:
+        daemon = self._daemons.pop(name)
+        daemon.kill()
+        daemon.wait()
 
     def _processes(self, node: str | None = None) -> list[psutil.Process]:
         """Find what the daemons started: job scripts, what these started, and their keepers (slurmstepd)."""
