@@ -1,20 +1,27 @@
 """What the contract test asks of each DFT code: crystals, and how to have a calculation end in each way."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pymatgen.core import Lattice, Structure
 
+from flows.jobs import job_for, run_jobs
 from flows.pseudopotentials import load_family
 from materials.errors import CodeNotInstalled
-from models.dft.contract import DFTCode, DFTSettings
+from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
 from models.dft.espresso import Espresso
 from models.dft.gpaw import Gpaw
 
 # Those of Debian's quantum-espresso-data that go together.
 PSEUDOPOTENTIALS = Path(__file__).with_name("debian-lda.yaml")
+
+
+def symbols_of(structures: Sequence[Structure]) -> list[str]:
+    return sorted({element.symbol for s in structures for element in s.composition.elements})
 
 
 def diamond(symbol: str, a: float) -> Structure:
@@ -41,7 +48,7 @@ class Ask:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def settings_for(self, code: DFTCode) -> DFTSettings:
-        symbols = [element.symbol for element in self.structure.composition.elements]
+        symbols = symbols_of([self.structure])
         return replace(code.settings("quick", symbols, self.structure, relax=self.relax), **self.settings)
 
 
@@ -66,6 +73,25 @@ class Case:
     ends: Mapping[str, tuple[Ask, str]]
     stretched: Ask
     lattice_constant: tuple[float, float]
+
+
+def run(folder: Path, code: DFTCode, asked: Mapping[str, Ask], **limits: float) -> dict[str, DFTResult]:
+    """Run calculations one after the other, each with its own limits and environment."""
+    results: dict[str, DFTResult] = {}
+    for name, ask in asked.items():
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in ask.environment.items():
+                patch.setenv(variable, value)
+            run_jobs(
+                [job_for(name, ask.structure, ask.settings_for(code), code)],
+                code,
+                runs_dir=folder,
+                concurrent=1,
+                limits=Limits(**{"walltime_s": 300.0, **limits, **ask.limits}),
+                on_result=lambda job, result: results.__setitem__(job.material_id, result),
+                stop=threading.Event(),
+            )
+    return results
 
 
 def espresso() -> DFTCode:
@@ -120,7 +146,3 @@ CASES = {
         lattice_constant=(5.40, 0.02),  # LDA, https://doi.org/10.1103/PhysRevB.79.085104
     ),
 }
-
-
-def symbols_of(structures: Sequence[Structure]) -> list[str]:
-    return sorted({element.symbol for s in structures for element in s.composition.elements})
