@@ -357,11 +357,12 @@ class Watch:
             self.executor.cancel(tasks)
         except SchedulerUnreachable as error:
             names = ", ".join(task.name for task in tasks)
-            self.say(f"The scheduler does not answer ({error}), so these stay in its queue: {names}")
+            self.say(f"The scheduler is {ends.UNREACHABLE.name} ({error}), so these stay in its queue: {names}")
 
     def _say_it_is_silent(self, error: SchedulerUnreachable) -> None:
         if not self.silent:
-            self.say(f"The scheduler does not answer; {ends.UNREACHABLE.done()} ({error})")
+            done = ends.UNREACHABLE.done().partition(".")[0]
+            self.say(f"The scheduler is {ends.UNREACHABLE.name}: {done} ({error})")
         self.silent = True
 
     def _say_it_answers(self) -> None:

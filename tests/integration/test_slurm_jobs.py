@@ -269,7 +269,7 @@ def lose_jobs(queue: slurm.Slurm, calculations: Calculations) -> None:
     queue.start_controller()
     results = running.ended()
     assert {result.status for result in results.values()} == {"converged"}
-    assert "does not answer; wait, change nothing" in calculations.said[0]
+    assert "The scheduler is unreachable: wait, change nothing" in calculations.said[0]
     assert calculations.said[1:] == ["The scheduler answers again"]
     for key in keys:
         # A job that was lost is sent anew, and may get the lost one's id: then its node does not start it.
