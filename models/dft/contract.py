@@ -28,6 +28,8 @@ DFTStatus = Literal[
     "failed",  # the code refused: geometry, missing PAW setup, an energy that rises
 ]
 
+LATER = frozenset({"density_cutoff_ev"})  # fields of DFTSettings that are not hashed where they are empty
+
 
 # What a calculation needs: one thread a rank, MPI that runs as root too.
 CALCULATION_ENVIRONMENT = {
@@ -46,7 +48,7 @@ class DFTSettings:
     """Everything that decides the number that comes out. Hashed, so that an answer is known by its question.
 
     Attributes:
-        code: Name of the code: "gpaw".
+        code: Name of the code: "gpaw", "espresso".
         preset: Where the values come from: "quick", "standard", "accurate".
         potentials: Frozen cores and their version: "gpaw-setups-1.2.1".
         functional: "PBE".
@@ -64,6 +66,7 @@ class DFTSettings:
         max_stress_gpa: Largest component of the stress after a relaxation, GPa.
         max_steps: Steps of a relaxation.
         geometry: Whose geometry it starts from: the `calculation_id` of the relaxation by the potential, say.
+        density_cutoff_ev: Of the plane waves of the density, eV, where it is not what the code makes of the other.
     """
 
     code: str
@@ -84,10 +87,13 @@ class DFTSettings:
     max_stress_gpa: float = 0.5
     max_steps: int = 60
     geometry: str = ""
+    density_cutoff_ev: float | None = None
 
     def content(self) -> dict[str, Any]:
         """The settings as JSON-like data; `settings_hash` is its hash."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        # What came later, at its default, leaves a calculation the one that it was.
+        return {key: value for key, value in found.items() if key not in LATER or value}
 
     @property
     def settings_hash(self) -> str:
@@ -228,7 +234,8 @@ def method_of(code: DFTCode) -> str:
 
 def level_of_theory(settings: DFTSettings) -> str:
     """What an energy means: everything that shifts totals, so that only comparable ones meet in a hull."""
-    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}"
+    density = f"/RHO{settings.density_cutoff_ev:g}" if settings.density_cutoff_ev else ""
+    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}{density}"
 
 
 def calculation_id(material_id: str, method: str, settings: DFTSettings) -> str:

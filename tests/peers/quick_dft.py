@@ -14,7 +14,8 @@ from flows.dft.executor import open_executor
 from flows.dft.watch import Job
 from flows.jobs import folder_of, run_jobs
 from models.dft.contract import DFTResult, DFTSettings
-from models.dft.gpaw import DRIVER, Gpaw
+from models.dft.folder import DRIVER
+from models.dft.gpaw import Gpaw
 
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [(0, 0, 0)])
 
@@ -24,7 +25,7 @@ spec = importlib.util.spec_from_file_location("driver", {str(DRIVER)!r})
 driver = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(driver)
 
-def compute(task, started):
+def compute(code, task, started):
     with open("starts", "a") as file:
         file.write(f"{{time.time()}}\\n")
     starts = len(open("starts").readlines())
@@ -41,7 +42,7 @@ def compute(task, started):
     if kind == "memory":
         bytearray(2**40)
     if kind == "scf":
-        raise driver.physics.Ended("scf_not_converged", "the density did not converge")
+        raise driver.course.Ended("scf_not_converged", "the density did not converge")
     if kind == "steps":
         # Twenty of a tenth of a second.
         return steps(task, started)
@@ -55,7 +56,7 @@ def compute(task, started):
         # In a process that the driver's own watch does not see.
         subprocess.run([sys.executable, "-c", "import time; x = bytearray(400 * 2**20); time.sleep(60)"])
     if kind == "environment":
-        driver.write("environment.json", dict(os.environ))
+        driver.course.write("environment.json", dict(os.environ))
     if kind == "no-result":
         os._exit(0)
     if kind == "disk":
@@ -66,11 +67,11 @@ def compute(task, started):
     return done(task)
 
 def steps(task, started, stuck=False):
-    n = driver.read("checkpoint.json")["n_steps"] if os.path.exists("checkpoint.json") else 0
+    n = driver.course.read("checkpoint.json")["n_steps"] if os.path.exists("checkpoint.json") else 0
     while n < 20:
         time.sleep(0.1)
         n += 1
-        driver.write("checkpoint.json", {{"n_steps": n, "wall_time_s": time.time() - started}})
+        driver.course.write("checkpoint.json", {{"n_steps": n, "wall_time_s": time.time() - started}})
         with open("steps", "a") as file:
             file.write(f"{{n}}\\n")
         if stuck and n == 5:
@@ -86,8 +87,8 @@ def done(task):
         "scaled_positions": task["scaled_positions"],
     }}
 
-driver.physics.compute = compute
-sys.exit(driver.main(sys.argv[1]))
+driver.compute = compute
+sys.exit(driver.main("gpaw", sys.argv[1]))
 """
 
 
