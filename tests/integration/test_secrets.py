@@ -31,7 +31,7 @@ from tests.integration.test_postgresql import binaries
 from tests.peers import compose, materials_project
 from tests.peers.compose import ROOT, Stack
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.prefect, pytest.mark.slow]
+pytestmark = [pytest.mark.postgresql, pytest.mark.prefect, pytest.mark.slow, pytest.mark.long]
 
 ASSAY = Path(sys.executable).with_name("assay")
 CAMPAIGN = ROOT / "configs" / "materials-project.yaml"
@@ -88,7 +88,7 @@ def watched(of: int) -> Iterator[Seen]:
     ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(0.05):
+        while not ended.wait(0.25):
             try:
                 top = psutil.Process(of)
                 seen.sockets |= listening(top)
