@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from materials.environment import without_secrets
 from materials.errors import DFTError
 from models.dft.contract import DFTResult, DFTSettings, Limits, last_lines
 from models.dft.presets import symmetrised
@@ -124,9 +125,9 @@ class DrivenCode:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment, made fit for a calculation: one thread a rank, MPI that runs as root too."""
+    """This environment made fit for a calculation: no secrets, one thread a rank, MPI that runs as root too."""
     return {
-        **os.environ,
+        **without_secrets(os.environ),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
