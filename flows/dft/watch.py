@@ -294,9 +294,9 @@ class Watch:
             times = entry.count(end)
             words = f"{end.status} {times} times, the last time" if times > 1 else f"{end.status}:"
             took = time.time() - (entry.attempt.sent_at or time.time())
-            message = f"{words} {seen.how}\n{entry.folder}\n{found.log}".strip()
-            result = DFTResult(status=end.status, message=message, wall_time_s=took)
-            self.code.give_up(entry.folder, result)
+            given_up = DFTResult(status=end.status, message=f"{words} {seen.how}", wall_time_s=took)
+            self.code.give_up(entry.folder, given_up)
+            result = self.code.parse(entry.folder)
         self._deliver(entry, result)
 
     def _deliver(self, entry: Entry, result: DFTResult) -> None:
