@@ -151,11 +151,25 @@ class Learning(Section):
 class DFT(Section):
     """How the chosen are validated."""
 
-    code: Literal["gpaw"] = Field(default="gpaw", title="Code")
+    code: Literal["gpaw", "vasp"] = Field(default="gpaw", title="Code")
     preset: Literal["quick", "standard", "accurate"] = Field(
         default="standard",
         title="Preset",
-        description="Cut-off, k-points, convergence: tests/benchmarks/dft-presets.md.",
+        description="Cut-off, k-points, convergence: tests/benchmarks/dft-presets.md. Not for vasp.",
+    )
+    input_set: Literal["MPStaticSet", "MPRelaxSet", "MatPESStaticSet", "MatPESRelaxSet"] = Field(
+        default="MPStaticSet",
+        title="Input set (vasp)",
+        description="pymatgen's. With the MP sets and the Materials Project's POTCARs, energies are corrected by "
+        "MP2020 and stand on its hull.",
+    )
+    functional: Literal["PBE", "r2SCAN"] = Field(
+        default="PBE", title="Functional (vasp)", description="r2SCAN: with the MatPES sets only."
+    )
+    potcars: Literal["", "PBE", "PBE_52", "PBE_54", "PBE_64"] = Field(
+        default="",
+        title="POTCARs (vasp)",
+        description="Which release, by pymatgen's name. Empty: the one that belongs to the input set.",
     )
     budget: int = Field(
         default=12, ge=0, title="Budget", description="Candidate validations in all; competing phases come on top."
@@ -176,9 +190,15 @@ class DFT(Section):
         default=1, ge=0, title="Relax the best", description="How many of the best are relaxed with DFT at the end."
     )
 
+    @model_validator(mode="after")
+    def _functional_fits(self) -> DFT:
+        if self.functional != "PBE" and not self.input_set.startswith("MatPES"):
+            raise ValueError(f"functional: {self.functional} goes with input_set: MatPESStaticSet or MatPESRelaxSet")
+        return self
+
     def choice(self) -> CodeChoice:
         """Give the plain record that the lower rooms take."""
-        return CodeChoice(name=self.code)
+        return CodeChoice(name=self.code, input_set=self.input_set, functional=self.functional, potcars=self.potcars)
 
 
 class Campaign(Section):
@@ -232,6 +252,9 @@ class Campaign(Section):
         for name in ("pressure_gpa", "max_stress_gpa"):
             if getattr(self.screening, name) == Screening.model_fields[name].default:
                 del content["screening"][name]
+        for name in ("input_set", "functional", "potcars"):
+            if getattr(self.dft, name) == DFT.model_fields[name].default:
+                del content["dft"][name]
         if self.screening.potential.precision == Potential.model_fields["precision"].default:
             del content["screening"]["potential"]["precision"]
         return content

@@ -26,6 +26,8 @@ DFTStatus = Literal[
     "failed",  # the code refused: geometry, missing PAW setup, an energy that rises
 ]
 
+LATER = frozenset({"level", "inputs"})  # fields of DFTSettings that are not hashed where they are empty
+
 
 @dataclass(frozen=True, kw_only=True)
 class DFTSettings:
@@ -33,7 +35,7 @@ class DFTSettings:
 
     Attributes:
         code: Name of the code: "gpaw".
-        preset: Where the values come from: "quick", "standard", "accurate".
+        preset: Where the values come from: "quick", "standard", "accurate", or the name of an input set.
         potentials: Frozen cores and their version: "gpaw-setups-1.2.1".
         functional: "PBE".
         cutoff_ev: Of the plane waves, eV; one for all phases of a hull.
@@ -50,6 +52,9 @@ class DFTSettings:
         max_stress_gpa: Largest component of the stress after a relaxation, GPa.
         max_steps: Steps of a relaxation.
         geometry: Whose geometry it starts from: the `calculation_id` of the relaxation by the potential, say.
+        level: What its energies mean, where the code has rules of its own for that; empty: by functional, potentials
+            and cut-off.
+        inputs: The very input of a code whose input is made by somebody else's rules: it decides the number, too.
     """
 
     code: str
@@ -70,10 +75,14 @@ class DFTSettings:
     max_stress_gpa: float = 0.5
     max_steps: int = 60
     geometry: str = ""
+    level: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
         """The settings as JSON-like data; `settings_hash` is its hash."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        # What came later, at its default, leaves a calculation the one that it was.
+        return {key: value for key, value in found.items() if key not in LATER or value}
 
     @property
     def settings_hash(self) -> str:
@@ -102,7 +111,8 @@ class DFTResult:
 
     Attributes:
         status: "converged", or why there is no result.
-        energy: Total energy of `structure`, eV, smearing extrapolated to zero.
+        energy: Total energy of `structure`, eV, smearing extrapolated to zero, in the convention of its level of
+            theory: with corrections in, if that says so.
         structure: The cell that was computed: symmetrised and primitive, relaxed if that was asked for.
         band_gap: eV; 0 for a metal; None where nothing converged.
         max_force: Largest force on an atom, eV/Å.
@@ -160,7 +170,7 @@ class DFTCode(Protocol):
         """Settings for one crystal of a hull.
 
         Args:
-            preset: "quick", "standard" or "accurate".
+            preset: "quick", "standard" or "accurate"; a code with input sets has its own names for that.
             elements: Of the whole hull: what shifts totals is the same for all of its phases.
             structure: The crystal, symmetrised or not.
             relax: Whether positions and cell are relaxed; None: as the preset has it.
@@ -205,7 +215,7 @@ def method_of(code: DFTCode) -> str:
 
 def level_of_theory(settings: DFTSettings) -> str:
     """What an energy means: everything that shifts totals, so that only comparable ones meet in a hull."""
-    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}"
+    return settings.level or f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}"
 
 
 def calculation_id(material_id: str, method: str, settings: DFTSettings) -> str:

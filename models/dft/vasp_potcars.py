@@ -1,0 +1,66 @@
+"""VASP's POTCARs, found by pymatgen's settings."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from functools import cache
+
+from materials.errors import CodeNotInstalled, DFTError
+
+HOW_TO_POTCARS = (
+    "pymatgen finds them by PMG_VASP_PSP_DIR, in ~/.config/.pmgrc.yaml or the environment: a folder with"
+    " POT_GGA_PAW_PBE, POT_PAW_PBE_64 and so on in it, which `pmg config -p` makes from what VASP's licence gives you"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PotcarFile:
+    """One POTCAR of the library."""
+
+    symbol: str
+    title: str
+    fingerprint: str
+    electrons: float
+    text: str
+
+
+def potcar(symbol: str, release: str) -> PotcarFile:
+    """Find a POTCAR by pymatgen's settings.
+
+    Raises:
+        DFTError: It is not there.
+        CodeNotInstalled: No POTCARs are.
+    """
+    from pymatgen.core import SETTINGS
+
+    return _potcar(symbol, release, SETTINGS.get("PMG_VASP_PSP_DIR"))
+
+
+@cache
+def _potcar(symbol: str, release: str, folder: str | None) -> PotcarFile:
+    from pymatgen.io.vasp.inputs import PmgVaspPspDirError, PotcarSingle
+
+    if not folder:
+        raise CodeNotInstalled(f"VASP's POTCARs are not set up; {HOW_TO_POTCARS}")
+    try:
+        with quiet():
+            found = PotcarSingle.from_symbol_and_functional(symbol, release)
+    except KeyError:
+        raise DFTError(f"dft.potcars: pymatgen knows no release {release!r} of POTCARs") from None
+    except (PmgVaspPspDirError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise DFTError(f"There is no POTCAR {symbol} of {release}: {said}; {HOW_TO_POTCARS}") from None
+    return PotcarFile(
+        symbol=symbol,
+        title=str(found.TITEL),
+        fingerprint=hashlib.sha256(found.data.encode()).hexdigest()[:16],
+        electrons=float(found.ZVAL),
+        text=found.data,
+    )
+
+
+def quiet() -> warnings.catch_warnings[None]:
+    """Hush pymatgen, which warns of what it recommends otherwise, and of each POTCAR that its table does not know."""
+    return warnings.catch_warnings(action="ignore")
