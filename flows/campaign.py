@@ -151,7 +151,7 @@ class Learning(Section):
 class DFT(Section):
     """How the chosen are validated."""
 
-    code: Literal["gpaw", "vasp"] = Field(default="gpaw", title="Code")
+    code: Literal["gpaw", "espresso", "vasp"] = Field(default="gpaw", title="Code")
     preset: Literal["quick", "standard", "accurate"] = Field(
         default="standard",
         title="Preset",
@@ -170,6 +170,11 @@ class DFT(Section):
         default="",
         title="POTCARs (vasp)",
         description="Which release, by pymatgen's name. Empty: the one that belongs to the input set.",
+    )
+    pseudopotentials: str | None = Field(
+        default=None,
+        title="Pseudopotentials (espresso)",
+        description="A table of them and of their cut-offs, a YAML file: see the README.",
     )
     budget: int = Field(
         default=12, ge=0, title="Budget", description="Candidate validations in all; competing phases come on top."
@@ -196,9 +201,27 @@ class DFT(Section):
             raise ValueError(f"functional: {self.functional} goes with input_set: MatPESStaticSet or MatPESRelaxSet")
         return self
 
+    @model_validator(mode="after")
+    def _pseudopotentials_go_with_espresso(self) -> DFT:
+        if (self.code == "espresso") != (self.pseudopotentials is not None):
+            raise ValueError("code: espresso and pseudopotentials: table.yaml go together")
+        return self
+
     def choice(self) -> CodeChoice:
-        """Give the plain record that the lower rooms take."""
-        return CodeChoice(name=self.code, input_set=self.input_set, functional=self.functional, potcars=self.potcars)
+        """Give the plain record that the lower rooms take.
+
+        Raises:
+            CampaignError: The table of pseudopotentials is wrong.
+        """
+        from flows.pseudopotentials import load_family
+
+        return CodeChoice(
+            name=self.code,
+            pseudopotentials=load_family(Path(self.pseudopotentials)) if self.pseudopotentials else None,
+            input_set=self.input_set,
+            functional=self.functional,
+            potcars=self.potcars,
+        )
 
 
 class Campaign(Section):
@@ -252,7 +275,7 @@ class Campaign(Section):
         for name in ("pressure_gpa", "max_stress_gpa"):
             if getattr(self.screening, name) == Screening.model_fields[name].default:
                 del content["screening"][name]
-        for name in ("input_set", "functional", "potcars"):
+        for name in ("pseudopotentials", "input_set", "functional", "potcars"):
             if getattr(self.dft, name) == DFT.model_fields[name].default:
                 del content["dft"][name]
         if self.screening.potential.precision == Potential.model_fields["precision"].default:
@@ -261,15 +284,18 @@ class Campaign(Section):
 
 
 def resolve_paths(campaign: Campaign, folder: Path) -> Campaign:
-    """Read relative paths of file sources from the campaign file's own folder."""
+    """Read relative paths from the campaign file's own folder: of file sources, of the table of pseudopotentials."""
 
     def resolved(source: Source) -> Source:
         if isinstance(source, Files | Substitution):
             return source.model_copy(update={"path": str(folder / source.path)})
         return source
 
-    update = {
+    update: dict[str, Any] = {
         "sources": [resolved(s) for s in campaign.sources],
         "competing": [resolved(s) for s in campaign.competing],
     }
+    if campaign.dft.pseudopotentials is not None:
+        table = str(folder / campaign.dft.pseudopotentials)
+        update["dft"] = campaign.dft.model_copy(update={"pseudopotentials": table})
     return campaign.model_copy(update=update)

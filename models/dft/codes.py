@@ -7,6 +7,7 @@ from typing import Literal
 
 from materials.errors import DFTError
 from models.dft.contract import DFTCode
+from models.dft.pseudopotentials import Family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +16,14 @@ class CodeChoice:
 
     Attributes:
         name: Of the code.
+        pseudopotentials: Those of Quantum ESPRESSO.
         input_set: VASP's, by pymatgen's name.
         functional: Of VASP's MatPES sets.
         potcars: The release of VASP's POTCARs, by pymatgen's name; empty: the input set's.
     """
 
     name: str
+    pseudopotentials: Family | None = None
     input_set: str = "MPStaticSet"
     functional: Literal["PBE", "r2SCAN"] = "PBE"
     potcars: str = ""
@@ -36,6 +39,10 @@ def open_code(choice: CodeChoice) -> DFTCode:
         from models.dft.gpaw import Gpaw
 
         return Gpaw()
+    if choice.name == "espresso":
+        from models.dft.espresso import Espresso
+
+        return Espresso(choice.pseudopotentials)
     if choice.name == "vasp":
         from models.dft.vasp import Vasp
         from models.dft.vasp_sets import SetChoice

@@ -26,7 +26,8 @@ DFTStatus = Literal[
     "failed",  # the code refused: geometry, missing PAW setup, an energy that rises
 ]
 
-LATER = frozenset({"level", "inputs"})  # fields of DFTSettings that are not hashed where they are empty
+# Fields of DFTSettings that are not hashed where they are empty.
+LATER = frozenset({"density_cutoff_ev", "level", "inputs"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class DFTSettings:
     """Everything that decides the number that comes out. Hashed, so that an answer is known by its question.
 
     Attributes:
-        code: Name of the code: "gpaw".
+        code: Name of the code: "gpaw", "espresso", "vasp".
         preset: Where the values come from: "quick", "standard", "accurate", or the name of an input set.
         potentials: Frozen cores and their version: "gpaw-setups-1.2.1".
         functional: "PBE".
@@ -52,6 +53,7 @@ class DFTSettings:
         max_stress_gpa: Largest component of the stress after a relaxation, GPa.
         max_steps: Steps of a relaxation.
         geometry: Whose geometry it starts from: the `calculation_id` of the relaxation by the potential, say.
+        density_cutoff_ev: Of the plane waves of the density, eV, where it is not what the code makes of the other.
         level: What its energies mean, where the code has rules of its own for that; empty: by functional, potentials
             and cut-off.
         inputs: The very input of a code whose input is made by somebody else's rules: it decides the number, too.
@@ -75,6 +77,7 @@ class DFTSettings:
     max_stress_gpa: float = 0.5
     max_steps: int = 60
     geometry: str = ""
+    density_cutoff_ev: float | None = None
     level: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -215,7 +218,10 @@ def method_of(code: DFTCode) -> str:
 
 def level_of_theory(settings: DFTSettings) -> str:
     """What an energy means: everything that shifts totals, so that only comparable ones meet in a hull."""
-    return settings.level or f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}"
+    if settings.level:
+        return settings.level
+    density = f"/RHO{settings.density_cutoff_ev:g}" if settings.density_cutoff_ev else ""
+    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}{density}"
 
 
 def calculation_id(material_id: str, method: str, settings: DFTSettings) -> str:

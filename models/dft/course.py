@@ -10,6 +10,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 GPA = 0.006241509125883258  # eV/Å³
@@ -29,6 +30,10 @@ class Ended(Exception):
 
 class Died(Exception):
     """The code's program ended without a word: somebody may have killed it, and it deserves another chance."""
+
+
+class NotConverged(Exception):
+    """The density did not converge with one way of mixing it."""
 
 
 def read(name: str) -> Any:
@@ -54,7 +59,7 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
         task: The content of `task.json`.
         started: When it began, the time of earlier attempts taken off.
         physics: The module of the code, with three functions. `ground_state(atoms, task)` converges the density, gives
-            the atoms a calculator and returns it, and in how many attempts; `band_gap(calc, settings)` in eV;
+            the atoms a calculator, and returns it and what `climb` returned; `band_gap(calc, settings)` in eV;
             `properties(calc, settings)` whatever else there is to say.
     """
     from ase import Atoms
@@ -68,7 +73,7 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
     n_steps, converged = 0, True
     if settings["mode"] == "relax":
         n_steps, converged = relax(atoms, task, physics, energies, started)
-    calc, attempts = physics.ground_state(atoms, task)
+    calc, rungs = physics.ground_state(atoms, task)
     result: dict[str, Any] = {
         "status": "converged" if converged else "max_steps",
         "message": "" if converged else f"forces or stress still too large after {n_steps} steps",
@@ -79,8 +84,8 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
         "scaled_positions": atoms.get_scaled_positions().tolist(),
         "numbers": atoms.numbers.tolist(),
         "n_steps": n_steps,
-        "attempts": attempts,
-        "properties": physics.properties(calc, settings),
+        "attempts": len(rungs),
+        "properties": {**physics.properties(calc, settings), "mixing": rungs[-1]},
     }
     if energies and result["energy"] > energies[0] + MAY_RISE * len(atoms):
         raise Ended("failed", f"the energy rose by {result['energy'] - energies[0]:.4f} eV in the relaxation")
@@ -143,3 +148,64 @@ def relax(atoms: Any, task: Any, physics: Any, energies: list[float], started: f
             return done, False
         optimizer.step()
         done += 1
+
+
+def climb(ladder: Iterable[str], attempt: Callable[[str], None]) -> list[str]:
+    """Try one way of mixing the density after another; those that were tried, the last one served.
+
+    A rung that failed is written down, so that no later attempt at this calculation climbs it again.
+
+    Args:
+        ladder: The names of the ways, the quickest first.
+        attempt: Called with a name; it raises `NotConverged` where that led nowhere.
+    """
+    failed: list[str] = read("rungs.json") if os.path.exists("rungs.json") else []
+    words = ["this was found before"]
+    for name in ladder:
+        if name in failed:
+            continue
+        try:
+            attempt(name)
+            return [*failed, name]
+        except NotConverged as error:
+            words.append(str(error))
+            failed.append(name)
+            write("rungs.json", failed)
+    message = f"the density did not converge with mixing {', then '.join(failed)}: {words[-1]}"
+    raise Ended("scf_not_converged", message)
+
+
+def gap(electrons: float, moment: float | None, levels: Any, finer: Callable[[int], Any]) -> float:
+    """The band gap (eV) by counting bands, over the mesh of the density and a Γ-centred one at fixed density.
+
+    A shifted mesh holds no point of high symmetry, where most gaps are.
+
+    Args:
+        electrons: Valence electrons in the cell.
+        moment: Total moment (μB), None without spin.
+        levels: Eigenvalues (eV) on the mesh of the density, [spin][k-point][band].
+        finer: Asked for the same on the Γ-centred mesh, with this many bands.
+    """
+    counts = [electrons / 2] if moment is None else [(electrons + moment) / 2, (electrons - moment) / 2]
+    if any(abs(count - round(count)) > 0.05 for count in counts):
+        return 0.0  # a band must be partly full
+    full = [round(float(count)) for count in counts]
+    top, bottom = edges(levels, full)
+    if top > bottom + 0.3:  # bands overlap so far that more k-points cannot open a gap
+        return 0.0
+    more_top, bottom = edges(finer(max(full) + 4), full)
+    return float(max(0.0, bottom - max(top, more_top)))
+
+
+def edges(levels: Any, counts: list[int]) -> tuple[float, float]:
+    """Highest full and lowest empty level (eV)."""
+    full: list[float] = []
+    empty: list[float] = []
+    for spin, count in enumerate(counts):
+        for unsorted in levels[spin]:
+            point = sorted(unsorted)
+            if count > 0:
+                full.append(point[count - 1])
+            if count < len(point):
+                empty.append(point[count])
+    return max(full), min(empty)

@@ -8,7 +8,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from models.dft.course import Ended
+from models.dft.course import NotConverged, climb, gap
+
+# How the density is mixed: the next rung is climbed where the one before has not converged within its steps.
+LADDER: dict[str, dict[str, Any]] = {
+    "default": {},
+    # Little of the new density, long waves damped, and time for it.
+    "slow": {"mixer": {"backend": "pulay", "beta": 0.02, "nmaxold": 5, "weight": 100.0}, "patience": 3},
+}
 
 
 def k_points(divisions: Any, shift: Any) -> Any:
@@ -20,15 +27,13 @@ def k_points(divisions: Any, shift: Any) -> Any:
     return points - np.ceil(points - 0.5 - 1e-9)
 
 
-def calculator(settings: Any, safer: bool, n_atoms: int) -> Any:
-    """GPAW as the settings say; `safer` mixes little of the new density and takes its time."""
+def calculator(settings: Any, rung: dict[str, Any], n_atoms: int) -> Any:
+    """GPAW as the settings say, its density mixed as a rung of the ladder says."""
     from gpaw import GPAW, PW, FermiDirac
 
     more: dict[str, Any] = {}
-    if safer:
-        more["mixer"] = {"backend": "pulay", "beta": 0.02, "nmaxold": 5, "weight": 100.0}
-        if settings["magnetic_moments"]:
-            more["mixer"]["method"] = "sum"
+    if "mixer" in rung:
+        more["mixer"] = {**rung["mixer"], **({"method": "sum"} if settings["magnetic_moments"] else {})}
     return GPAW(
         mode=PW(settings["cutoff_ev"]),
         xc=settings["functional"],
@@ -41,26 +46,27 @@ def calculator(settings: Any, safer: bool, n_atoms: int) -> Any:
             "energy": settings["convergence_energy_ev"],
             "density": settings["convergence_density"],
         },
-        maxiter=settings["max_scf_steps"] * (3 if safer else 1),
+        maxiter=settings["max_scf_steps"] * rung.get("patience", 1),
         txt="gpaw.txt",
         **more,
     )
 
 
-def ground_state(atoms: Any, task: Any) -> tuple[Any, int]:
-    """Converge the density, the second time with safer mixing; the calculator, and how many times it took."""
+def ground_state(atoms: Any, task: Any) -> tuple[Any, list[str]]:
+    """Converge the density, from rung to rung; the calculator, and the rungs that were tried, the last one served."""
     from gpaw import KohnShamConvergenceError
 
-    for attempt in (1, 2):
-        atoms.calc = calculator(task["settings"], safer=attempt == 2, n_atoms=len(atoms))
+    def attempt(name: str) -> None:
+        atoms.calc = calculator(task["settings"], LADDER[name], n_atoms=len(atoms))
         try:
             atoms.get_potential_energy()
-            return atoms.calc, attempt
         except KohnShamConvergenceError as error:
-            message = f"the density did not converge, with safer mixing neither: {error}"
             if os.path.exists("gpaw.txt"):
-                os.replace("gpaw.txt", f"gpaw-attempt-{attempt}.txt")
-    raise Ended("scf_not_converged", message)
+                os.replace("gpaw.txt", f"gpaw-{name}.txt")
+            raise NotConverged(str(error)) from None
+
+    rungs = climb(LADDER, attempt)
+    return atoms.calc, rungs
 
 
 def properties(calc: Any, settings: Any) -> dict[str, Any]:
@@ -72,45 +78,22 @@ def properties(calc: Any, settings: Any) -> dict[str, Any]:
 
 
 def band_gap(calc: Any, settings: Any) -> float:
-    """The gap (eV) by counting bands, over the mesh of the density and a Γ-centred one at fixed density.
+    """The gap (eV), over the mesh of the density and a Γ-centred one at fixed density."""
 
-    A shifted mesh holds no point of high symmetry, where most gaps are.
-    """
-    counts = occupied_bands(calc, settings)
-    if counts is None:
-        return 0.0
-    top, bottom = edges(calc, counts)
-    if top > bottom + 0.3:  # bands overlap so far that more k-points cannot open a gap
-        return 0.0
-    fixed = calc.fixed_density(
-        kpts=k_points(settings["gap_kpoints"], (False, False, False)),
-        nbands=max(counts) + 4,
-        convergence={"bands": max(counts) + 1, "eigenstates": 1e-5},
-        txt="gap.txt",
-    )
-    more_top, bottom = edges(fixed, counts)
-    return float(max(0.0, bottom - max(top, more_top)))
+    def finer(n_bands: int) -> Any:
+        fixed = calc.fixed_density(
+            kpts=k_points(settings["gap_kpoints"], (False, False, False)),
+            nbands=n_bands,
+            convergence={"bands": n_bands - 3, "eigenstates": 1e-5},
+            txt="gap.txt",
+        )
+        return levels(fixed)
+
+    moment = calc.get_magnetic_moment() if settings["magnetic_moments"] else None
+    return gap(calc.get_number_of_electrons(), moment, levels(calc), finer)
 
 
-def occupied_bands(calc: Any, settings: Any) -> list[int] | None:
-    """Bands that are full in each spin channel, or None where a band must be partly full: a metal."""
-    electrons = calc.get_number_of_electrons()
-    moment = calc.get_magnetic_moment() if settings["magnetic_moments"] else 0.0
-    counts = [(electrons + moment) / 2, (electrons - moment) / 2] if settings["magnetic_moments"] else [electrons / 2]
-    if any(abs(count - round(count)) > 0.05 for count in counts):
-        return None
-    return [round(float(count)) for count in counts]
-
-
-def edges(calc: Any, counts: list[int]) -> tuple[float, float]:
-    """Highest full and lowest empty level (eV)."""
-    full: list[float] = []
-    empty: list[float] = []
-    for spin, count in enumerate(counts):
-        for k in range(len(calc.get_ibz_k_points())):
-            levels = sorted(calc.get_eigenvalues(kpt=k, spin=spin))
-            if count > 0:
-                full.append(levels[count - 1])
-            if count < len(levels):
-                empty.append(levels[count])
-    return max(full), min(empty)
+def levels(calc: Any) -> Any:
+    """Eigenvalues (eV), [spin][k-point][band]."""
+    points = range(len(calc.get_ibz_k_points()))
+    return [[calc.get_eigenvalues(kpt=k, spin=spin) for k in points] for spin in range(calc.get_number_of_spins())]
