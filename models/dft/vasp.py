@@ -23,8 +23,8 @@ from materials.errors import CodeNotInstalled, DFTError, HullError
 from models.dft.contract import DFTResult, DFTSettings, Limits
 from models.dft.folder import DRIVER, DrivenCode
 from models.dft.presets import symmetrised
-from models.dft.vasp_potcars import potcar
-from models.dft.vasp_sets import SetChoice, input_set, settings_of
+from models.dft.vasp_potcars import library, potcar
+from models.dft.vasp_sets import SetChoice, input_set, potcar_titles, settings_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -76,6 +76,16 @@ class Vasp(DrivenCode):
 
         any_crystal = Structure(Lattice.cubic(3.5), ["Li"], [[0, 0, 0]])
         return f"POTCAR-{input_set(self.choice, any_crystal).user_potcar_functional}"
+
+    def find_potcars(self, elements: Iterable[str]) -> None:
+        """Make sure that there is a POTCAR for each element, before anything is spent.
+
+        Raises:
+            DFTError: For one there is none; the message says where it was looked for.
+            CodeNotInstalled: There are no POTCARs at all.
+        """
+        library()
+        potcar_titles(self.choice, elements)
 
     def settings(
         self,

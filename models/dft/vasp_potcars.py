@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -33,23 +34,35 @@ def potcar(symbol: str, release: str) -> PotcarFile:
         DFTError: It is not there.
         CodeNotInstalled: No POTCARs are.
     """
+    return _potcar(symbol, release, library())
+
+
+def library() -> str:
+    """The folder of all POTCARs, by pymatgen's settings.
+
+    Raises:
+        CodeNotInstalled: There is none.
+    """
     from pymatgen.core import SETTINGS
 
-    return _potcar(symbol, release, SETTINGS.get("PMG_VASP_PSP_DIR"))
+    folder = SETTINGS.get("PMG_VASP_PSP_DIR")
+    if not folder:
+        raise CodeNotInstalled(f"VASP's POTCARs are not set up; {HOW_TO_POTCARS}")
+    if not os.path.isdir(folder):
+        raise CodeNotInstalled(f"VASP's POTCARs should lie in {folder}, and there is no such folder; {HOW_TO_POTCARS}")
+    return str(folder)
 
 
 @cache
-def _potcar(symbol: str, release: str, folder: str | None) -> PotcarFile:
-    from pymatgen.io.vasp.inputs import PmgVaspPspDirError, PotcarSingle
+def _potcar(symbol: str, release: str, folder: str) -> PotcarFile:
+    from pymatgen.io.vasp.inputs import PotcarSingle
 
-    if not folder:
-        raise CodeNotInstalled(f"VASP's POTCARs are not set up; {HOW_TO_POTCARS}")
     try:
         with quiet():
             found = PotcarSingle.from_symbol_and_functional(symbol, release)
     except KeyError:
         raise DFTError(f"dft.potcars: pymatgen knows no release {release!r} of POTCARs") from None
-    except (PmgVaspPspDirError, OSError) as error:
+    except OSError as error:
         said = " ".join(str(error).split())
         raise DFTError(f"There is no POTCAR {symbol} of {release}: {said}; {HOW_TO_POTCARS}") from None
     return PotcarFile(

@@ -5,10 +5,13 @@ standard output, what VASP says there. Energies come from a pair potential, or f
 its energies have in them; it relaxes as IBRION, ISIF and NSW say. Bands are made up: a gap of 1.2 eV where there is an
 anion, none elsewhere.
 
-ASSAY_STAND_IN may name a JSON file that tells it to go wrong as VASP does:
+INCAR's title may tell it to go wrong as VASP does: `SYSTEM = trouble=zbrent times=1`. So may a JSON file that
+ASSAY_STAND_IN names, for all runs:
 
-    {"model": "pairs" | "chgnet", "trouble": …, "times": in how many runs of a folder, "step": at which ionic step,
+    {"model": "pairs" | "chgnet", "trouble": …, "times": in how many runs of a folder, "step": from which ionic step on,
      "seconds": that each ionic step takes}
+
+Troubles are those of `WORDS`, and `scf` (never converges), `killed`, `segfault`, and `memory` (takes ever more).
 """
 
 from __future__ import annotations
@@ -120,6 +123,11 @@ class Run:
 
     def __init__(self, folder: Path, told: dict[str, Any]) -> None:
         self.folder = folder
+        tags = files.read_incar((folder / "INCAR").read_text())
+        for pair in str(tags.get("SYSTEM", "")).split():
+            key, equals, value = pair.partition("=")
+            if equals:
+                told[key] = float(value) if value.replace(".", "").isdigit() else value
         count = folder / "stand-in.runs"
         with open(count, "a") as file:
             file.write(f"{os.getpid()}\n")
