@@ -5,6 +5,7 @@ For whichever Python has the code: it needs nothing of ours installed, and runs 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -44,12 +45,20 @@ def read(name: str) -> Any:
 
 def write(name: str, content: Any) -> None:
     """Write a JSON file so that nobody ever sees half of it, not even after the power failed."""
-    new = f"{name}.{threading.get_ident()}"
+    new = f"{name}.{os.getpid()}.{threading.get_ident()}"
     with open(new, "w") as file:
         json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, name)
+
+
+def rank() -> int:
+    """Which of the MPI processes this is, by whoever started it: Open MPI, MPICH, or Slurm's srun."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
 
 
 def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
@@ -58,9 +67,10 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
     Args:
         task: The content of `task.json`.
         started: When it began, the time of earlier attempts taken off.
-        physics: The module of the code, with three functions. `ground_state(atoms, task)` converges the density, gives
-            the atoms a calculator, and returns it and what `climb` returned; `band_gap(calc, settings)` in eV;
-            `properties(calc, settings)` whatever else there is to say.
+        physics: The module of the code. `ground_state(atoms, task)` converges the density, gives the atoms a
+            calculator, and returns it and what `climb` returned; `band_gap(calc, settings)` is in eV;
+            `properties(calc, settings)` is whatever else there is to say; `LOG` is where the code writes, and
+            `convergence_errors()` are what its calculator raises if it does not climb by itself.
     """
     from ase import Atoms
 
@@ -125,7 +135,7 @@ def relax(atoms: Any, task: Any, physics: Any, energies: list[float], started: f
         atoms.set_scaled_positions(saved["scaled_positions"])
         done = saved["n_steps"]
         energies.extend(saved["energies"])
-    physics.ground_state(atoms, task)
+    rung = physics.ground_state(atoms, task)[1][-1]
     optimizer = BFGS(cell_filter(atoms), logfile="relax.log", maxstep=0.1)
 
     def small_enough() -> bool:
@@ -133,7 +143,13 @@ def relax(atoms: Any, task: Any, physics: Any, energies: list[float], started: f
         return bool(force <= settings["fmax"] and abs(atoms.get_stress()).max() <= settings["max_stress_gpa"] * GPA)
 
     while True:
-        energies.append(atoms.get_potential_energy())
+        try:
+            energies.append(atoms.get_potential_energy())
+        except physics.convergence_errors():
+            leave(rung, physics.LOG)
+            rung = physics.ground_state(atoms, task)[1][-1]
+            optimizer = BFGS(cell_filter(atoms), logfile="relax.log", maxstep=0.1)
+            continue
         content = {
             "cell": atoms.cell.tolist(),
             "scaled_positions": atoms.get_scaled_positions().tolist(),
@@ -150,29 +166,41 @@ def relax(atoms: Any, task: Any, physics: Any, energies: list[float], started: f
         done += 1
 
 
-def climb(ladder: Iterable[str], attempt: Callable[[str], None]) -> list[str]:
+def climb(ladder: Iterable[str], attempt: Callable[[str], None], log: str) -> list[str]:
     """Try one way of mixing the density after another; those that were tried, the last one served.
-
-    A rung that failed is written down, so that no later attempt at this calculation climbs it again.
 
     Args:
         ladder: The names of the ways, the quickest first.
         attempt: Called with a name; it raises `NotConverged` where that led nowhere.
+        log: Where the code writes.
     """
-    failed: list[str] = read("rungs.json") if os.path.exists("rungs.json") else []
-    words = ["this was found before"]
-    for name in ladder:
-        if name in failed:
+    failed, words = failed_rungs(), "no rung was left"
+    for rung in ladder:
+        if rung in failed:
             continue
         try:
-            attempt(name)
-            return [*failed, name]
+            attempt(rung)
+            return [*failed, rung]
         except NotConverged as error:
-            words.append(str(error))
-            failed.append(name)
-            write("rungs.json", failed)
-    message = f"the density did not converge with mixing {', then '.join(failed)}: {words[-1]}"
-    raise Ended("scf_not_converged", message)
+            failed, words = leave(rung, log), str(error)
+    raise Ended("scf_not_converged", f"the density did not converge with mixing {', then '.join(failed)}: {words}")
+
+
+def failed_rungs() -> list[str]:
+    """Names of the rungs that did not converge, in this attempt or an earlier one: none is climbed again."""
+    return list(read("rungs.json")) if os.path.exists("rungs.json") else []
+
+
+def leave(rung: str, log: str) -> list[str]:
+    """Write down that a rung did not converge, and keep its log; all that did not."""
+    if rank() == 0:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(log, f"-{rung}".join(os.path.splitext(log)))
+    failed = failed_rungs()
+    if rung not in failed:
+        failed.append(rung)
+    write("rungs.json", failed)
+    return failed
 
 
 def gap(electrons: float, moment: float | None, levels: Any, finer: Callable[[int], Any]) -> float:

@@ -48,9 +48,6 @@ EXIT_CODES = {
     "out_of_memory": 13,
     "failed": 14,
 }
-# Where Open MPI, MPICH's family, and srun alone say which rank a process is; in this order, for the ranks of a Slurm
-# job's mpirun see the last one too.
-RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 EXIT_STOPPED = 20
 EXIT_LOCKED = 21
 EXIT_DIED = 22
@@ -60,7 +57,7 @@ def main(code: str, folder: str, *launcher: str) -> int:
     """Compute what `folder/task.json` asks for; return the exit code."""
     os.chdir(folder)
     lock = open("lock", "a+")  # noqa: SIM115 - held, and with it the folder, as long as the process lives
-    rank = int(next((os.environ[name] for name in RANKS if name in os.environ), "0"))
+    rank = course.rank()
     if rank == 0 and not take(lock):
         return EXIT_LOCKED
     if os.path.exists("result.json"):
@@ -124,7 +121,7 @@ def stop(signum: int, frame: Any) -> NoReturn:
 
 
 def set_limits(task: Any, rank: int, started: float) -> None:
-    """Bound the time of this process, and the memory of it and of each that it starts."""
+    """Bound the time of this process, and the memory of it and of those that it starts."""
 
     def end(status: str, message: str) -> NoReturn:
         # Not an exception: somebody's broad except might take it for one of his own. The checkpoint stays.
@@ -133,10 +130,13 @@ def set_limits(task: Any, rank: int, started: float) -> None:
         print(message, flush=True)
         os._exit(EXIT_CODES[status])
 
+    # All ranks together may have `memory_gib`: those that this process starts, or those that it is one of.
+    share = task["memory_gib"] / (1 if task["launcher"] else task.get("cores", 1))
+
     def watch_memory() -> None:
         while True:
             time.sleep(0.1)
-            if max(map(resident_gib, family(os.getpid()))) > task["memory_gib"]:
+            if sum(map(resident_gib, family(os.getpid()))) > share:
                 end("out_of_memory", f"more than {task['memory_gib']:g} GiB were needed")
 
     signal.signal(signal.SIGALRM, lambda *_: end("walltime", f"not finished within {task['walltime_s']:g} s"))
@@ -144,7 +144,7 @@ def set_limits(task: Any, rank: int, started: float) -> None:
     threading.Thread(target=watch_memory, daemon=True).start()
     # A refused allocation ends some libraries without a word, so the watch comes first, and this is for sudden leaps;
     # address space is always more than what is used.
-    limit = int((2 * task["memory_gib"] + 1) * 2**30)
+    limit = int((2 * share + 1) * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from materials.errors import CodeNotInstalled, DFTError
-from models.dft.contract import DFTSettings
-from models.dft.folder import DRIVER, DrivenCode, clean_environment
+from models.dft.contract import DFTSettings, clean_environment
+from models.dft.folder import DRIVER, DrivenCode
 from models.dft.presets import settings_for
 from models.dft.pseudopotentials import Family
 

@@ -28,6 +28,7 @@ HARTREE = 2 * RYDBERG
 BOHR = 0.529177210903  # Å
 HERE = Path(".")  # the driver works in the calculation's folder
 SCRATCH = Path("pw")  # the density, and what else pw.x leaves behind
+LOG = "scf.pwo"
 LEASH = Path(__file__).with_name("leash.py")
 # How the density is mixed: the next rung is climbed where the one before has not converged within its steps.
 LADDER: dict[str, dict[str, Any]] = {
@@ -61,17 +62,13 @@ class PwCalculator(Calculator):
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
         """Converge the density with the first rung of the ladder that leads there."""
         super().calculate(atoms, properties, system_changes)
-        self.rungs = climb(LADDER, self._attempt)
+        self.rungs = climb(LADDER, self._attempt, LOG)
 
     def _attempt(self, rung: str) -> None:
         shutil.rmtree(SCRATCH, ignore_errors=True)
-        try:
-            output = run_pw(self.atoms, self.task, "scf", LADDER[rung])
-            if not output.converged:
-                raise NotConverged(f"not in {output.scf_steps} steps")
-        except NotConverged:
-            os.replace("scf.pwo", f"scf-{rung}.pwo")
-            raise
+        output = run_pw(self.atoms, self.task, "scf", LADDER[rung])
+        if not output.converged:
+            raise NotConverged(f"not in {output.scf_steps} steps")
         self.output = output
         self.results = {"energy": output.energy, "forces": output.forces, "stress": output.stress}
 
@@ -153,6 +150,11 @@ def ground_state(atoms: Any, task: Any) -> tuple[PwCalculator, list[str]]:
         atoms.calc = PwCalculator(task)
     atoms.get_potential_energy()
     return atoms.calc, atoms.calc.rungs
+
+
+def convergence_errors() -> tuple[type[Exception], ...]:
+    """None: the calculator climbs the ladder by itself."""
+    return ()
 
 
 def properties(calc: PwCalculator, settings: Any) -> dict[str, Any]:

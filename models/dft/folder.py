@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +61,11 @@ class DrivenCode:
             settings: What is asked.
             limits: What it may use.
         """
-        task = self.task(structure, settings) | {"walltime_s": limits.walltime_s, "memory_gib": limits.memory_gib}
+        task = self.task(structure, settings) | {
+            "walltime_s": limits.walltime_s,
+            "memory_gib": limits.memory_gib,
+            "cores": limits.cores,
+        }
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").unlink(missing_ok=True)
         _write(folder / "task.json", task)
@@ -121,20 +124,6 @@ class DrivenCode:
         """Write a result without an energy for a process that died or was ended from outside."""
         content = {"status": result.status, "message": result.message, "wall_time_s": result.wall_time_s}
         _write(folder / "result.json", content)
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment, made fit for a calculation: one thread a rank, MPI that runs as root too."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        # A process on its own must not start MPI's daemon.
-        "OMPI_MCA_ess_singleton_isolated": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
 
 
 def _lacked_memory(text: str) -> bool:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from materials.errors import CodeNotInstalled
-from models.dft.contract import DFTSettings
-from models.dft.folder import DRIVER, DrivenCode, clean_environment
+from models.dft.contract import DFTSettings, clean_environment
+from models.dft.folder import DRIVER, DrivenCode
 from models.dft.presets import settings_for
 
 if TYPE_CHECKING:

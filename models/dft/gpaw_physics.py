@@ -5,11 +5,11 @@ For whichever Python has GPAW: it needs nothing of ours installed, and runs with
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from models.dft.course import NotConverged, climb, gap
 
+LOG = "gpaw.txt"
 # How the density is mixed: the next rung is climbed where the one before has not converged within its steps.
 LADDER: dict[str, dict[str, Any]] = {
     "default": {},
@@ -47,7 +47,7 @@ def calculator(settings: Any, rung: dict[str, Any], n_atoms: int) -> Any:
             "density": settings["convergence_density"],
         },
         maxiter=settings["max_scf_steps"] * rung.get("patience", 1),
-        txt="gpaw.txt",
+        txt=LOG,
         **more,
     )
 
@@ -61,12 +61,17 @@ def ground_state(atoms: Any, task: Any) -> tuple[Any, list[str]]:
         try:
             atoms.get_potential_energy()
         except KohnShamConvergenceError as error:
-            if os.path.exists("gpaw.txt"):
-                os.replace("gpaw.txt", f"gpaw-{name}.txt")
             raise NotConverged(str(error)) from None
 
-    rungs = climb(LADDER, attempt)
+    rungs = climb(LADDER, attempt, LOG)
     return atoms.calc, rungs
+
+
+def convergence_errors() -> tuple[type[Exception], ...]:
+    """What GPAW's calculator raises in the midst of a relaxation."""
+    from gpaw import KohnShamConvergenceError
+
+    return (KohnShamConvergenceError,)
 
 
 def properties(calc: Any, settings: Any) -> dict[str, Any]:
