@@ -10,13 +10,14 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
-from custodian.custodian import Custodian, CustodianError, ErrorHandler
+from custodian.custodian import Custodian, CustodianError
 from custodian.vasp import handlers as known
 from custodian.vasp.jobs import VaspJob
 from custodian.vasp.utils import is_valid_poscar
@@ -43,37 +44,73 @@ MEMORY = re.compile(
 )
 
 
+class Book:
+    """What the calculation has come to, over all its attempts: it lies in the checkpoint.
+
+    A thread writes it at each step: whoever is killed has told how far he was.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.before = 0  # ionic steps of the runs before this one
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def n_steps(self) -> int:
+        """Ionic steps so far."""
+        return self.before + steps_in("OSZICAR")
+
+    def write(self) -> None:
+        """Write it down."""
+        with self._lock:
+            if not self._closed.is_set():
+                content = {
+                    "before": self.before,
+                    "n_steps": self.n_steps,
+                    "wall_time_s": time.time() - self.started,
+                }
+                course.write(CHECKPOINT, content)
+
+    def turn_page(self) -> None:
+        """Count what has run, before VASP writes a new OSZICAR."""
+        with self._lock:
+            self.before = self.n_steps
+            if os.path.exists("OSZICAR"):
+                os.replace("OSZICAR", "OSZICAR.counted")
+        self.write()
+
+    def keep(self) -> None:
+        """Write it down at each step, and every ten seconds."""
+        last, written = -1, 0.0
+        while not self._closed.wait(POLL_S):
+            if self.n_steps != last or time.monotonic() > written + 10:
+                last, written = self.n_steps, time.monotonic()
+                self.write()
+
+    def close(self) -> None:
+        """Write no more: the calculation has ended."""
+        with self._lock:
+            self._closed.set()
+
+
 class Job(VaspJob):
-    """One run of VASP; it counts the steps of whatever ran in the folder before."""
+    """One run of VASP, in the book."""
+
+    def __init__(self, book: Book, words: list[str], **options: Any) -> None:
+        super().__init__(words, auto_gamma=False, backup=False, **options)
+        self.book = book
+
+    def as_dict(self) -> dict[str, Any]:
+        """For custodian's log."""
+        return {"command": list(self.vasp_cmd), "suffix": self.suffix}
 
     def run(self, directory: str = "./") -> Any:
         """Start VASP."""
-        note(count_steps=True)
+        self.book.turn_page()
         # Of a VASP that is killed before it writes anything, nothing must be read.
         Path("vasprun.xml").unlink(missing_ok=True)
         return super().run(directory)
-
-
-class Clock(ErrorHandler):
-    """Finds nothing wrong: while VASP runs, it writes down how long it has."""
-
-    is_monitor = True
-
-    def check(self, directory: str = "./") -> bool:
-        """Write it down."""
-        note()
-        return False
-
-    def correct(self, directory: str = "./") -> dict[str, Any]:
-        """Never asked."""
-        return {"errors": [], "actions": None}
-
-
-class State:
-    """What earlier runs of this calculation came to; it lies in the checkpoint."""
-
-    started = 0.0
-    n_steps = 0
 
 
 def compute(task: Any, started: float) -> dict[str, Any]:
@@ -86,22 +123,12 @@ def compute(task: Any, started: float) -> dict[str, Any]:
     course.check_geometry(
         Atoms(numbers=task["numbers"], scaled_positions=task["scaled_positions"], cell=task["cell"], pbc=True)
     )
-    State.started = started
-    resume(settings["mode"] == "relax")
-    words = command(task)
-    jobs = [Job(words, auto_gamma=False, backup=False)]
-    if settings["mode"] == "relax":
-        again = [
-            {"dict": "INCAR", "action": {"_set": {"ISTART": 1}}},
-            {"file": "CONTCAR", "action": {"_file_copy": {"dest": "POSCAR"}}},
-        ]
-        first = Job(words, auto_gamma=False, backup=False, final=False, suffix=".relax1")
-        # One that was interrupted in its second run has had its POSCAR from CONTCAR already.
-        second = Job(words, auto_gamma=False, backup=False, settings_override=again)
-        jobs = jobs if os.path.exists(FIRST_RELAXATION) else [first, second]
+    book = Book(started)
+    resume(book, settings["mode"] == "relax")
+    threading.Thread(target=book.keep, daemon=True).start()
     custodian = Custodian(
         handlers(),
-        jobs,
+        jobs_of(book, command(task), settings["mode"] == "relax"),
         [VasprunXMLValidator()],
         max_errors_per_job=MOST_CORRECTIONS,
         max_errors=MOST_CORRECTIONS_IN_ALL,
@@ -114,8 +141,20 @@ def compute(task: Any, started: float) -> dict[str, Any]:
         custodian.run()
     except CustodianError as error:
         said = str(error)
-    note(count_steps=True)
-    return result_of(settings, corrections(custodian.run_log), said)
+    finally:
+        book.close()
+    return result_of(settings, corrections(custodian.run_log), said, book.n_steps)
+
+
+def jobs_of(book: Book, words: list[str], relaxes: bool) -> list[Job]:
+    """The runs that are still to be done."""
+    if not relaxes or os.path.exists(FIRST_RELAXATION):
+        return [Job(book, words)]
+    again = [
+        {"dict": "INCAR", "action": {"_set": {"ISTART": 1}}},
+        {"file": "CONTCAR", "action": {"_file_copy": {"dest": "POSCAR"}}},
+    ]
+    return [Job(book, words, final=False, suffix=".relax1"), Job(book, words, settings_override=again)]
 
 
 def handlers() -> list[Any]:
@@ -134,7 +173,6 @@ def handlers() -> list[Any]:
         known.PositiveEnergyErrorHandler(),
         # A metal that is relaxed with tetrahedra has wrong forces.
         known.IncorrectSmearingHandler(),
-        Clock(),
     ]
 
 
@@ -146,26 +184,22 @@ def command(task: Any) -> list[str]:
     return [*starter, *task["launcher"], *task["program"]]
 
 
-def resume(relaxes: bool) -> None:
+def resume(book: Book, relaxes: bool) -> None:
     """Take up what an earlier attempt left: a relaxation goes on from its last geometry."""
     if os.path.exists(CHECKPOINT):
-        State.n_steps = int(course.read(CHECKPOINT)["n_steps"])
+        book.before = int(course.read(CHECKPOINT)["before"])
         if relaxes and is_valid_poscar("CONTCAR"):
             shutil.copy("CONTCAR", "POSCAR")
-    note(count_steps=True)
+    book.turn_page()
 
 
-def note(*, count_steps: bool = False) -> None:
-    """Write the checkpoint.
-
-    Args:
-        count_steps: Add the ionic steps in OSZICAR, which is then put aside: VASP will write a new one.
-    """
-    if count_steps and os.path.exists("OSZICAR"):
-        with open("OSZICAR", errors="replace") as file:
-            State.n_steps += sum(" F= " in line for line in file)
-        os.replace("OSZICAR", "OSZICAR.counted")
-    course.write(CHECKPOINT, {"n_steps": State.n_steps, "wall_time_s": time.time() - State.started})
+def steps_in(name: str) -> int:
+    """Ionic steps that an OSZICAR tells of."""
+    try:
+        with open(name, errors="replace") as file:
+            return sum(" F= " in line for line in file)
+    except FileNotFoundError:
+        return 0
 
 
 def corrections(log: Any) -> list[dict[str, Any]]:
@@ -177,13 +211,14 @@ def corrections(log: Any) -> list[dict[str, Any]]:
     ]
 
 
-def result_of(settings: Any, repaired: list[dict[str, Any]], said: str) -> dict[str, Any]:
+def result_of(settings: Any, repaired: list[dict[str, Any]], said: str, n_steps: int) -> dict[str, Any]:
     """Read how it ended.
 
     Args:
         settings: What was asked.
         repaired: From `corrections`.
         said: Why custodian gave up; empty if it did not.
+        n_steps: Ionic steps of all runs.
 
     Raises:
         Ended: Without a result.
@@ -204,8 +239,8 @@ def result_of(settings: Any, repaired: list[dict[str, Any]], said: str) -> dict[
     if relaxes and result["energy"] > first + course.MAY_RISE * len(result["numbers"]):
         raise Ended("failed", f"the energy rose by {result['energy'] - first:.4f} eV in the relaxation")
     result["status"] = "converged" if converged else "max_steps"
-    result["message"] = "" if converged else f"not relaxed in {State.n_steps} steps; {told(repaired, said)}"
-    result["n_steps"] = State.n_steps if relaxes else 0
+    result["message"] = "" if converged else f"not relaxed in {n_steps} steps; {told(repaired, said)}"
+    result["n_steps"] = n_steps if relaxes else 0
     result["attempts"] = 1 + len(repaired)
     if repaired:
         result["properties"]["custodian"] = repaired

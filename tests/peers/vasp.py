@@ -11,7 +11,8 @@ ASSAY_STAND_IN names, for all runs:
     {"model": "pairs" | "chgnet", "trouble": …, "times": in how many runs of a folder, "step": from which ionic step on,
      "seconds": that each ionic step takes}
 
-Troubles are those of `WORDS`, and `scf` (never converges), `killed`, `segfault`, and `memory` (takes ever more).
+Troubles are those of `WORDS`, and `scf` (never converges), `crawl` (never relaxes), `killed`, `segfault`, and `memory`
+(takes ever more).
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class Run:
         before = None
         for number in range(1, max(1, tags["NSW"]) + 1):
             files.write(self.xml, " <calculation>\n")
-            if number == self.told.get("step", 1) and self.trouble not in ("", "scf", "slow"):
+            if number == self.told.get("step", 1) and self.trouble not in ("", "scf", "crawl"):
                 return self.fail()
             if number >= self.told.get("step", 1):
                 time.sleep(self.told.get("seconds", 0.0))
@@ -197,6 +198,7 @@ class Run:
             met = bool(np.linalg.norm(handle.get_forces(), axis=1).max() < -limit)
         else:
             met = before is not None and abs(energy - before) < limit
+        met = met and self.trouble != "crawl"
         if met:
             self.say(" reached required accuracy - stopping structural energy minimisation\n writing wavefunctions\n")
             files.write(self.outcar, " reached required accuracy - stopping structural energy minimisation\n")
@@ -263,11 +265,21 @@ class Run:
         files.write(sys.stdout, text)
 
 
-def install(folder: Path, name: str = "vasp_std") -> Path:
-    """Put a wrapper that starts this program into a folder, with the line that every VASP has in it."""
-    path = folder / name
+def install(folder: Path, name: str = "vasp_std", told: dict[str, Any] | None = None) -> Path:
+    """Put a wrapper that starts this program into a folder, with the line that every VASP has in it.
+
+    Args:
+        folder: Made if need be.
+        name: Of the wrapper.
+        told: What it does where ASSAY_STAND_IN is not set.
+    """
+    path, instructions = folder / name, folder / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n# vasp.{files.VERSION} 20Jul23\nexec {sys.executable} -P {Path(__file__).resolve()}\n")
+    instructions.write_text(json.dumps(told or {}))
+    path.write_text(
+        f"#!/bin/sh\n# vasp.{files.VERSION} 20Jul23\n"
+        f'ASSAY_STAND_IN="${{ASSAY_STAND_IN:-{instructions}}}" exec {sys.executable} -P {Path(__file__).resolve()}\n'
+    )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 
@@ -302,6 +314,8 @@ def make_potcars(folder: Path, symbols: dict[str, list[str]]) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    if os.environ.get("OMPI_COMM_WORLD_RANK", "0") != "0":
+        sys.exit(0)  # the other ranks of an MPI run: one is enough
     instructions = os.environ.get("ASSAY_STAND_IN")
     said = json.loads(Path(instructions).read_text()) if instructions else {}
     sys.exit(Run(Path.cwd(), said).main())
