@@ -15,7 +15,7 @@ from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
 from flows.progress import Progress
-from flows.pseudopotentials import refuse_uncovered
+from flows.pseudopotentials import elements_of, refuse_uncovered
 from flows.stages.assess import assess_screened
 from flows.stages.choose import choose, gather_pool
 from flows.stages.propose import propose
@@ -99,7 +99,10 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
         choice = campaign.dft.choice()
         if choice.pseudopotentials is not None:
             refuse_uncovered(campaign, choice.pseudopotentials)
-        open_code(choice).version()
+        code = open_code(choice)
+        code.version()
+        if choice.name == "vasp":
+            code.find_potcars(elements_of(campaign))  # type: ignore[attr-defined]  # the one code that has a library
     with Ledger.open(request.ledger_url) as ledger:
         run = Run(
             campaign=campaign,

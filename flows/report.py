@@ -123,6 +123,13 @@ def left_out(run: Run, evidence: Evidence) -> list[str]:
         )
     if missing:
         lines.append(f"above {limit} sites and without a smaller polymorph: {', '.join(missing)}")
+    if evidence.plans and all(plan.n_known and not plan.phases for plan in evidence.plans):
+        most = max(plan.n_known for plan in evidence.plans)
+        lines.append(
+            f"all that the Materials Project does not know: the hull is its own, of up to {most} phases in a"
+            " candidate's chemical system, and of the candidates that were computed"
+        )
+        return [*lines, run.campaign.hull_leaves_out.strip()] if run.campaign.hull_leaves_out else lines
     count = run.campaign.dft.competing_polymorphs
     lines.append(
         f"of each composition all but the {count} lowest polymorphs by the potential"
