@@ -183,7 +183,9 @@ class TestRunning:
         deployment = api.get("/deployments/name/discover/quickstart")
         # Where things run stands in the deployment.
         address = stack.here("tcp://dask-scheduler:8786")
-        assert deployment["parameters"]["cluster"] == {"workers": {"kind": "address", "address": address}}
+        assert deployment["parameters"]["cluster"] == {
+            "workers": {"kind": "address", "address": address, "device": "cpu"}
+        }
         assert deployment["parameters"]["name"] == "quickstart"
         run = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         assert api.wait_for_end(run["id"], stack)["type"] == "COMPLETED", stack.told("assay-worker")

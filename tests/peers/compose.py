@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,7 +73,7 @@ class Stack:
         self.variables = variables
         self.extra = extra  # environment that tests add to every service
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.port = {port: str(_free_port()) for port in PORTS}
+        self.port = {port: str(free_port()) for port in PORTS}
         for name in ("data", "home", "scratch"):
             (folder / name).mkdir()
         # PostgreSQL refuses to run as root, and pytest's own folder lets nobody else in.
@@ -198,12 +198,14 @@ def image_environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(folder: Path, variables: Mapping[str, str], extra: Mapping[str, str]) -> Iterator[Stack]:
-    """`docker compose up`, and at the end down."""
+def running(
+    folder: Path, variables: Mapping[str, str], extra: Mapping[str, str], only: Sequence[str] = ()
+) -> Iterator[Stack]:
+    """`docker compose up`, of all services or of some, and at the end down."""
     stack = Stack(folder, variables, extra)
     with stack.postgres, ExitStack() as ends:
         ends.callback(_end, stack)
-        for name in stack.services:
+        for name in only or stack.services:
             if name not in stack.processes:
                 stack.start(name)
         yield stack
@@ -223,7 +225,7 @@ def _end(stack: Stack) -> None:
         process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
