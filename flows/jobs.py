@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from materials.errors import DFTError
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits, calculation_id, method_of
-from models.dft.gpaw import clean_environment
+from models.dft.folder import clean_environment
 from models.dft.presets import relative_cost
 
 if TYPE_CHECKING:

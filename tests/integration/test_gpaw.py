@@ -16,7 +16,8 @@ from pymatgen.core import Lattice, Structure
 from flows.jobs import folder_of, job_for, run_jobs
 from materials.errors import CodeNotInstalled
 from models.dft.contract import DFTResult, DFTSettings, Limits
-from models.dft.gpaw import Gpaw, clean_environment
+from models.dft.folder import clean_environment
+from models.dft.gpaw import Gpaw
 from models.dft.presets import settings_for
 
 CODE = Gpaw()

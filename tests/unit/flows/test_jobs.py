@@ -17,7 +17,8 @@ from pymatgen.core import Lattice, Structure
 from flows import jobs as jobs_module
 from flows.jobs import ATTEMPTS, Job, folder_of, run_jobs
 from models.dft.contract import DFTResult, DFTSettings, Limits
-from models.dft.gpaw import DRIVER, Gpaw
+from models.dft.folder import DRIVER
+from models.dft.gpaw import Gpaw
 
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [(0, 0, 0)])
 
@@ -27,7 +28,7 @@ spec = importlib.util.spec_from_file_location("driver", {str(DRIVER)!r})
 driver = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(driver)
 
-def compute(task, started):
+def compute(code, task, started):
     with open("starts", "a") as file:
         file.write(f"{{time.time()}}\\n")
     starts = len(open("starts").readlines())
@@ -44,7 +45,7 @@ def compute(task, started):
     if kind == "memory":
         bytearray(2**40)
     if kind == "scf":
-        raise driver.physics.Ended("scf_not_converged", "the density did not converge")
+        raise driver.course.Ended("scf_not_converged", "the density did not converge")
     if kind == "broken":
         raise FileNotFoundError("no PAW setup for Si")
     time.sleep(0.1)
@@ -55,8 +56,8 @@ def compute(task, started):
         "scaled_positions": task["scaled_positions"],
     }}
 
-driver.physics.compute = compute
-sys.exit(driver.main(sys.argv[1]))
+driver.compute = compute
+sys.exit(driver.main("gpaw", sys.argv[1]))
 """
 
 
