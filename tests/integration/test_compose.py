@@ -20,6 +20,7 @@ from ase.io import write
 
 from flows.campaign import Campaign
 from flows.cluster import SETTINGS
+from flows.load import load_cluster
 from tests.integration.test_postgresql import binaries
 from tests.peers import compose
 from tests.peers.compose import ROOT, Stack
@@ -82,6 +83,13 @@ def test_dask_workers_are_told_no_secret_and_what_local_ones_are() -> None:
             if not key.startswith(("distributed.nanny.", "distributed.deploy.")):  # those are of clusters that we start
                 variable = "DASK_" + key.upper().replace(".", "__").replace("-", "_")
                 assert environment[variable] == str(value), variable
+
+
+def test_the_cluster_files_are_of_its_workers() -> None:
+    for name, device in (("compose-cluster.yaml", "cpu"), ("compose-cluster-gpu.yaml", "cuda")):
+        workers = load_cluster(compose.FILE.with_name(name)).workers
+        assert (workers.kind, workers.address, workers.device) == ("address", "tcp://dask-scheduler:8786", device)
+    assert "compose-cluster-gpu.yaml:/cluster.yaml" in compose.FILE.with_name("compose.gpu.yaml").read_text()
 
 
 def test_the_image_installs_the_packages_of_the_set_up_script() -> None:
@@ -181,12 +189,11 @@ class TestRunning:
         }
         parameters = Campaign.model_validate(content).model_dump(mode="json") | {"use_dft": False}
         deployment = api.get("/deployments/name/discover/quickstart")
-        # Where things run stands in the deployment.
-        address = stack.here("tcp://dask-scheduler:8786")
-        assert deployment["parameters"]["cluster"] == {
-            "workers": {"kind": "address", "address": address, "device": "cpu"}
-        }
+        # Where things run stands in the deployment, and when a run counts as crashed in the server.
+        workers = deployment["parameters"]["cluster"]["workers"]
+        assert (workers["kind"], workers["address"]) == ("address", stack.here("tcp://dask-scheduler:8786"))
         assert deployment["parameters"]["name"] == "quickstart"
+        assert api.post("/automations/count", {}) == 1
         run = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         assert api.wait_for_end(run["id"], stack)["type"] == "COMPLETED", stack.told("assay-worker")
         # The worker's own folder holds no ledger: the rows are in PostgreSQL.
