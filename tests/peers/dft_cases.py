@@ -1,5 +1,11 @@
 """What the contract test asks of each DFT code: crystals, and how to have a calculation end in each way."""
 
+import atexit
+import functools
+import json
+import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import SETTINGS, Lattice, Structure
 
 from flows.jobs import job_for, run_jobs
 from flows.pseudopotentials import load_family
@@ -17,6 +23,8 @@ from materials.errors import CodeNotInstalled
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
 from models.dft.espresso import Espresso
 from models.dft.gpaw import Gpaw
+from models.dft.vasp import Vasp
+from tests.peers import vasp as vasp_peer
 
 # Those of Debian's quantum-espresso-data that go together.
 PSEUDOPOTENTIALS = Path(__file__).with_name("debian-lda.yaml")
@@ -129,6 +137,53 @@ def gpaw() -> DFTCode:
     return code
 
 
+@functools.cache
+def vasp() -> DFTCode:
+    """VASP's stand-in, slow enough that one can see it work."""
+    folder = Path(tempfile.mkdtemp(prefix="assay-vasp-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    vasp_peer.make_potcars(folder, {"PBE": ["Si", "Al"]})
+    SETTINGS["PMG_VASP_PSP_DIR"] = str(folder)
+    program = vasp_peer.install(folder, told={"seconds": 0.4})
+
+    class StandIn(Vasp):
+        def version(self) -> str:
+            return "6.4.2"
+
+        def task(self, structure: Structure, settings: DFTSettings) -> dict[str, Any]:
+            return super().task(structure, settings) | {"program": [str(program)]}
+
+    return StandIn()
+
+
+@functools.cache
+def told(**instructions: Any) -> dict[str, str]:
+    """The environment in which VASP's stand-in does as it is told."""
+    file, name = tempfile.mkstemp(prefix="assay-stand-in-", suffix=".json")
+    os.close(file)
+    atexit.register(Path(name).unlink, missing_ok=True)
+    Path(name).write_text(json.dumps(instructions))
+    return {"ASSAY_STAND_IN": name}
+
+
+def vasps_ends() -> dict[str, tuple[Ask, str]]:
+    """The ways to end of a program that does as it is told."""
+    return {
+        "converged": (Ask(structure=SILICON), ""),
+        "scf_not_converged": (Ask(structure=SILICON, environment=told(trouble="scf")), "not in 100 steps"),
+        "max_steps": (Ask(structure=SILICON, relax=True, environment=told(trouble="crawl")), "not relaxed in"),
+        "walltime": (
+            Ask(structure=SILICON, environment=told(seconds=60), limits={"walltime_s": 4.0}),
+            "within 4 s",
+        ),
+        "out_of_memory": (
+            Ask(structure=SILICON, environment=told(trouble="memory"), limits={"memory_gib": 1.0}),
+            "GiB were needed",
+        ),
+        "failed": (Ask(structure=TOO_CLOSE), "1.00 Å apart"),
+    }
+
+
 def ends(*, dear: Mapping[str, Any], memory_gib: float) -> dict[str, tuple[Ask, str]]:
     """The ways to end, for codes that are run for real.
 
@@ -165,5 +220,15 @@ CASES = {
         ends=ends(dear={"cutoff_ev": 3000.0, "density_cutoff_ev": 12000.0, "kpoints": (12, 12, 12)}, memory_gib=0.3),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.1}),
         lattice_constant=(5.40, 0.02),  # LDA, https://doi.org/10.1103/PhysRevB.79.085104
+    ),
+    # No VASP was at hand: this is the program of tests/peers/vasp.py, whose "physics" is a pair potential.
+    "vasp": Case(
+        open=vasp,
+        insulator=SILICON,
+        gap=(1.19, 1.21),
+        metal=ALUMINIUM,
+        ends=vasps_ends(),
+        stretched=Ask(structure=diamond("Si", 5.7), relax=True),
+        lattice_constant=(5.019, 0.01),  # where its pair potential is lowest
     ),
 }
