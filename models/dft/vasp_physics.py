@@ -31,6 +31,8 @@ from models.dft.vasp_output import read_run
 LEASH = Path(__file__).with_name("leash.py")
 CHECKPOINT = "checkpoint.json"
 FIRST_RELAXATION = "vasprun.xml.relax1"  # what custodian calls it once it has ended
+# Wave functions and densities are many times as large as all the rest, and nothing here reads them.
+HEAVY = ("WAVECAR", "CHG", "CHGCAR", "AECCAR0", "AECCAR1", "AECCAR2", "TMPCAR")
 # custodian looks whether VASP has ended so often (s), and every so many looks at what it has written meanwhile.
 POLL_S = 0.2
 LOOKS = 150
@@ -134,6 +136,7 @@ def compute(task: Any, started: float) -> dict[str, Any]:
         max_errors=MOST_CORRECTIONS_IN_ALL,
         polling_time_step=POLL_S,
         monitor_freq=LOOKS,
+        skip_over_errors=True,  # a handler that stumbles over a file must not end a run that is well
         terminate_on_nonzero_returncode=False,  # some MPIs have one for a run that ended well
     )
     said = ""
@@ -143,6 +146,9 @@ def compute(task: Any, started: float) -> dict[str, Any]:
         said = str(error)
     finally:
         book.close()
+    for name in HEAVY:
+        for path in Path().glob(f"{name}*"):
+            path.unlink()
     return result_of(settings, corrections(custodian.run_log), said, book.n_steps)
 
 
@@ -208,6 +214,7 @@ def corrections(log: Any) -> list[dict[str, Any]]:
         {"errors": list(correction["errors"]), "actions": correction["actions"] or []}
         for job in log
         for correction in job["corrections"]
+        if not correction.get("skipped")
     ]
 
 
@@ -270,4 +277,5 @@ def told(repaired: list[dict[str, Any]], said: str) -> str:
     """What custodian did about it, in words."""
     errors = [error for correction in repaired for error in correction["errors"]]
     tried = f"custodian saw {', '.join(errors)}" if errors else "custodian saw nothing that it knows"
-    return f"{tried}; {' '.join(said.split())}".strip("; ")
+    words = re.sub(r"<[\w.]*\.(\w+) object at \w+>", r"\1", " ".join(said.split()))
+    return f"{tried}; {words}".strip("; ")
