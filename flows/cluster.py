@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from flows.cluster_file import Workers
+from materials.environment import secrets_hidden
 from materials.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def open_client(workers: Workers) -> Iterator[Client]:
         with (
             main_hidden(),
             _environment_kept(),
+            secrets_hidden(),
             _local_cluster(workers) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):

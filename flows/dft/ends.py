@@ -53,9 +53,10 @@ class End:
         """Say what is done, as the table has it."""
         said = {
             "deliver": "final" + (f": `{self.status}`" if self.status else ""),
-            "again": "again, from its checkpoint" if self.more == "time" else "again",
+            "again": "again",
             "wait": "wait, change nothing",
-            "stop": "stop sending, say so: the campaign ends with an error that names the folder, what runs is left",
+            "stop": "stop sending, say so: the campaign ends with an error that names the folder and what to do; "
+            "what runs is left running",
         }[self.then]
         if self.more:
             limit = {"time": "max_walltime_s", "memory": "max_memory_gib"}[self.more]
@@ -70,7 +71,7 @@ UNREACHABLE = End(
     name="unreachable",
     shows="`squeue` or `sbatch` cannot reach the scheduler",
     then="wait",
-    note="Said once",
+    note="It is said once",
 )
 RESULT = End(
     name="result",
@@ -125,7 +126,7 @@ STOPPED = End(
     name="stopped",
     shows="we took it back: Ctrl-C, or the run was cancelled",
     then="again",
-    note="That is, when the campaign is run again, from its checkpoint",
+    note="That is, when the campaign is run again",
 )
 OCCUPIED = End(
     name="occupied",

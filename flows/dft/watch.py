@@ -294,9 +294,9 @@ class Watch:
             times = entry.count(end)
             words = f"{end.status} {times} times, the last time" if times > 1 else f"{end.status}:"
             took = time.time() - (entry.attempt.sent_at or time.time())
-            message = f"{words} {seen.how}\n{entry.folder}\n{found.log}".strip()
-            result = DFTResult(status=end.status, message=message, wall_time_s=took)
-            self.code.give_up(entry.folder, result)
+            given_up = DFTResult(status=end.status, message=f"{words} {seen.how}", wall_time_s=took)
+            self.code.give_up(entry.folder, given_up)
+            result = self.code.parse(entry.folder)
         self._deliver(entry, result)
 
     def _deliver(self, entry: Entry, result: DFTResult) -> None:
@@ -357,11 +357,12 @@ class Watch:
             self.executor.cancel(tasks)
         except SchedulerUnreachable as error:
             names = ", ".join(task.name for task in tasks)
-            self.say(f"The scheduler does not answer ({error}), so these stay in its queue: {names}")
+            self.say(f"The scheduler is {ends.UNREACHABLE.name} ({error}), so these stay in its queue: {names}")
 
     def _say_it_is_silent(self, error: SchedulerUnreachable) -> None:
         if not self.silent:
-            self.say(f"The scheduler does not answer; {ends.UNREACHABLE.done()} ({error})")
+            done = ends.UNREACHABLE.done().partition(".")[0]
+            self.say(f"The scheduler is {ends.UNREACHABLE.name}: {done} ({error})")
         self.silent = True
 
     def _say_it_answers(self) -> None:

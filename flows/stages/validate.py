@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flows.context import Run
 from flows.dft.watch import Job
-from flows.jobs import job_for, run_jobs
+from flows.jobs import folder_of, job_for, run_jobs
 from flows.stages.assess import Screened, assess_validated
 from materials.competing import ValidationPlan, plan_validation
 from materials.corrections import MP2020_LEVEL
@@ -159,6 +159,11 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
         )
     run.check_stop()
     return len(missing)
+
+
+def _is_gone(run: Run, job: Job) -> bool:
+    """Whether somebody removed a calculation's folder: that is how one that was cancelled is asked for again."""
+    return not folder_of(run.folder, job.calculation_id).exists()
 
 
 def _failure(calculation: Calculation) -> Failure:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from materials.environment import without_secrets
 from materials.records import Calculation, content_hash
 
 if TYPE_CHECKING:
@@ -230,8 +231,8 @@ class DFTCode(Protocol):
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment, made fit for a calculation."""
-    return {**os.environ, **CALCULATION_ENVIRONMENT}
+    """This process's environment, made fit for a calculation, and without what is secret in it."""
+    return {**without_secrets(os.environ), **CALCULATION_ENVIRONMENT}
 
 
 def method_of(code: DFTCode) -> str:

@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from pymatgen.core import Structure
 
@@ -24,7 +23,7 @@ from models.dft.contract import (
     level_of_theory,
     method_of,
 )
-from tests.peers.dft_cases import CASES, Ask, Case, run, symbols_of
+from tests.peers.dft_cases import CASES, Ask, Case, nobody_works_in, run, symbols_of, working_in
 
 pytestmark = [pytest.mark.dft, pytest.mark.slow]
 
@@ -49,25 +48,6 @@ def ended(case: Case, code: DFTCode, tmp_path_factory: pytest.TempPathFactory) -
     return run(
         folder, code, {status: ask for status, (ask, _) in case.ends.items()} | {"metal": Ask(structure=case.metal)}
     )
-
-
-def working_in(folder: Path) -> list[str]:
-    """The processes that work in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()) == folder.resolve() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
-def nobody_works_in(folder: Path) -> bool:
-    deadline = time.monotonic() + 10
-    while working_in(folder) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not working_in(folder)
 
 
 def test_each_end_is_what_it_is_called(case: Case, ended: dict[str, DFTResult]) -> None:

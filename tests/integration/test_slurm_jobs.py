@@ -3,6 +3,7 @@
 The calculations are the real driver with something quicker than GPAW inside, but for the last test.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -11,15 +12,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pymatgen.core import Lattice, Structure
 
 from flows.cluster_file import DFTJobs
 from flows.dft import slurm as executor
-from flows.jobs import folder_of
+from flows.dft.executor import open_executor
+from flows.jobs import folder_of, job_for, run_jobs
 from materials.errors import DFTError
 from models.dft.contract import DFTResult
+from models.dft.gpaw import Gpaw
 from tests.peers import slurm
 from tests.peers.quick_dft import Calculations, job
 
@@ -259,6 +264,51 @@ def test_slurmctld_is_killed_right_after_a_submission(tmp_path: Path, monkeypatc
         lose_jobs(queue, calculations)
 
 
+@pytest.mark.dft
+def test_gpaw_runs_out_of_time_and_goes_on_to_the_right_lattice_constant(
+    queue: slurm.Slurm, calculations: Calculations, gpaw: None
+) -> None:
+    code = Gpaw()
+    structure = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.7), ["Si"], [(0, 0, 0)])
+    asked = replace(code.settings("quick", ["Si"], structure, relax=True), max_stress_gpa=0.3)
+    job = job_for("silicon", structure, asked, code)
+    folder = folder_of(calculations.folder, job.calculation_id)
+    hardware = DFTJobs(kind="slurm", memory_gib=1.0, walltime_s=300.0)
+    results: list[DFTResult] = []
+
+    def work() -> None:
+        run_jobs(
+            [job],
+            code,
+            runs_dir=calculations.folder,
+            concurrent=1,
+            limits=hardware.limits(),
+            most=hardware.most(),
+            executor=open_executor(hardware, code),
+            on_result=lambda _, result: results.append(result),
+            stop=threading.Event(),
+        )
+
+    running = threading.Thread(target=work, daemon=True)
+    running.start()
+    checkpoint = folder / "checkpoint.json"
+    until(lambda: checkpoint.exists() and json.loads(checkpoint.read_text())["n_steps"] >= 1, 120)
+    queue.freeze(name(job.calculation_id))
+    queue.let_time_run_out(name(job.calculation_id))
+    before = json.loads(checkpoint.read_text())
+    running.join(240)
+    (result,) = results
+    assert result.status == "converged"
+    assert [(a.walltime_s, a.end) for a in calculations.attempts(job.calculation_id)] == [
+        (300.0, "timeout"),
+        (600.0, "result"),
+    ]
+    assert result.n_steps > before["n_steps"]
+    # PBE, https://doi.org/10.1103/PhysRevB.79.085104: 5.469 Å.
+    assert result.structure is not None
+    assert (8 / len(result.structure) * result.structure.volume) ** (1 / 3) == pytest.approx(5.469, abs=0.02)
+
+
 def lose_jobs(queue: slurm.Slurm, calculations: Calculations) -> None:
     keys = [f"lost-{number}" for number in range(4)]
     running = Running(calculations, *(job("steps", key) for key in keys))
@@ -269,7 +319,7 @@ def lose_jobs(queue: slurm.Slurm, calculations: Calculations) -> None:
     queue.start_controller()
     results = running.ended()
     assert {result.status for result in results.values()} == {"converged"}
-    assert "does not answer; wait, change nothing" in calculations.said[0]
+    assert "The scheduler is unreachable: wait, change nothing" in calculations.said[0]
     assert calculations.said[1:] == ["The scheduler answers again"]
     for key in keys:
         # A job that was lost is sent anew, and may get the lost one's id: then its node does not start it.

@@ -7,11 +7,13 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pymatgen.core import SETTINGS, Lattice, Structure
 
@@ -100,6 +102,25 @@ def run(folder: Path, code: DFTCode, asked: Mapping[str, Ask], **limits: float) 
                 stop=threading.Event(),
             )
     return results
+
+
+def working_in(folder: Path) -> list[str]:
+    """The processes that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == folder.resolve() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def nobody_works_in(folder: Path) -> bool:
+    deadline = time.monotonic() + 10
+    while working_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not working_in(folder)
 
 
 def espresso() -> DFTCode:

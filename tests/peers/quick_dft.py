@@ -53,8 +53,10 @@ def compute(code, task, started):
         while not os.path.exists("go"):
             time.sleep(0.05)
     if kind == "hidden-memory" and task["memory_gib"] < 0.4:
-        # In a process that the driver's own watch does not see.
-        subprocess.run([sys.executable, "-c", "import time; x = bytearray(400 * 2**20); time.sleep(60)"])
+        # The driver's own watch sees nothing of it.
+        driver.resident_gib = lambda pid: 0.0
+        hog = bytearray(400 * 2**20)
+        time.sleep(60)
     if kind == "environment":
         driver.course.write("environment.json", dict(os.environ))
     if kind == "no-result":

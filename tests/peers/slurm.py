@@ -168,6 +168,12 @@ class Slurm:
         assert job is not None
         self.run("scontrol", "update", f"JobId={job.id}", "EndTime=now+1")
 
+    def freeze(self, name: str) -> None:
+        """Stop a running job's processes: it stays as it is until Slurm ends it."""
+        for process in self._processes(job=name):
+            if process.name() != "slurmstepd":
+                process.suspend()
+
     def accounted(self) -> list[dict[str, str]]:
         """Read what jobcomp wrote: each job that has ended, whether or not slurmctld still knows it."""
         path = self.folder / "jobcomp"
@@ -245,14 +251,15 @@ class Slurm:
         daemon.kill()
         daemon.wait()
 
-    def _processes(self, node: str | None = None) -> list[psutil.Process]:
+    def _processes(self, node: str | None = None, job: str | None = None) -> list[psutil.Process]:
         """Find what the daemons started: job scripts, what these started, and their keepers (slurmstepd)."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 environment = process.environ()
                 ours = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
-                if ours and "SLURMD_NODENAME" in environment and node in (None, environment["SLURMD_NODENAME"]):
+                there = node in (None, environment.get("SLURMD_NODENAME"))
+                if ours and there and "SLURMD_NODENAME" in environment and job in (None, environment["SLURM_JOB_NAME"]):
                     found += [process, *(p for p in process.parents() if p.name() == "slurmstepd")]
         return found
 
