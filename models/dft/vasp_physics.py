@@ -121,6 +121,8 @@ def compute(task: Any, started: float) -> dict[str, Any]:
     A relaxation is run twice, as the Materials Project does: the second run has the plane waves of its own cell.
     """
     settings = task["settings"]
+    if lacking := task["lacking"]:
+        raise Ended("failed", f"there is no {settings['potentials']} for {', '.join(lacking)} in pymatgen's folder")
     warnings.simplefilter("ignore")  # the log is for VASP's words and custodian's
     course.check_geometry(
         Atoms(numbers=task["numbers"], scaled_positions=task["scaled_positions"], cell=task["cell"], pbc=True)

@@ -123,13 +123,16 @@ def test_what_custodian_cannot_mend_is_told_in_its_words(tmp_path: Path, code: V
             "edddav": Ask(structure=SILICON, environment=told(trouble="edddav")),
             "refuse": Ask(structure=diamond("Si", 5.4), environment=told(trouble="refuse")),
             "memory": Ask(structure=diamond("Si", 5.5), environment=told(trouble="memory_words")),
+            "lacking": Ask(structure=diamond("Ge", 5.6)),
         },
     )
     assert {name: result.status for name, result in results.items()} == {
         "edddav": "failed",
         "refuse": "failed",
         "memory": "out_of_memory",
+        "lacking": "failed",
     }
+    assert "no POTCAR-PBE for Ge" in results["lacking"].message
     assert "custodian saw edddav, edddav" in results["edddav"].message
     assert "object at" not in results["edddav"].message
     assert "I REFUSE TO CONTINUE" in results["refuse"].message
