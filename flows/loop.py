@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
+from flows.crashes import HEARTBEAT
 from flows.progress import Progress
 from flows.pseudopotentials import elements_of, refuse_uncovered
 from flows.stages.assess import assess_screened
@@ -77,6 +78,7 @@ def run_request(request: Request) -> None:
         AssayError: Whatever stopped it; what had ended is in the ledger.
     """
     if os.environ.get("PREFECT_API_URL"):
+        os.environ.update(HEARTBEAT | os.environ)  # before Prefect's import reads them
         from flows.discovery import run_as_flow
 
         run_as_flow(request)

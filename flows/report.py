@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def ranked_table(rows: Sequence[RankedCandidate]) -> str:
         cells = [
             str(row.rank),
             f"`{row.material_id}`",
-            parents.replace("|", "/"),
+            _literal(parents),
             row.status + hit,
             f"{_number(row.decomposition_energy_per_atom)} {row.fidelity or ''}",
             _number(row.energy_above_hull),
@@ -166,6 +167,11 @@ def ranked_table(rows: Sequence[RankedCandidate]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _literal(text: str) -> str:
+    """Keep what a file calls its structures from being read as Markdown or HTML."""
+    return re.sub(r"[<&\[\]`*\\]", r"\\\g<0>", " ".join(text.replace("|", "/").split()))
 
 
 def spent_on(seconds: Mapping[str, float]) -> str:

@@ -65,7 +65,11 @@ class PwCalculator(Calculator):
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
         """Converge the density with the first rung of the ladder that leads there."""
         super().calculate(atoms, properties, system_changes)
-        self.rungs = climb(LADDER, self._attempt, LOG)
+        try:
+            self.rungs = climb(LADDER, self._attempt, LOG)
+        except (Ended, Died):
+            shutil.rmtree(SCRATCH, ignore_errors=True)  # what failed shall not fill the disk
+            raise
 
     def _attempt(self, rung: str) -> None:
         shutil.rmtree(SCRATCH, ignore_errors=True)
@@ -181,9 +185,10 @@ def band_gap(calc: PwCalculator, settings: Any) -> float:
             raise Ended("scf_not_converged", f"the levels at the density did not converge: {error}") from None
 
     moment = output.magnetization if settings["magnetic_moments"] else None
-    found = gap(output.electrons, moment, output.levels(), finer)
-    shutil.rmtree(SCRATCH, ignore_errors=True)  # the last that was wanted of the density
-    return found
+    try:
+        return gap(output.electrons, moment, output.levels(), finer)
+    finally:
+        shutil.rmtree(SCRATCH, ignore_errors=True)  # the last that was wanted of the density
 
 
 def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_bands: int | None = None) -> Output:

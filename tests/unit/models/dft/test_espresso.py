@@ -294,6 +294,7 @@ def test_each_end_that_was_recorded(
     assert words in result.message
     assert pw.runs == started
     assert (tmp_path / "x" / "result.json").exists() is (status != "crashed")
+    assert not (tmp_path / "x" / "pw").exists()
 
 
 def test_what_the_table_lacks_is_a_row_that_failed(pw: StandIn, tmp_path: Path) -> None:
