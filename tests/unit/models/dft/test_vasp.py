@@ -36,7 +36,7 @@ from tests.peers import vasp as peer
 SYMBOLS = {
     "PBE": ["Li_sv", "Mg_pv", "P", "Fe_pv", "O", "Mn_pv", "F"],
     "PBE_54": ["Li_sv", "Mg_pv", "P", "Fe_pv", "O"],
-    "PBE_64": ["Li_sv", "Mg_pv", "P"],
+    "PBE_64": ["Li_sv", "Mg_pv", "P", "Fe_pv", "O"],
 }
 REAL = Path(ase.test.__file__).parent / "testdata" / "vasp"  # of a real VASP 6.3
 
@@ -230,8 +230,6 @@ def test_the_program_tells_its_version(monkeypatch: pytest.MonkeyPatch, tmp_path
 )
 @pytest.mark.parametrize("structure", [half_heusler(), rock_salt("Fe")], ids=["LiMgP", "FeO"])
 def test_inputs_are_pymatgens(tmp_path: Path, name: str, theirs: type, structure: Structure) -> None:
-    if name.startswith("MatPES") and "Fe" in structure.composition:
-        pytest.skip("no POTCARs for it here")
     asked = settings(structure, name)
     Vasp(SetChoice(name=name)).write_inputs(tmp_path / "a", structure, asked, Limits(walltime_s=7.0))
     folder = tmp_path / "a"
