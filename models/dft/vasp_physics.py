@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,14 @@ from pymatgen.io.vasp.outputs import Vasprun
 
 from models.dft import course
 from models.dft.course import Died, Ended
+from models.dft.vasp_book import CHECKPOINT, POLL_S, Book
 from models.dft.vasp_output import read_run
 
 LEASH = Path(__file__).with_name("leash.py")
-CHECKPOINT = "checkpoint.json"
 FIRST_RELAXATION = "vasprun.xml.relax1"  # what custodian calls it once it has ended
 # Wave functions and densities are many times as large as all the rest, and nothing here reads them.
 HEAVY = ("WAVECAR", "CHG", "CHGCAR", "AECCAR0", "AECCAR1", "AECCAR2", "TMPCAR")
-# custodian looks whether VASP has ended so often (s), and every so many looks at what it has written meanwhile.
-POLL_S = 0.2
+# custodian looks whether VASP has ended every POLL_S seconds, and every so many times at what it has written meanwhile.
 LOOKS = 150
 # Corrections of one run, and of all runs of a calculation, before custodian gives up.
 MOST_CORRECTIONS = 5
@@ -44,56 +42,6 @@ REFUSALS = re.compile(r"I REFUSE TO CONTINUE|VERY BAD NEWS|EEEEEEE|internal erro
 MEMORY = re.compile(
     r"insufficient virtual memory|Allocation would exceed|Error allocating|Cannot allocate", re.IGNORECASE
 )
-
-
-class Book:
-    """What the calculation has come to, over all its attempts: it lies in the checkpoint.
-
-    A thread writes it at each step: whoever is killed has told how far he was.
-    """
-
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.before = 0  # ionic steps of the runs before this one
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-
-    @property
-    def n_steps(self) -> int:
-        """Ionic steps so far."""
-        return self.before + steps_in("OSZICAR")
-
-    def write(self) -> None:
-        """Write it down."""
-        with self._lock:
-            if not self._closed.is_set():
-                content = {
-                    "before": self.before,
-                    "n_steps": self.n_steps,
-                    "wall_time_s": time.time() - self.started,
-                }
-                course.write(CHECKPOINT, content)
-
-    def turn_page(self) -> None:
-        """Count what has run, before VASP writes a new OSZICAR."""
-        with self._lock:
-            self.before = self.n_steps
-            if os.path.exists("OSZICAR"):
-                os.replace("OSZICAR", "OSZICAR.counted")
-        self.write()
-
-    def keep(self) -> None:
-        """Write it down at each step, and every ten seconds."""
-        last, written = -1, 0.0
-        while not self._closed.wait(POLL_S):
-            if self.n_steps != last or time.monotonic() > written + 10:
-                last, written = self.n_steps, time.monotonic()
-                self.write()
-
-    def close(self) -> None:
-        """Write no more: the calculation has ended."""
-        with self._lock:
-            self._closed.set()
 
 
 class Job(VaspJob):
@@ -199,15 +147,6 @@ def resume(book: Book, relaxes: bool) -> None:
         if relaxes and is_valid_poscar("CONTCAR"):
             shutil.copy("CONTCAR", "POSCAR")
     book.turn_page()
-
-
-def steps_in(name: str) -> int:
-    """Ionic steps that an OSZICAR tells of."""
-    try:
-        with open(name, errors="replace") as file:
-            return sum(" F= " in line for line in file)
-    except FileNotFoundError:
-        return 0
 
 
 def corrections(log: Any) -> list[dict[str, Any]]:
