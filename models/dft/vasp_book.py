@@ -15,7 +15,7 @@ POLL_S = 0.2
 class Book:
     """What the calculation has come to, over all its attempts: it lies in the checkpoint.
 
-    A thread writes it at each step: whoever is killed has told how far he was.
+    A thread writes it at each step, and every second: whoever is killed has told how far he was.
     """
 
     def __init__(self, started: float) -> None:
@@ -49,10 +49,10 @@ class Book:
         self.write()
 
     def keep(self) -> None:
-        """Write it down at each step, and every ten seconds."""
+        """Write it down at each step, and every second."""
         last, written = -1, 0.0
         while not self._closed.wait(POLL_S):
-            if self.n_steps != last or time.monotonic() > written + 10:
+            if self.n_steps != last or time.monotonic() > written + 1:
                 last, written = self.n_steps, time.monotonic()
                 self.write()
 
