@@ -95,6 +95,15 @@ def test_a_raised_budget_is_the_same_campaign(tmp_path: Path) -> None:
     assert other.identity() != small.identity()
 
 
+def test_vasps_fields_leave_other_campaigns_what_they_were(tmp_path: Path) -> None:
+    assert not {"input_set", "functional", "potcars"} & load(tmp_path, GOOD).identity()["dft"].keys()
+    choice = load(tmp_path, f"{GOOD}dft: {{code: vasp, input_set: MatPESStaticSet, functional: r2SCAN}}\n")
+    assert choice.identity()["dft"]["functional"] == "r2SCAN"
+    assert (choice.dft.choice().input_set, choice.dft.choice().functional) == ("MatPESStaticSet", "r2SCAN")
+    with pytest.raises(CampaignError, match=r"dft: functional: r2SCAN goes with input_set: MatPESStaticSet"):
+        load(tmp_path, f"{GOOD}dft: {{code: vasp, functional: r2SCAN}}\n")
+
+
 def test_the_committed_schema_is_fresh() -> None:
     committed = Path(__file__).parents[3] / "configs" / "campaign.schema.json"
     assert committed.read_text() == campaign_schema(), "run: assay schema > configs/campaign.schema.json"

@@ -191,6 +191,15 @@ def test_a_failed_answer_may_be_bettered_and_a_converged_one_never_changes(ledge
     ]
 
 
+def test_a_databases_energy_is_found_beside_our_own(ledger: Ledger) -> None:
+    theirs = made.calculation(method="materials-project-2026.10.01", fidelity="dft", settings_hash="2026.10.01")
+    ours = replace(theirs, method="vasp-6.4.2", settings_hash="s2", energy=-6.9)
+    ledger.add_calculations([theirs, ours])
+    assert ledger.calculations(["m1"], fidelity="dft")["m1"].energy == -6.9
+    assert ledger.calculations(["m1"], fidelity="dft", not_by="vasp")["m1"].energy == -7.0
+    assert ledger.calculations(["m1"], fidelity="dft", not_by="gpaw")["m1"].energy == -6.9
+
+
 def test_nan_and_infinity_are_nothing_known(ledger: Ledger) -> None:
     wild = made.calculation(
         status="exploded",
