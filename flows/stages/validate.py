@@ -114,7 +114,13 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     hardware = run.cluster.dft
     known = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
     most = hardware.most()
-    missing = [job for job in jobs if job.calculation_id not in known or not is_final(known[job.calculation_id], most)]
+    missing = [
+        job
+        for job in jobs
+        if (calculation := known.get(job.calculation_id)) is None
+        or not is_final(calculation, most)
+        or (calculation.status == "cancelled" and _is_gone(run, job))
+    ]
     if not missing:
         return 0
     method = method_of(run.dft_code)
