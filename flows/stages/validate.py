@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.context import Run
-from flows.dft.watch import Job
+from flows.dft.entry import Job
 from flows.jobs import folder_of, job_for, run_jobs
 from flows.stages.assess import Screened, assess_validated
 from materials.competing import ValidationPlan, plan_validation

@@ -63,6 +63,20 @@ def wait(until: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(0.2)
 
 
+def test_ctrl_c_takes_the_jobs_out_of_the_queue(queue: slurm.Slurm, tmp_path: Path, gpaw: None) -> None:
+    cluster = tmp_path / "slurm.yaml"
+    cluster.write_text(yaml.safe_dump(CLUSTER))
+    campaign = start(tmp_path, "run", str(SMALL), "--cluster", str(cluster))
+    a_running_job(queue, tmp_path)
+    os.killpg(campaign.pid, signal.SIGINT)
+    said, _ = campaign.communicate(timeout=60)
+    assert campaign.returncode == 130, said
+    assert "goes on from there" in said
+    assert not [job for job in queue.jobs() if job.state in ("PENDING", "RUNNING")]
+    assert "cancelled" not in {status for status, _ in calculations(tmp_path).values()}
+
+
+@pytest.mark.long
 def test_broken_again_and_again_it_ends_as_an_undisturbed_campaign(
     finished: Path, queue: slurm.Slurm, tmp_path: Path
 ) -> None:
