@@ -195,6 +195,33 @@ def doctor(style: str, ledger: str | None) -> None:
         sys.exit(1)
 
 
+@assay.group()
+def db() -> None:
+    """Look after the ledger's database."""
+
+
+@db.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@LEDGER
+def upgrade(yes: bool, ledger: str | None) -> None:
+    """Bring a ledger that an older Assay wrote to this version: all of it, or nothing.
+
+    An SQLite file is copied first. `assay run` does the same to an SQLite file by itself.
+    """
+    from materials.store.upgrading import due, upgrade
+
+    planned = due(ledger)
+    if planned is None:
+        click.echo("Nothing to do: the ledger is of this version, or there is none yet.")
+        return
+    before = f" A copy goes to {planned.backup} first." if planned.backup else " Make a backup first (pg_dump)."
+    click.echo(f"{planned.url}: schema version {planned.found} becomes {planned.wanted}.{before}")
+    if not yes and not click.confirm("Go on?"):
+        raise click.Abort
+    upgrade(ledger)
+    click.echo("Done.")
+
+
 @assay.command()
 def schema() -> None:
     """Print the JSON schema of a campaign file."""

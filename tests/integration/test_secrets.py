@@ -27,9 +27,9 @@ import yaml
 
 from flows.campaign import Campaign
 from tests.integration.test_compose import Api, listening
-from tests.integration.test_postgresql import binaries
 from tests.peers import compose, materials_project
 from tests.peers.compose import ROOT, Stack
+from tests.peers.postgresql import binaries
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.prefect, pytest.mark.slow, pytest.mark.long]
 
