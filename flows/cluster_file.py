@@ -51,7 +51,7 @@ class Workers(Queue):
         ge=1,
         le=1024,
         title="Workers",
-        description="Processes, one thread each; with kind slurm, the most jobs at once. "
+        description="Processes, one thread each; with kind slurm, the most jobs at once, each with one worker. "
         "Empty: one for each core here; with device cuda, one for each GPU.",
     )
     minimum: int = Field(
@@ -76,14 +76,20 @@ class Workers(Queue):
         title="Wait for a worker (s)",
         description="How long the first worker may wait in a queue before the campaign gives up.",
     )
-    device: Literal["cpu", "cuda"] = Field(default="cpu", title="Device", description="Where the potential runs.")
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        title="Device",
+        description="Where the potential runs. With kind slurm, options such as --gres=gpu:1 ask for the GPU.",
+    )
     address: str | None = Field(
         default=None, title="Scheduler address", description="For kind address, such as tcp://10.0.0.5:8786."
     )
     interface: str | None = Field(
         default=None,
         title="Network interface",
-        description="For kind slurm: by which workers reach this machine, such as ib0. Empty: found by itself.",
+        description="For kind slurm: by which nodes reach this machine, such as ib0. Empty: found by itself. "
+        "The Dask scheduler listens there, the only server that listens on more than loopback; it speaks TLS, and only "
+        "to those who show a certificate that is made for the run and lies in its folder.",
     )
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 from ase.calculators.calculator import all_changes
@@ -29,3 +30,13 @@ class Poisoned(Balls):
         super().calculate(atoms, properties, system_changes)
         if "Ar" in symbols:
             self.results["energy"] = float("nan")
+
+
+class Slow(Balls):
+    """Balls that take their time, so that there is time to break something."""
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
+    ) -> None:
+        time.sleep(0.05)
+        super().calculate(atoms, properties, system_changes)

@@ -1,0 +1,286 @@
+"""The potential's workers as jobs of a real Slurm, of which some die, are taken away, or never start."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from distributed import Client
+
+from flows import slurm_workers
+from flows.cluster import open_workers
+from flows.cluster_file import Workers
+from flows.context import Run
+from flows.stages import screen as screening
+from flows.stages.screen import screen
+from materials.errors import ClusterError
+from materials.records import Candidate
+from tests.integration.conftest import ASSAY, ROOT, candidate
+from tests.peers import slurm as peer
+from tests.peers.slurm import ALIVE, Slurm
+
+pytest.importorskip("dask_jobqueue")
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(240)]
+
+SECRET = "MARKERKEY-0123456789-0123456789x"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Slurm]:
+    with peer.running(nodes=2, cpus=2, memory_mib=4000, gpus=1) as started:
+        yield started
+
+
+@pytest.fixture
+def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MP_API_KEY", SECRET)
+    # Chunks as short beside these tests as they are beside a campaign.
+    monkeypatch.setattr(screening, "CHUNK_S", 0.5)
+    monkeypatch.setattr(screening, "LEAST_SITES", 3)
+    monkeypatch.setattr(screening, "FIRST_CHUNK_SITES", 3)
+    yield cluster
+    cluster.wait(lambda: not alive(cluster), 20)
+
+
+def alive(slurm: Slurm) -> list[peer.Job]:
+    return [job for job in slurm.jobs() if job.state in ALIVE]
+
+
+def workers(**options: Any) -> Workers:
+    return Workers(**{"kind": "slurm", "count": 2, "memory_gib": 0.9, "wait_s": 60, **options})
+
+
+def crystals(count: int) -> list[Candidate]:
+    return [candidate(symbol, 3.4 + 0.02 * i) for i in range(count // 4) for symbol in ("Cu", "Ni", "Ag", "Pd")]
+
+
+def processes_of(job: peer.Job) -> list[psutil.Process]:
+    """The processes of a job, its worker last."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SLURM_JOB_ID") == str(job.id):
+                found.append(process)
+    return sorted(found, key=lambda process: (len(process.parents()), process.create_time()))
+
+
+@contextmanager
+def after_results(run: Run, *actions: Callable[[], None]) -> Iterator[None]:
+    """Do one thing each time that results came back, until there is nothing more to do."""
+    left, keep = list(actions), run.ledger.add_calculations
+
+    def kept(calculations: Any) -> None:
+        keep(calculations)
+        if left:
+            left.pop(0)()
+
+    run.ledger.add_calculations = kept  # type: ignore[method-assign]
+    yield
+    run.ledger.add_calculations = keep  # type: ignore[method-assign]
+    assert not left
+
+
+def energies(run: Run) -> dict[str, float | None]:
+    calculations = run.ledger.calculations(campaign_id=run.campaign_id, fidelity="mlip")
+    return {material_id: calculation.energy for material_id, calculation in calculations.items()}
+
+
+def test_a_worker_that_dies_is_replaced_and_nobody_sees_it(make_run: Any, slurm: Slurm) -> None:
+    expected = energies_here(make_run("Balls", crystals(120)))
+    run = make_run("Slow", crystals(120), workers(count=3, minimum=2))
+    seen: dict[str, str] = {}
+
+    def look() -> None:
+        for job in alive(slurm):
+            seen[str(job.id)] = slurm.run("scontrol", "write", "batch_script", str(job.id), "-")
+            for process in processes_of(job):
+                seen[str(process.pid)] = json.dumps(process.environ())
+
+    def cancel() -> None:
+        slurm.run("scancel", str(next(job.id for job in alive(slurm) if job.state == "RUNNING")))
+
+    def kill() -> None:
+        own = [processes_of(job) for job in alive(slurm)]
+        max(own, key=len)[-1].kill()  # a worker, which its job's other processes start again
+
+    with after_results(run, look, cancel, *[lambda: None] * 5, kill):
+        assert screen(run) == len(expected)
+    assert energies(run) == pytest.approx(expected, abs=1e-9)
+    assert not run.ledger.failures(run.campaign_id)
+    # Nothing of our environment that a job has no use for has gone there, nor into its script or log.
+    logs = {str(path): path.read_text() for path in (run.folder / "workers").rglob("*.log")}
+    assert len(seen) > 3
+    assert logs
+    assert not [name for name, text in {**seen, **logs}.items() if SECRET in text]
+    assert not list((run.folder / "workers").rglob(".dask*"))  # keys
+
+
+def energies_here(run: Run) -> dict[str, float | None]:
+    """What the same candidates come to without any worker."""
+    from models.screening import relax_chunk
+
+    structures = {c.material_id: c.structure for c in run.ledger.iter_candidates(run.campaign_id)}
+    answers = relax_chunk(run.potential, run.relaxation, structures)
+    return {calculation.material_id: calculation.energy for calculation in answers.calculations}
+
+
+def test_no_structure_is_blamed_for_the_end_of_a_workers_life(
+    make_run: Any, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_workers, "lifetime", lambda walltime_s: (16.0, 2.0))  # of which imports take some
+    before = len(slurm.jobs())
+    run = make_run("Slow", crystals(100), workers())
+    count = screen(run)
+    assert count == len(energies(run))
+    assert not run.ledger.failures(run.campaign_id)
+    assert len(slurm.jobs()) - before > 2
+
+
+def test_jobs_come_and_go_with_the_work(tmp_path: Path, slurm: Slurm) -> None:
+    with open_workers(workers(count=3, minimum=1), folder=tmp_path, say=print) as pool:
+        tasks = [pool.client.submit(time.sleep, 0.5, pure=False) for _ in range(60)]
+        wait(pool.check, lambda: pool.present == 3)
+        assert pool.most == 3
+        assert pool.window == 6
+        wait(pool.check, lambda: all(task.done() for task in tasks))
+        wait(pool.check, lambda: pool.present == len(alive(slurm)) == 1)
+        # The scheduler, which other machines can reach, talks to nobody without this run's certificate.
+        address = pool.client.scheduler.address
+        assert address.startswith("tls://")
+        with pytest.raises((OSError, TypeError, RuntimeError)):
+            Client(address.replace("tls", "tcp"), timeout=3, set_as_default=False)
+
+
+def test_a_worker_sees_the_gpu_that_slurm_gives_it(tmp_path: Path, slurm: Slurm) -> None:
+    hardware = workers(count=2, minimum=2, options=["--gres=gpu:1"], set_up=["export MODULE=loaded"])
+    with open_workers(hardware, folder=tmp_path, say=print) as pool:
+        wait(pool.check, lambda: pool.present == 2)
+        found = pool.client.run(_environment)
+    for environment in found.values():
+        assert environment["CUDA_VISIBLE_DEVICES"] == "0"
+        assert environment["MODULE"] == "loaded"
+        assert environment["PYTHONSAFEPATH"] == environment["OMP_NUM_THREADS"] == "1"
+        assert not {"prefect", "sqlalchemy"} & set(environment["modules"].split())
+
+
+def _environment() -> dict[str, str]:
+    import os
+    import sys
+
+    import models.screening  # noqa: F401
+
+    return {**os.environ, "modules": " ".join(sys.modules)}
+
+
+def test_a_refused_job_ends_with_sbatchs_own_sentence(make_run: Any, slurm: Slurm) -> None:
+    run = make_run("Balls", crystals(8), workers(queue="nonesuch"))
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match=r"sbatch refuses.*[Ii]nvalid partition"):
+        screen(run)
+    assert time.monotonic() - start < 10
+
+
+def test_jobs_that_end_before_they_work_end_with_their_log(make_run: Any, slurm: Slurm) -> None:
+    run = make_run("Balls", crystals(8), workers(count=3, set_up=["echo no such module: gpaw/99 >&2; false"]))
+    with pytest.raises(ClusterError, match=r"(?s)before a worker came.*no such module: gpaw/99.*set-up line failed"):
+        screen(run)
+
+
+def test_the_wait_in_the_queue_is_told_and_bounded(make_run: Any, slurm: Slurm) -> None:
+    said: list[str] = []
+    run = make_run("Balls", crystals(8), workers(options=["--begin=now+1hour"], wait_s=6), said.append)
+    with pytest.raises(
+        ClusterError, match=r"No worker came within 6\.0 s .*in the queue \(job \d+, PENDING, BeginTime"
+    ):
+        screen(run)
+    assert any(re.match(r"Waiting for a worker: in the queue \(job \d+, PENDING", line) for line in said)
+
+
+def test_what_the_queue_never_gives_is_no_wait(make_run: Any, slurm: Slurm) -> None:
+    run = make_run("Balls", crystals(8), workers(options=["--constraint=none-has-it"], wait_s=600))
+    with pytest.raises(ClusterError, match=r"sbatch refuses|will never start"):
+        screen(run)
+
+
+def test_slurmctld_may_be_away(make_run: Any, slurm: Slurm) -> None:
+    said: list[str] = []
+    run = make_run("Slow", crystals(120), workers(wait_s=120), said.append)
+    slurm.kill_controller()
+    threading.Timer(8, slurm.start_controller, kwargs={"wait": False}).start()
+
+    def kill_worker_without_controller() -> None:
+        job = next(job for job in alive(slurm) if job.state == "RUNNING")
+        slurm.kill_controller()
+        for process in processes_of(job):
+            with suppress(psutil.Error):
+                process.kill()
+        threading.Timer(5, slurm.start_controller, kwargs={"wait": False}).start()
+
+    with after_results(run, kill_worker_without_controller):
+        count = screen(run)
+    assert count == len(energies(run))
+    assert not run.ledger.failures(run.campaign_id)
+    assert any("Slurm does not answer" in line for line in said)
+
+
+def campaign(folder: Path, hardware: Workers) -> subprocess.Popen[str]:
+    """Start `assay run` of a slow campaign, in a process group of its own."""
+    folder.mkdir()
+    with (folder / "pool.jsonl").open("w") as lines:
+        for number, one in enumerate(crystals(400)):
+            lines.write(json.dumps({"name": str(number), "structure": one.structure.as_dict()}) + "\n")
+    potential = {"kind": "ase", "model": "tests.peers.calculators:Slow", "level_of_theory": "toy"}
+    content = {
+        "name": "slow",
+        "sources": [{"kind": "files", "path": "pool.jsonl", "id_column": "name"}],
+        "screening": {"potential": potential},
+        "dft": {"budget": 0},
+    }
+    (folder / "slow.yaml").write_text(yaml.safe_dump(content))
+    (folder / "cluster.yaml").write_text(yaml.safe_dump({"workers": hardware.model_dump(exclude_unset=True)}))
+    return subprocess.Popen(
+        [str(ASSAY), "run", "slow.yaml", "--no-dft", "--cluster", "cluster.yaml"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_job_outlives_its_campaign(tmp_path: Path, slurm: Slurm, number: signal.Signals) -> None:
+    process = campaign(tmp_path / "campaign", workers(count=2, minimum=2))
+    try:
+        slurm.wait(lambda: sum(job.state == "RUNNING" and len(processes_of(job)) > 2 for job in alive(slurm)) == 2, 60)
+        time.sleep(4)
+        os.killpg(process.pid, number)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130), said
+    # After Ctrl-C at once; a killed campaign's workers see that their scheduler is gone.
+    slurm.wait(lambda: not alive(slurm), 30)
+
+
+def wait(check: Callable[[], None], until: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline
+        check()
+        time.sleep(0.1)
