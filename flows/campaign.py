@@ -151,11 +151,16 @@ class Learning(Section):
 class DFT(Section):
     """How the chosen are validated."""
 
-    code: Literal["gpaw"] = Field(default="gpaw", title="Code")
+    code: Literal["gpaw", "espresso"] = Field(default="gpaw", title="Code")
     preset: Literal["quick", "standard", "accurate"] = Field(
         default="standard",
         title="Preset",
         description="Cut-off, k-points, convergence: tests/benchmarks/dft-presets.md.",
+    )
+    pseudopotentials: str | None = Field(
+        default=None,
+        title="Pseudopotentials (espresso)",
+        description="A table of them and of their cut-offs, a YAML file: see the README.",
     )
     budget: int = Field(
         default=12, ge=0, title="Budget", description="Candidate validations in all; competing phases come on top."
@@ -176,9 +181,23 @@ class DFT(Section):
         default=1, ge=0, title="Relax the best", description="How many of the best are relaxed with DFT at the end."
     )
 
+    @model_validator(mode="after")
+    def _pseudopotentials_go_with_espresso(self) -> DFT:
+        if (self.code == "espresso") != (self.pseudopotentials is not None):
+            raise ValueError("code: espresso and pseudopotentials: table.yaml go together")
+        return self
+
     def choice(self) -> CodeChoice:
-        """Give the plain record that the lower rooms take."""
-        return CodeChoice(name=self.code)
+        """Give the plain record that the lower rooms take.
+
+        Raises:
+            CampaignError: The table of pseudopotentials is wrong.
+        """
+        if self.pseudopotentials is None:
+            return CodeChoice(name=self.code)
+        from flows.pseudopotentials import load_family
+
+        return CodeChoice(name=self.code, pseudopotentials=load_family(Path(self.pseudopotentials)))
 
 
 class Campaign(Section):
@@ -232,21 +251,26 @@ class Campaign(Section):
         for name in ("pressure_gpa", "max_stress_gpa"):
             if getattr(self.screening, name) == Screening.model_fields[name].default:
                 del content["screening"][name]
+        if self.dft.pseudopotentials is None:
+            del content["dft"]["pseudopotentials"]
         if self.screening.potential.precision == Potential.model_fields["precision"].default:
             del content["screening"]["potential"]["precision"]
         return content
 
 
 def resolve_paths(campaign: Campaign, folder: Path) -> Campaign:
-    """Read relative paths of file sources from the campaign file's own folder."""
+    """Read relative paths from the campaign file's own folder: of file sources, of the table of pseudopotentials."""
 
     def resolved(source: Source) -> Source:
         if isinstance(source, Files | Substitution):
             return source.model_copy(update={"path": str(folder / source.path)})
         return source
 
-    update = {
+    update: dict[str, Any] = {
         "sources": [resolved(s) for s in campaign.sources],
         "competing": [resolved(s) for s in campaign.competing],
     }
+    if campaign.dft.pseudopotentials is not None:
+        table = str(folder / campaign.dft.pseudopotentials)
+        update["dft"] = campaign.dft.model_copy(update={"pseudopotentials": table})
     return campaign.model_copy(update=update)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cluster_file import Workers
 from flows.worker_pool import WorkerPool
+from materials.environment import secrets_hidden
 from materials.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _local_workers(workers: Workers, folder: Path, say: Callable[[str], None]) -
     with (
         main_hidden(),
         _environment_kept(),
+        secrets_hidden(),
         _local_cluster(workers) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

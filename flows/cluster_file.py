@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import replace
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flows.section import Section
+from models.dft.contract import Limits
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+# What a DFT job itself says to sbatch: more would make it another job.
+OURS = frozenset(
+    {"--job-name", "-J", "--output", "-o", "--error", "-e", "--open-mode", "--export", "--export-file", "--chdir", "-D"}
+    | {"--array", "-a", "--wrap", "--requeue", "--no-requeue", "--time", "-t", "--mem", "--parsable", "--test-only"}
+)
 
 
 class Queue(Section):
@@ -35,6 +49,20 @@ class Queue(Section):
         description="The command that runs another inside of a container, word by word, such as "
         "[apptainer, exec, assay.sif]. Empty: none.",
     )
+
+    @field_validator("queue", "account")
+    @classmethod
+    def _one_word(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.,:/@+-]+", value):
+            raise ValueError("takes one word")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _one_line_each(cls, value: list[str]) -> list[str]:
+        if any(not option.isprintable() or not option for option in value):
+            raise ValueError("takes options of one line each")
+        return value
 
 
 class Workers(Queue):
@@ -121,13 +149,60 @@ class DFTJobs(Queue):
     cores: int = Field(
         default=1, ge=1, title="Cores of a calculation", description="MPI ranks; more than 1 needs `mpi`."
     )
-    memory_gib: float = Field(default=8.0, gt=0, title="Memory of a calculation (GiB)")
-    walltime_s: float = Field(default=3600.0, gt=0, title="Walltime of a calculation (s)")
+    memory_gib: float = Field(
+        default=8.0,
+        gt=0,
+        title="Memory of a calculation (GiB)",
+        description="All of its ranks together. What needs more is sent again with twice as much.",
+    )
+    max_memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        title="Largest memory of a calculation (GiB)",
+        description="Where doubling ends. Empty: four times the memory; with kind local no more than this machine has.",
+    )
+    walltime_s: float = Field(
+        default=3600.0,
+        gt=0,
+        title="Walltime of a calculation (s)",
+        description="What needs longer is sent again from its checkpoint with twice as much. "
+        "With kind slurm the job asks for this in whole minutes and one more: the calculation ends itself first.",
+    )
+    max_walltime_s: float | None = Field(
+        default=None,
+        gt=0,
+        title="Longest walltime of a calculation (s)",
+        description="Where doubling ends, such as a minute or two less than the partition's limit. "
+        "Empty: four times the walltime.",
+    )
     mpi: list[str] = Field(
         default=["mpirun", "-np", "{cores}"],
         title="MPI command",
         description="Starts the ranks, word by word; {cores} is their number. On Slurm often [srun].",
     )
+
+    @model_validator(mode="after")
+    def _makes_a_job(self) -> DFTJobs:
+        for name in ("memory_gib", "walltime_s"):
+            least, most = getattr(self, name), getattr(self, f"max_{name}")
+            if most is not None and most < least:
+                raise ValueError(f"max_{name} ({most:g}) is below {name} ({least:g})")
+        for option in self.options:
+            word = re.split(r"[= ]", option)[0]
+            if not option.startswith("-") or word in OURS or (not word.startswith("--") and word[:2] in OURS):
+                raise ValueError(f"options: {option!r} is not an option that may be given here")
+        return self
+
+    def limits(self) -> Limits:
+        """What a calculation gets at first."""
+        return Limits(cores=self.cores, walltime_s=self.walltime_s, memory_gib=self.memory_gib, mpi=tuple(self.mpi))
+
+    def most(self) -> Limits:
+        """What a calculation that needs more may get."""
+        memory = self.max_memory_gib or 4 * self.memory_gib
+        if self.max_memory_gib is None and self.kind == "local":
+            memory = max(self.memory_gib, min(memory, _memory_gib()))
+        return replace(self.limits(), walltime_s=self.max_walltime_s or 4 * self.walltime_s, memory_gib=memory)
 
     def resolved_concurrent(self) -> int:
         """Number of calculations to have under way at once."""

@@ -34,6 +34,7 @@ def examine(ledger_url: str | None) -> list[Check]:
         _compiler,
         lambda: _importable("matgl", "other potentials of the matgl family", "pip install 'matgl>=4.1.2,<5'"),
         lambda: _dft("gpaw"),
+        lambda: _dft("espresso", needed=False),
         lambda: _ledger(ledger_url),
         _prefect,
         _gpu,
@@ -111,13 +112,13 @@ def _compiler() -> Check:
     )
 
 
-def _dft(name: str) -> Check:
+def _dft(name: str, *, needed: bool = True) -> Check:
     from models.dft.codes import CodeChoice, open_code
 
     try:
-        return Check(name=name, ok=True, found=open_code(CodeChoice(name=name)).version())
+        return Check(name=name, ok=True, found=open_code(CodeChoice(name=name)).version(), needed=needed)
     except AssayError as error:
-        return Check(name=name, ok=False, found="not usable", fix=str(error))
+        return Check(name=name, ok=False, found="not usable", fix=str(error), needed=needed)
 
 
 def _ledger(url: str | None) -> Check:

@@ -27,7 +27,7 @@ def load_campaign(path: Path, *, budget: int | None = None) -> Campaign:
     Raises:
         CampaignError: With the file, the key, what was found and what to do.
     """
-    content = _read(path)
+    content = read_yaml(path)
     if budget is not None:
         dft = content.setdefault("dft", {})
         if isinstance(dft, dict):
@@ -43,7 +43,7 @@ def load_cluster(path: Path | None) -> Cluster:
     """
     if path is None:
         return Cluster()
-    return check(Cluster, _read(path), str(path))
+    return check(Cluster, read_yaml(path), str(path))
 
 
 def check(model: type[Model], content: Any, where: str) -> Model:
@@ -61,7 +61,12 @@ def check(model: type[Model], content: Any, where: str) -> Model:
         raise CampaignError("\n".join(f"{where}: {line}" for line in unique[:5])) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds keys and values.
+
+    Raises:
+        CampaignError: It is not there, or not such a file.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -15,6 +15,7 @@ from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
 from flows.progress import Progress
+from flows.pseudopotentials import refuse_uncovered
 from flows.stages.assess import assess_screened
 from flows.stages.choose import choose, gather_pool
 from flows.stages.propose import propose
@@ -95,7 +96,10 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
 
     campaign = request.campaign
     if request.use_dft and campaign.dft.budget:
-        open_code(campaign.dft.choice()).version()
+        choice = campaign.dft.choice()
+        if choice.pseudopotentials is not None:
+            refuse_uncovered(campaign, choice.pseudopotentials)
+        open_code(choice).version()
     with Ledger.open(request.ledger_url) as ledger:
         run = Run(
             campaign=campaign,

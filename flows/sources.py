@@ -159,3 +159,17 @@ class Optimade(Section):
 Source = Annotated[
     Prototypes | Substitution | Files | MaterialsProject | Optimade, Field(discriminator="kind", title="Source")
 ]
+
+
+def named_elements(source: Source) -> set[str]:
+    """Name the elements that a source will bring for certain, as far as its section says."""
+    match source:
+        case Prototypes():
+            return {element for elements in source.roles.values() for element in elements}
+        case Substitution():
+            return set(source.elements)
+        case MaterialsProject():
+            systems = {element for chemsys in source.chemsys for element in chemsys.split("-")}
+            return (systems | set(source.elements)) - {"*"}
+        case _:
+            return set()

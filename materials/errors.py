@@ -15,8 +15,10 @@
     ├── HullError                  a phase diagram cannot be built or asked
     │   ├── LevelOfTheoryMismatch  energies that cannot be compared met in one hull
     │   └── MissingTerminals       no reference energy for an element
-    ├── DFTError                   a DFT code cannot be used
-    │   └── CodeNotInstalled       it is not here
+    ├── DFTError                   DFT cannot be done
+    │   ├── CodeNotInstalled       the code is not here
+    │   ├── SchedulerUnreachable   the queueing system does not answer
+    │   └── JobRefused             it does not take a job
     ├── LedgerError                the database could not be read or written
     └── ClusterError               workers could not be had, or all of them are gone
 
@@ -94,11 +96,19 @@ class MissingTerminals(HullError):
 
 
 class DFTError(AssayError):
-    """A DFT code cannot be used."""
+    """DFT cannot be done: by its code, or by what runs its jobs."""
 
 
 class CodeNotInstalled(DFTError):
     """The DFT code is not on this machine."""
+
+
+class SchedulerUnreachable(DFTError):
+    """The queueing system does not answer now; what it knows is as it was."""
+
+
+class JobRefused(DFTError):
+    """The queueing system does not take a job as it is asked for."""
 
 
 class LedgerError(AssayError):

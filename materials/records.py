@@ -26,6 +26,7 @@ CalculationStatus = Literal[
     "walltime",
     "out_of_memory",
     "crashed",
+    "cancelled",  # by a person, in the queue
 ]
 Goal = Literal["near", "at_most", "at_least", "minimize", "maximize"]
 

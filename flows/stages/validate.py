@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.context import Run
-from flows.jobs import Job, job_for, run_jobs
+from flows.dft.watch import Job
+from flows.jobs import folder_of, job_for, run_jobs
 from flows.stages.assess import Screened, assess_validated
 from materials.competing import ValidationPlan, plan_validation
 from materials.records import Calculation, Failure, Selection
@@ -107,14 +108,16 @@ def _elements(screened: Screened, material_id: str) -> frozenset[str]:
 
 def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     """Run what the ledger has no final answer for; each result is written as it comes."""
-    from models.dft.contract import Limits, calculation_from, method_of
+    from flows.dft.executor import open_executor
+    from models.dft.contract import calculation_from, is_final, method_of
 
+    hardware = run.cluster.dft
     known = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
-    missing = [job for job in jobs if job.calculation_id not in known]
+    most = hardware.most()
+    missing = [job for job in jobs if job.calculation_id not in known or not is_final(known[job.calculation_id], most)]
     if not missing:
         return 0
     method = method_of(run.dft_code)
-    hardware = run.cluster.dft
 
     with run.progress.timed("DFT"), run.progress.counting(title, len(missing), "calculations") as counter:
 
@@ -130,17 +133,20 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
             run.dft_code,
             runs_dir=run.folder,
             concurrent=hardware.resolved_concurrent(),
-            limits=Limits(
-                cores=hardware.cores,
-                walltime_s=hardware.walltime_s,
-                memory_gib=hardware.memory_gib,
-                mpi=tuple(hardware.mpi),
-            ),
+            limits=hardware.limits(),
+            most=most,
+            executor=open_executor(hardware, run.dft_code),
             on_result=keep,
             stop=run.stop,
+            say=run.progress.say,
         )
     run.check_stop()
     return len(missing)
+
+
+def _is_gone(run: Run, job: Job) -> bool:
+    """Whether somebody removed a calculation's folder: that is how one that was cancelled is asked for again."""
+    return not folder_of(run.folder, job.calculation_id).exists()
 
 
 def _failure(calculation: Calculation) -> Failure:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
-import json
 import os
 import warnings
 import zlib
@@ -22,6 +21,7 @@ from materials.sources.parsing import (
     StructureTrouble,
     attempt,
     parse_cif,
+    parse_json,
     parse_poscar,
     structure_from_atoms,
     structure_from_mapping,
@@ -141,10 +141,7 @@ def _from_structure_file(file: Path) -> Iterator[_Found]:
 
 
 def _from_json(text: str) -> Iterator[_Found]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise StructureTrouble("UnreadableStructure", f"holds broken JSON: {error}") from error
+    content = parse_json(text)
     if isinstance(content, list):
         yield from ((f"#{n}", attempt(item)) for n, item in enumerate(content, 1))
     else:

@@ -37,11 +37,7 @@ def parse_structure(content: Any) -> Structure:
         raise StructureTrouble("UnreadableStructure", f"holds {_shown(content)} where a structure was due")
     text = content.lstrip("\ufeff")
     if text.lstrip().startswith("{"):
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise StructureTrouble("UnreadableStructure", f"holds broken JSON: {error}") from error
-        return structure_from_mapping(content)
+        return structure_from_mapping(parse_json(text))
     if "_cell_length_a" in text:
         structures = parse_cif(text)
         if len(structures) != 1:
@@ -50,6 +46,18 @@ def parse_structure(content: Any) -> Structure:
             raise structures[0]
         return structures[0]
     return parse_poscar(text)
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON into plain values.
+
+    Raises:
+        StructureTrouble: it is broken, or nested without end.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StructureTrouble("UnreadableStructure", f"holds broken JSON: {error}") from error
 
 
 def attempt(content: Any) -> Structure | StructureTrouble:

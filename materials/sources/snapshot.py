@@ -165,10 +165,16 @@ def load(path: Path) -> Snapshot:
     """
     try:
         content = json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        found = content.get("format")
+        snapshot = _snapshot(content) if found == FORMAT else None
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and pull again") from error
-    if content.get("format") != FORMAT:
-        raise InputError(f"{path} has format {content.get('format')}, this program reads {FORMAT}; pull again")
+    if snapshot is None:
+        raise InputError(f"{path} has format {found}, this program reads {FORMAT}; pull again")
+    return snapshot
+
+
+def _snapshot(content: Mapping[str, Any]) -> Snapshot:
     return Snapshot(
         source=content["source"],
         database_version=content["database_version"],

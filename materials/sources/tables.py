@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +38,9 @@ def read_table(path: Path) -> pandas.DataFrame:
             return pandas.DataFrame([json.loads(line) for line in unpacked_text(path).split("\n") if line.strip()])
         if kind == ".parquet":
             return pandas.read_parquet(io.BytesIO(unpacked(path)))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as a table: {error}") from error
+    except Exception as error:
+        # A damaged file raises anything, by what its metadata promises.
+        raise InputError(f"{path} cannot be read as a table: {type(error).__name__}: {error}") from error
     raise InputError(f"{path}: a table is one of {', '.join(TABLE_SUFFIXES)}, each also with .gz")
 
 

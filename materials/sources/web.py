@@ -128,7 +128,7 @@ class PatientAdapter(HTTPAdapter):
     def _judge(self, where: str, url: str, body: bytes) -> SourceError | None:
         try:
             payload = json.loads(body, parse_constant=_refuse_constant)
-        except ValueError:
+        except (ValueError, RecursionError):
             if body.lstrip()[:1] == b"<":
                 return SourceUnavailable(
                     f"{where} answered with a web page, not with data: a proxy's log-in page, perhaps"

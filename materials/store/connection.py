@@ -6,6 +6,7 @@ with synchronous=FULL: a commit a batch, so that the price is a few milliseconds
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
@@ -45,7 +46,9 @@ def parse_url(url: str | None) -> URL:
             f"Cannot use the database URL {mask(found)}: give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
         )
     if parsed.get_backend_name() != "sqlite":
-        return parsed.set(drivername="postgresql+psycopg")
+        # libpq would look for it at each connection: it may be hidden by then, and what is known can be masked.
+        password = parsed.password or os.environ.get("PGPASSWORD")
+        return parsed.set(drivername="postgresql+psycopg", password=password)
     return parsed
 
 

@@ -6,11 +6,13 @@ it; nothing of a calculation lives only in memory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from materials.environment import without_secrets
 from materials.records import Calculation, content_hash
 
 if TYPE_CHECKING:
@@ -19,12 +21,27 @@ if TYPE_CHECKING:
 DFTStatus = Literal[
     "converged",
     "max_steps",  # the relaxation ran out of steps
-    "scf_not_converged",  # with the safer mixing, too
+    "scf_not_converged",  # on any rung of the code's ladder of mixers
     "walltime",
     "out_of_memory",
     "crashed",  # the process died without a word
+    "cancelled",  # by a person, in the queue
     "failed",  # the code refused: geometry, missing PAW setup, an energy that rises
 ]
+
+LATER = frozenset({"density_cutoff_ev"})  # fields of DFTSettings that are not hashed where they are empty
+
+
+# What a calculation needs: one thread a rank, MPI that runs as root too.
+CALCULATION_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    # A process on its own must not start MPI's daemon.
+    "OMPI_MCA_ess_singleton_isolated": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +49,7 @@ class DFTSettings:
     """Everything that decides the number that comes out. Hashed, so that an answer is known by its question.
 
     Attributes:
-        code: Name of the code: "gpaw".
+        code: Name of the code: "gpaw", "espresso".
         preset: Where the values come from: "quick", "standard", "accurate".
         potentials: Frozen cores and their version: "gpaw-setups-1.2.1".
         functional: "PBE".
@@ -43,13 +60,14 @@ class DFTSettings:
         smearing_ev: Width of the Fermi–Dirac occupations, eV; the energy is extrapolated to zero width.
         convergence_energy_ev: Largest change of the energy in the last SCF steps, eV per valence electron.
         convergence_density: Largest change of the density, electrons per valence electron.
-        max_scf_steps: Steps of an SCF cycle before it is tried with safer mixing.
+        max_scf_steps: Steps of an SCF cycle before the next rung of the ladder of mixers.
         magnetic_moments: Element -> moment to start from, μB an atom, all parallel. Empty: no spin.
         mode: "static" on the geometry as it comes, or "relax" of positions and cell, then static.
         fmax: Largest force on an atom after a relaxation, eV/Å.
         max_stress_gpa: Largest component of the stress after a relaxation, GPa.
         max_steps: Steps of a relaxation.
         geometry: Whose geometry it starts from: the `calculation_id` of the relaxation by the potential, say.
+        density_cutoff_ev: Of the plane waves of the density, eV, where it is not what the code makes of the other.
     """
 
     code: str
@@ -70,10 +88,13 @@ class DFTSettings:
     max_stress_gpa: float = 0.5
     max_steps: int = 60
     geometry: str = ""
+    density_cutoff_ev: float | None = None
 
     def content(self) -> dict[str, Any]:
         """The settings as JSON-like data; `settings_hash` is its hash."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        # What came later, at its default, leaves a calculation the one that it was.
+        return {key: value for key, value in found.items() if key not in LATER or value}
 
     @property
     def settings_hash(self) -> str:
@@ -87,13 +108,17 @@ class Limits:
 
     cores: int = 1
     walltime_s: float = 3600.0
-    memory_gib: float = 8.0  # a process
+    memory_gib: float = 8.0  # all ranks together
     mpi: tuple[str, ...] = ("mpirun", "-np", "{cores}")  # what starts the ranks, word by word
 
     @property
     def launcher(self) -> tuple[str, ...]:
         """The words that start the ranks, none for a single one."""
         return tuple(word.format(cores=self.cores) for word in self.mpi) if self.cores > 1 else ()
+
+
+# What a calculation of this status wanted more of.
+_LIMIT_OF = {"walltime": "walltime_s", "out_of_memory": "memory_gib"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +134,7 @@ class DFTResult:
         max_stress: Largest component of the stress, eV/Å³.
         n_steps: Geometry steps taken; 0 for a static calculation.
         wall_time_s: Of all attempts that this result took.
-        attempts: SCF attempts; 2 if safer mixing was needed.
+        attempts: Rungs of the ladder of mixers that were climbed; 1 if the first one served.
         message: Why there is no result, with the last lines of the log.
         properties: What else the code found, by the Materials Project's names.
     """
@@ -198,6 +223,11 @@ class DFTCode(Protocol):
         ...
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment, made fit for a calculation, and without what is secret in it."""
+    return {**without_secrets(os.environ), **CALCULATION_ENVIRONMENT}
+
+
 def method_of(code: DFTCode) -> str:
     """Who computes, as `Calculation.method` has it: "gpaw-26.7.0"."""
     return f"{code.name}-{code.version()}"
@@ -205,7 +235,8 @@ def method_of(code: DFTCode) -> str:
 
 def level_of_theory(settings: DFTSettings) -> str:
     """What an energy means: everything that shifts totals, so that only comparable ones meet in a hull."""
-    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}"
+    density = f"/RHO{settings.density_cutoff_ev:g}" if settings.density_cutoff_ev else ""
+    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}{density}"
 
 
 def calculation_id(material_id: str, method: str, settings: DFTSettings) -> str:
@@ -244,6 +275,30 @@ def calculation_from(result: DFTResult, material_id: str, method: str, settings:
         message=result.message,
         properties=properties,
     )
+
+
+def with_limits(result: DFTResult, limits: Limits) -> DFTResult:
+    """Note which limit a calculation ran into, so that the ledger too knows whether a more generous one is worth a try.
+
+    Args:
+        result: How it ended.
+        limits: That it had.
+    """
+    named = _LIMIT_OF.get(result.status)
+    if named is None:
+        return result
+    return replace(result, properties={**result.properties, named: getattr(limits, named)})
+
+
+def is_final(calculation: Calculation, limits: Limits) -> bool:
+    """Whether the ledger's answer stands: one that ran into a limit does for that limit only.
+
+    Args:
+        calculation: As the ledger has it.
+        limits: The most that it may be given now.
+    """
+    named = _LIMIT_OF.get(calculation.status)
+    return named is None or bool(calculation.properties.get(named, 0.0) >= getattr(limits, named))
 
 
 def last_lines(paths: Sequence[Path], count: int = 8) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,8 +86,7 @@ def load_chgnet(
     """
     from pymatgen.core import Element
 
-    checkpoint = torch.load(path, map_location=device, weights_only=False)
-    content = checkpoint.get("model", checkpoint)
+    content = checkpoint_of(path, device)
     compiled = (device, precision) == ("cpu", "float32") and chgnet_kernel.library() is not None
     try:
         model = Chgnet(content["state_dict"], content["model_args"], getattr(torch, precision), compiled=compiled)
@@ -101,6 +103,25 @@ def load_chgnet(
         batch_cost=40.0 if device == "cpu" else 2000.0,
         merge=merge,
     )
+
+
+def checkpoint_of(path: Path, device: str) -> dict[str, Any]:
+    """Read the weights and arguments of a checkpoint: of numbers alone, for a pickle may run whatever it likes.
+
+    Raises:
+        PotentialNotInstalled: If it is none, or holds more than that.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that it is not going to open
+            checkpoint = torch.load(path, map_location=device, weights_only=True)
+        content: dict[str, Any] = checkpoint.get("model", checkpoint)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise PotentialNotInstalled(
+            f"{path} is no checkpoint, or holds more than weights and plain values, and is not opened: {reason}"
+        ) from error
+    return content
 
 
 def _forces(g: Geometry, classes: Classes, outcome: Outcome) -> tuple[Tensor, Tensor]:

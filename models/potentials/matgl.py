@@ -6,7 +6,10 @@ handed to them as they are, in double precision until then, and forces and stres
 
 from __future__ import annotations
 
+import json
+import pickle
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -159,14 +162,29 @@ def _loaded(model: str) -> Any:
         return chgnet_in_matgl(chgnet_path(OF_PACKAGE[model]))
     folder = matgl_folder(model)
     try:
+        _refuse_foreign_classes(folder)
         pes = matgl.load_model(folder)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise PotentialNotInstalled(
             f"matgl {matgl.__version__} cannot load {folder}: {error}; its weights may be of another major version"
         ) from error
     if not isinstance(pes, Pes) or getattr(pes, "calc_charge", False):
         raise PotentialNotInstalled(f"{folder} holds {type(pes).__name__}: not a potential that energies alone define")
     return pes
+
+
+def _refuse_foreign_classes(folder: Path) -> None:
+    """Stop before matgl imports and calls a class that the files name and that is none of its own.
+
+    Raises:
+        ValueError: They name one.
+    """
+    arguments = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
+    parts = [json.loads((folder / "model.json").read_text()), *arguments.values()]
+    for part in parts:
+        module = str(part.get("@module", "matgl")) if isinstance(part, dict) else "matgl"
+        if module.split(".")[0] != "matgl":
+            raise ValueError(f"its files name a class of {module}, which is not matgl's")
 
 
 def _triplets(model: Any, graph: Any) -> dict[str, Tensor] | None:

@@ -22,6 +22,7 @@ from pymatgen.core import Element
 from torch import Tensor, nn
 
 from materials.errors import PotentialNotInstalled
+from models.potentials.chgnet import checkpoint_of
 
 UNDAMPED = 4096  # as matgl's exponent: its polynomial of the basis functions' values is 1
 ACOS_MARGIN = 1 - 1e-6  # the package's own, against the infinite slope of acos
@@ -157,8 +158,7 @@ def chgnet_in_matgl(path: Path) -> Pes:
     Raises:
         PotentialNotInstalled: If it is of another architecture.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    content = checkpoint.get("model", checkpoint)
+    content = checkpoint_of(path, "cpu")
     arguments = content["model_args"]
     model = PackageChgnet(
         element_types=tuple(Element.from_Z(number).symbol for number in range(1, 95)),

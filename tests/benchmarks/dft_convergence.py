@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pymatgen.core import Lattice, Structure
 
-from flows.jobs import Job, job_for, run_jobs
+from flows.dft.watch import Job
+from flows.jobs import job_for, run_jobs
 from models.dft.contract import DFTResult, DFTSettings, Limits, method_of
 from models.dft.gpaw import Gpaw
 from models.dft.presets import PRESETS, looks_metallic, mesh, settings_for, symmetrised

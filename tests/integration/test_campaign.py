@@ -166,7 +166,7 @@ def test_killed_again_and_again_it_ends_the_same(finished: Path, tmp_path: Path)
     dft[0] = count("fidelity = 'dft'")
     assert dft[0] >= 1
     # A DFT process: it is sent again, and the run ends.
-    interrupt(child("gpaw_driver"), lambda: True)
+    interrupt(child("driver.py gpaw"), lambda: True)
     run(tmp_path, "run", str(SMALL))
 
     undisturbed, disturbed = rows(finished), rows(tmp_path)

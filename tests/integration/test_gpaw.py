@@ -15,8 +15,8 @@ from pymatgen.core import Lattice, Structure
 
 from flows.jobs import folder_of, job_for, run_jobs
 from materials.errors import CodeNotInstalled
-from models.dft.contract import DFTResult, DFTSettings, Limits
-from models.dft.gpaw import Gpaw, clean_environment
+from models.dft.contract import DFTResult, DFTSettings, Limits, clean_environment
+from models.dft.gpaw import Gpaw
 from models.dft.presets import settings_for
 
 CODE = Gpaw()
@@ -78,7 +78,8 @@ def test_each_end(tmp_path: Path) -> None:
         "calcium": "converged",
     }
     assert "1.00 Å apart" in results["near"].message
-    assert "safer mixing" in results["scf"].message
+    assert "with mixing default, then slow" in results["scf"].message
+    assert results["silicon"].properties["mixing"] == "default"
     gap = results["silicon"].band_gap
     # PBE: 0.57 to 0.61 eV at 85 % of the way to X (https://doi.org/10.1103/PhysRevB.82.205212), 0.71 at X itself.
     assert gap is not None

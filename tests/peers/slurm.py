@@ -63,8 +63,8 @@ JobCompLoc={folder}/jobcomp
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=500
-SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
+SchedulerType=sched/builtin
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 ReturnToService=2
@@ -132,10 +132,8 @@ class Slurm:
 
     def close(self) -> None:
         """End the daemons and whatever they left running."""
-        for daemon in self._daemons.values():
-            daemon.kill()
-        for daemon in self._daemons.values():
-            daemon.wait()
+        for name in list(self._daemons):
+            self._end(name)
         _kill(self._processes())
 
     # What a user does
@@ -169,6 +167,12 @@ class Slurm:
         job = self.job(name)
         assert job is not None
         self.run("scontrol", "update", f"JobId={job.id}", "EndTime=now+1")
+
+    def freeze(self, name: str) -> None:
+        """Stop a running job's processes: it stays as it is until Slurm ends it."""
+        for process in self._processes(job=name):
+            if process.name() != "slurmstepd":
+                process.suspend()
 
     def accounted(self) -> list[dict[str, str]]:
         """Read what jobcomp wrote: each job that has ended, whether or not slurmctld still knows it."""
@@ -206,7 +210,7 @@ class Slurm:
 
     def kill_controller(self) -> None:
         """Kill slurmctld with -9: what it had not saved yet is lost."""
-        self._daemons.pop("slurmctld").kill()
+        self._end("slurmctld")
 
     def start_controller(self, *, wait: bool = True) -> None:
         """Start slurmctld, from what it had saved."""
@@ -216,7 +220,7 @@ class Slurm:
 
     def take_down(self, node: str) -> None:
         """Let a node die, with all that runs there, and slurmctld know it at once."""
-        self._daemons.pop(node).kill()
+        self._end(node)
         _kill(self._processes(node))
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
 
@@ -242,14 +246,20 @@ class Slurm:
                 preexec_fn=_die_with_parent,
             )
 
-    def _processes(self, node: str | None = None) -> list[psutil.Process]:
+    def _end(self, name: str) -> None:
+        daemon = self._daemons.pop(name)
+        daemon.kill()
+        daemon.wait()
+
+    def _processes(self, node: str | None = None, job: str | None = None) -> list[psutil.Process]:
         """Find what the daemons started: job scripts, what these started, and their keepers (slurmstepd)."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 environment = process.environ()
                 ours = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
-                if ours and "SLURMD_NODENAME" in environment and node in (None, environment["SLURMD_NODENAME"]):
+                there = node in (None, environment.get("SLURMD_NODENAME"))
+                if ours and there and "SLURMD_NODENAME" in environment and job in (None, environment["SLURM_JOB_NAME"]):
                     found += [process, *(p for p in process.parents() if p.name() == "slurmstepd")]
         return found
 

@@ -1,0 +1,155 @@
+"""Quantum ESPRESSO behind the contract: driver.py as an external process, which runs pw.x."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from materials.errors import CodeNotInstalled, DFTError
+from models.dft.contract import DFTSettings, clean_environment
+from models.dft.folder import DRIVER, DrivenCode
+from models.dft.presets import settings_for
+from models.dft.pseudopotentials import Family
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+HOW_TO = (
+    "Quantum ESPRESSO is not installed: apt-get install quantum-espresso, or conda install -c conda-forge qe, or name "
+    "its pw.x in ASSAY_PW. `--no-dft` runs everything else."
+)
+# What the cut-offs of the table are multiplied with: those who publish them have converged energies with them.
+CUTOFF_FACTORS = {"quick": 1.0, "standard": 1.0, "accurate": 1.25}
+# Plane waves of a fixed cut-off press a cell together: to relax it takes more of them than an energy does.
+FACTOR_TO_RELAX = 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """A pw.x that was found, and its version."""
+
+    program: str
+    version: str
+
+
+class Espresso(DrivenCode):
+    """Quantum ESPRESSO, as `DFTCode` asks for it."""
+
+    name = "espresso"
+    logs = ("scf.pwo", "scf.err", "gap.pwo", "gap.err")
+
+    def __init__(self, family: Family | None = None) -> None:
+        """Take the pseudopotentials; without them it can only tell its version."""
+        self._family = family
+
+    @property
+    def family(self) -> Family:
+        """The pseudopotentials.
+
+        Raises:
+            DFTError: The campaign names none.
+        """
+        if self._family is None:
+            raise DFTError("dft.pseudopotentials: Quantum ESPRESSO brings none; name a table of them")
+        return self._family
+
+    def version(self) -> str:
+        """The version of pw.x.
+
+        Raises:
+            CodeNotInstalled: There is no pw.x that works.
+        """
+        return find_installation().version
+
+    def potentials(self) -> str:
+        """The family of pseudopotentials and a hash of its files.
+
+        Raises:
+            DFTError: The campaign names none.
+        """
+        return self.family.identity
+
+    def settings(
+        self,
+        preset: str,
+        elements: Iterable[str],
+        structure: Structure,
+        *,
+        relax: bool | None = None,
+        geometry: str = "",
+    ) -> DFTSettings:
+        """Settings as the presets of plane waves have them, but the cut-offs: those are the table's.
+
+        Raises:
+            DFTError: There is no such preset, or the campaign names no pseudopotentials.
+        """
+        settings = settings_for(preset, elements, structure, code=self, relax=relax, geometry=geometry)
+        cutoff, density_cutoff = self.family.cutoffs_ev(elements)
+        factor = CUTOFF_FACTORS[preset]
+        if settings.mode == "relax":
+            factor = max(factor, FACTOR_TO_RELAX)
+        return replace(
+            settings,
+            functional=self.family.functional,
+            cutoff_ev=factor * cutoff,
+            density_cutoff_ev=factor * density_cutoff,
+        )
+
+    def task(self, structure: Structure, settings: DFTSettings) -> dict[str, Any]:
+        """What the physics will read, the program and the pseudopotentials among it."""
+        symbols = sorted(element.symbol for element in structure.composition.elements)
+        known = {symbol: self.family.elements[symbol] for symbol in symbols if symbol in self.family.elements}
+        return super().task(structure, settings) | {
+            "program": find_installation().program,
+            "pseudopotentials": {
+                "folder": str(self.family.folder.resolve()),
+                "files": {symbol: pseudopotential.file for symbol, pseudopotential in known.items()},
+                "valence": {symbol: pseudopotential.valence for symbol, pseudopotential in known.items()},
+                "lacking": [symbol for symbol in symbols if symbol not in known],
+            },
+        }
+
+    def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:
+        """The driver, in our own Python; the ranks that it starts are those of pw.x."""
+        return [sys.executable, "-P", str(DRIVER.resolve()), self.name, str(folder.resolve()), *mpi]
+
+
+@functools.cache
+def find_installation() -> Installation:
+    """Find a pw.x that works: ASSAY_PW, or the one on the path; once.
+
+    Raises:
+        CodeNotInstalled: There is none; the message says how to get it and what was tried.
+    """
+    named = os.environ.get("ASSAY_PW")
+    program = shutil.which(named or "pw.x")
+    if program is None:
+        raise CodeNotInstalled(f"{HOW_TO} (ASSAY_PW: no program {named})" if named else HOW_TO)
+    try:
+        # It has no option for that: without an input it says who it is, and that it got none.
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [program],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env=clean_environment(),
+            )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CodeNotInstalled(f"{HOW_TO} (Tried {program}: {error})") from None
+    found = re.search(r"Program PWSCF v\.(\S+)", done.stdout)
+    if found is None:
+        said = (done.stderr + done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise CodeNotInstalled(f"{HOW_TO} (Tried {program}: {said[-1]})")
+    return Installation(program=str(Path(program).resolve()), version=found[1])

@@ -1,0 +1,276 @@
+"""What Quantum ESPRESSO is asked in a calculation: the density, the band gap. driver.py loads it.
+
+Each evaluation is a run of pw.x of its own, started through ASE, and read from the XML file that pw.x writes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.espresso import EspressoProfile, EspressoTemplate
+
+from models.dft.course import Died, Ended, NotConverged, climb, gap
+
+# As pw.x has them: CODATA 2018.
+RYDBERG = 13.605693122994  # eV
+HARTREE = 2 * RYDBERG
+BOHR = 0.529177210903  # Å
+HERE = Path(".")  # the driver works in the calculation's folder
+SCRATCH = Path("pw")  # the density, and what else pw.x leaves behind
+LOG = "scf.pwo"
+LEASH = Path(__file__).with_name("leash.py")
+# How the density is mixed: the next rung is climbed where the one before has not converged within its steps.
+LADDER: dict[str, dict[str, Any]] = {
+    "default": {"mixing_beta": 0.7},
+    "slow": {"mixing_beta": 0.3, "patience": 2},
+    # Little of the new density, its long waves screened as in an inhomogeneous electron gas, and a diagonalisation
+    # that does not lose its way.
+    "screened": {
+        "mixing_beta": 0.1,
+        "mixing_mode": "local-TF",
+        "mixing_ndim": 12,
+        "diagonalization": "cg",
+        "patience": 3,
+    },
+}
+# Routines that fail because a density on its way to convergence went astray: another way may lead there.
+NUMERICAL = ("cdiaghg", "rdiaghg", "c_bands", "electrons", "mix_rho", "cegterg", "regterg", "pcegterg", "pregterg")
+
+
+class PwCalculator(Calculator):
+    """pw.x for ASE: energy (smearing extrapolated to zero), forces and stress, from one SCF cycle."""
+
+    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
+
+    def __init__(self, task: Any) -> None:
+        super().__init__()
+        self.task = task
+        self.rungs: list[str] = []
+        self.output: Output | None = None
+
+    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+        """Converge the density with the first rung of the ladder that leads there."""
+        super().calculate(atoms, properties, system_changes)
+        self.rungs = climb(LADDER, self._attempt, LOG)
+
+    def _attempt(self, rung: str) -> None:
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+        output = run_pw(self.atoms, self.task, "scf", LADDER[rung])
+        if not output.converged:
+            raise NotConverged(f"not in {output.scf_steps} steps")
+        self.output = output
+        self.results = {"energy": output.energy, "forces": output.forces, "stress": output.stress}
+
+
+class Output:
+    """What pw.x wrote into its XML file, in eV and Å, and with ASE's sign of the stress."""
+
+    def __init__(self, path: Path, calculation: str) -> None:
+        root = ET.parse(path).getroot()
+        self.output = root.find("output")
+        # One that dies leaves what the run before it wrote.
+        if self.output is None or root.findtext("input/control_variables/calculation") != calculation:
+            raise Died(f"{path}: pw.x ended without a result of this run")
+        self.converged = self._text("convergence_info/scf_conv/convergence_achieved") == "true"
+        self.scf_steps = int(self._text("convergence_info/scf_conv/n_scf_steps"))
+
+    def _text(self, tag: str) -> str:
+        assert self.output is not None
+        return (self.output.findtext(tag) or "0").strip()
+
+    def _array(self, tag: str) -> Any:
+        return np.array(self._text(tag).split(), dtype=float)
+
+    @property
+    def energy(self) -> float:
+        """Between the internal and the free energy, at half of -TS: where both go when the smearing goes to zero.
+
+        https://doi.org/10.1088/0953-8984/1/4/007
+        """
+        return HARTREE * (float(self._text("total_energy/etot")) - 0.5 * float(self._text("total_energy/demet")))
+
+    @property
+    def forces(self) -> Any:
+        """Of each atom, eV/Å, (n, 3)."""
+        return self._array("forces").reshape(-1, 3) * HARTREE / BOHR
+
+    @property
+    def stress(self) -> Any:
+        """Voigt, eV/Å³, positive where the cell wants to shrink."""
+        tensor = -self._array("stress").reshape(3, 3) * HARTREE / BOHR**3
+        return tensor.ravel()[[0, 4, 8, 5, 2, 1]]
+
+    @property
+    def fermi_level(self) -> float:
+        """In eV."""
+        return HARTREE * float(self._text("band_structure/fermi_energy"))
+
+    @property
+    def n_kpoints(self) -> int:
+        """Irreducible ones."""
+        return int(self._text("band_structure/nks"))
+
+    @property
+    def electrons(self) -> float:
+        """Valence electrons in the cell."""
+        return float(self._text("band_structure/nelec"))
+
+    @property
+    def magnetization(self) -> float:
+        """Total moment of the cell, μB."""
+        return float(self._text("magnetization/total"))
+
+    def levels(self) -> Any:
+        """Eigenvalues (eV) of each spin channel, (spins, k-points, bands)."""
+        assert self.output is not None
+        rows = [
+            np.array((point.findtext("eigenvalues") or "").split(), dtype=float)
+            for point in self.output.findall("band_structure/ks_energies")
+        ]
+        spins = 2 if self._text("band_structure/lsda") == "true" else 1
+        return HARTREE * np.array(rows).reshape(len(rows), spins, -1).swapaxes(0, 1)
+
+
+def ground_state(atoms: Any, task: Any) -> tuple[PwCalculator, list[str]]:
+    """Converge the density, from rung to rung; the calculator, and the rungs that were tried, the last one served."""
+    if lacking := task["pseudopotentials"]["lacking"]:
+        raise Ended("failed", f"{task['settings']['potentials']} has no pseudopotential for {', '.join(lacking)}")
+    if not isinstance(atoms.calc, PwCalculator):
+        atoms.calc = PwCalculator(task)
+    atoms.get_potential_energy()
+    return atoms.calc, atoms.calc.rungs
+
+
+def convergence_errors() -> tuple[type[Exception], ...]:
+    """None: the calculator climbs the ladder by itself."""
+    return ()
+
+
+def properties(calc: PwCalculator, settings: Any) -> dict[str, Any]:
+    """What else the density says, by the Materials Project's names."""
+    assert calc.output is not None
+    found: dict[str, Any] = {"n_kpoints": calc.output.n_kpoints, "efermi": calc.output.fermi_level}
+    if settings["magnetic_moments"]:
+        found["total_magnetization"] = calc.output.magnetization
+    return found
+
+
+def band_gap(calc: PwCalculator, settings: Any) -> float:
+    """The gap (eV), over the mesh of the density and a Γ-centred one at fixed density."""
+    output = calc.output
+    assert output is not None
+
+    def finer(n_bands: int) -> Any:
+        return run_pw(calc.atoms, calc.task, "nscf", LADDER[calc.rungs[-1]], n_bands=n_bands).levels()
+
+    moment = output.magnetization if settings["magnetic_moments"] else None
+    found = gap(output.electrons, moment, output.levels(), finer)
+    shutil.rmtree(SCRATCH, ignore_errors=True)  # the last that was wanted of the density
+    return found
+
+
+def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_bands: int | None = None) -> Output:
+    """Run pw.x once: an SCF cycle, or the levels on the Γ-centred mesh at the density that lies in the scratch folder.
+
+    Raises:
+        NotConverged: It lost its way in the cycle, and says so.
+        Ended: It refused, with its own words.
+        Died: It ended without a word.
+    """
+    settings, pseudopotentials = task["settings"], task["pseudopotentials"]
+    starter = [sys.executable, "-P", str(LEASH), str(os.getpid())]
+    # mpirun passes a SIGTERM on to its ranks; pw.x itself might write files first.
+    starter += [str(int(signal.SIGTERM)), *task["launcher"]] if task["launcher"] else [str(int(signal.SIGKILL))]
+    profile = EspressoProfile(shlex.join([*starter, task["program"]]), pseudopotentials["folder"])
+    template = EspressoTemplate()
+    name = "gap" if calculation == "nscf" else "scf"
+    template.inputname, template.outputname, template.errorname = f"{name}.pwi", f"{name}.pwo", f"{name}.err"
+    is_gap = calculation == "nscf"
+    template.write_input(
+        profile,
+        HERE,
+        with_fractions(atoms, pseudopotentials["valence"]),
+        {
+            "input_data": namelists(atoms, task, calculation, rung, n_bands),
+            "pseudopotentials": pseudopotentials["files"],
+            "kpts": tuple(settings["gap_kpoints" if is_gap else "kpoints"]),
+            "koffset": (0, 0, 0) if is_gap else tuple(int(shifted) for shifted in settings["kpoint_shift"]),
+            "crystal_coordinates": True,
+        },
+        ["energy", "forces", "stress"],
+    )
+    code = 0
+    try:
+        template.execute(HERE, profile)
+    except subprocess.CalledProcessError as error:
+        code = error.returncode
+    refusal = error_block(Path(template.outputname).read_text(errors="replace"))
+    if refusal is not None:
+        routine, words = refusal
+        if routine in NUMERICAL:
+            raise NotConverged(words)
+        raise Ended("failed", words)
+    try:
+        shutil.copy(SCRATCH / "pw.save" / "data-file-schema.xml", f"{name}.xml")
+        return Output(Path(f"{name}.xml"), calculation)
+    except (OSError, ET.ParseError) as error:
+        raise Died(f"pw.x ended with exit code {code} and without a result: {error}") from None
+
+
+def namelists(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_bands: int | None) -> dict[str, Any]:
+    """The variables of pw.x, in its units: Rydberg."""
+    settings = task["settings"]
+    electrons = sum(task["pseudopotentials"]["valence"][symbol] for symbol in atoms.symbols)
+    # pw.x asks for the estimated error of the energy, which is of second order in that of the density.
+    per_electron = min(settings["convergence_energy_ev"] / RYDBERG, settings["convergence_density"] ** 2)
+    mixing = {key: value for key, value in rung.items() if key != "patience"}
+    found: dict[str, Any] = {
+        "calculation": calculation,
+        "outdir": str(SCRATCH),
+        "prefix": "pw",
+        "disk_io": "low",
+        "tstress": calculation == "scf",
+        "tprnfor": calculation == "scf",
+        "ecutwfc": settings["cutoff_ev"] / RYDBERG,
+        "ecutrho": settings["density_cutoff_ev"] / RYDBERG,
+        "occupations": "smearing",
+        "smearing": "fermi-dirac",
+        "degauss": settings["smearing_ev"] / RYDBERG,
+        "conv_thr": per_electron * electrons,
+        "electron_maxstep": settings["max_scf_steps"] * rung.get("patience", 1),
+        **mixing,
+    }
+    if n_bands is not None:
+        found |= {"nbnd": n_bands, "diago_full_acc": True}
+    return found
+
+
+def with_fractions(atoms: Any, valence: dict[str, float]) -> Any:
+    """The atoms with their moments as pw.x has them: fractions of the valence electrons, never all of them."""
+    moments = atoms.get_initial_magnetic_moments()
+    found = atoms.copy()
+    if moments.any():
+        fractions = [m / valence[symbol] for m, symbol in zip(moments, atoms.symbols, strict=True)]
+        found.set_initial_magnetic_moments(np.clip(fractions, -0.9, 0.9))
+    return found
+
+
+def error_block(text: str) -> tuple[str, str] | None:
+    """The routine that stopped pw.x, and all that it said, from between its lines of percent signs."""
+    match = re.search(r"%{20,}\s*\n(.*?)\n\s*%{20,}", text, re.DOTALL)
+    if match is None:
+        return None
+    words = " ".join(match[1].split())
+    routine = re.search(r"routine\s+(\S+)", words)
+    return (routine[1] if routine else ""), words

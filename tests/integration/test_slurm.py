@@ -1,0 +1,117 @@
+"""A whole campaign on a real Slurm that is broken while it runs; its ledger ends as that of an undisturbed one."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.conftest import SMALL, run, start
+from tests.integration.test_campaign import ask, rows
+from tests.peers import slurm
+
+pytestmark = [pytest.mark.slurm, pytest.mark.dft, pytest.mark.slow]
+
+CLUSTER = {
+    "workers": {"kind": "local", "count": 2},
+    "dft": {"kind": "slurm", "concurrent": 3, "memory_gib": 1.0, "walltime_s": 600},
+}
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm.Slurm]:
+    with slurm.running() as running:
+        monkeypatch.setenv("SLURM_CONF", running.environment["SLURM_CONF"])
+        yield running
+
+
+def calculations(folder: Path) -> dict[str, tuple[str, float | None]]:
+    """How each calculation stands in the ledger: the last word on it."""
+    found = ask(folder, "select calculation_id, status, energy from calculations order by attempt")
+    return {key: (status, energy) for key, status, energy in found}
+
+
+def done(folder: Path) -> int:
+    """How many DFT calculations have a result in the ledger."""
+    if not (folder / "assay.db").exists():
+        return 0
+    return int(ask(folder, "select count(*) from calculations where fidelity = 'dft'")[0][0])
+
+
+def a_running_job(queue: slurm.Slurm) -> slurm.Job:
+    """Wait for a DFT job that runs."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for job in queue.jobs():
+            if job.name.startswith("dft-") and job.state == "RUNNING":
+                return job
+        time.sleep(0.2)
+    raise AssertionError(queue.told())
+
+
+def wait(until: Callable[[], bool], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_broken_again_and_again_it_ends_as_an_undisturbed_campaign(
+    finished: Path, queue: slurm.Slurm, tmp_path: Path
+) -> None:
+    cluster = tmp_path / "slurm.yaml"
+    cluster.write_text(yaml.safe_dump(CLUSTER))
+    command = ("run", str(SMALL), "--cluster", str(cluster))
+
+    campaign = start(tmp_path, *command)
+    # slurmctld dies within seconds of the first submission, and comes back without what it had not saved.
+    a_running_job(queue)
+    queue.kill_controller()
+    time.sleep(3)
+    queue.start_controller()
+    # A job runs out of time.
+    slow = a_running_job(queue)
+    queue.freeze(slow.name)
+    queue.let_time_run_out(slow.name)
+    # A node dies.
+    wait(lambda: done(tmp_path) > 0)
+    on_a_node = a_running_job(queue)
+    queue.take_down(on_a_node.node)
+    wait(lambda: done(tmp_path) > 2)
+    queue.bring_back(on_a_node.node)
+    # So does the flow, while its jobs go on; it is run again.
+    a_running_job(queue)
+    os.killpg(campaign.pid, signal.SIGKILL)
+    campaign.communicate(timeout=60)
+    campaign = start(tmp_path, *command)
+    # Somebody cancels a job of the last round.
+    wait(lambda: ask(tmp_path, "select count(*) from selections") == [(2,)])
+    cancelled = a_running_job(queue)
+    queue.cancel(cancelled.name)
+    said, _ = campaign.communicate(timeout=300)
+    assert campaign.returncode == 0, said
+    key = cancelled.name.split("-")[1]
+    assert calculations(tmp_path)[key][0] == "cancelled", said
+    # That is final, until they say otherwise.
+    assert "calculations" not in run(tmp_path, *command)
+    shutil.rmtree(tmp_path / "assay-runs" / "dft" / key)
+    run(tmp_path, *command)
+
+    undisturbed, disturbed = calculations(finished), calculations(tmp_path)
+    assert disturbed.keys() == undisturbed.keys()
+    for key, (status, energy) in undisturbed.items():
+        assert disturbed[key] == (status, pytest.approx(energy, abs=1e-3)), key
+    for material_id, (*facts, energy, gap) in rows(finished).items():
+        *facts_again, energy_again, gap_again = rows(tmp_path)[material_id]
+        assert facts_again == facts, material_id
+        assert energy_again == pytest.approx(energy, abs=1e-3)
+        assert gap_again == (None if gap is None else pytest.approx(gap, abs=5e-3))
+    # Each was sent as often as its attempts say, and they say why.
+    ended = {line["Name"]: line["JobState"] for line in queue.accounted()}
+    assert ended[slow.name] == "TIMEOUT"
+    assert ended[on_a_node.name] == "NODE_FAIL"
+    assert ended[cancelled.name] == "CANCELLED"

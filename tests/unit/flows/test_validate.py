@@ -1,0 +1,76 @@
+"""What the ledger holds already is not computed again, unless it lacked what the cluster file gives now."""
+
+import contextlib
+import sqlite3
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from flows.cluster_file import Cluster, DFTJobs
+from flows.context import Run
+from flows.jobs import job_for
+from flows.progress import Progress
+from flows.stages.validate import _run_missing
+from materials.store.ledger import Ledger
+from models.dft.contract import DFTResult, Limits, calculation_from, is_final, with_limits
+from tests.peers.quick_dft import Calculations, Quick, job
+
+
+@pytest.mark.parametrize(("status", "name"), [("walltime", "walltime_s"), ("out_of_memory", "memory_gib")])
+def test_a_limit_is_final_for_itself(status: str, name: str) -> None:
+    asked = job("good")
+    had = Limits(walltime_s=60.0, memory_gib=2.0)
+    result = with_limits(DFTResult(status=status), had)  # type: ignore[arg-type]
+    kept = calculation_from(result, asked.material_id, "quick-1", asked.settings)
+    assert kept.properties[name] == getattr(had, name)
+    assert is_final(kept, had)
+    assert not is_final(kept, Limits(walltime_s=61.0, memory_gib=2.1))
+    assert is_final(kept, Limits(walltime_s=1.0, memory_gib=1.0))
+
+
+def test_other_ends_are_final_whatever_the_limits() -> None:
+    asked = job("good")
+    for status in ("converged", "crashed", "cancelled", "failed", "scf_not_converged"):
+        kept = calculation_from(DFTResult(status=status), asked.material_id, "quick-1", asked.settings)  # type: ignore[arg-type]
+        assert is_final(kept, Limits(walltime_s=1e9, memory_gib=1e9))
+
+
+def test_more_generous_limits_have_it_tried_again_and_the_ledger_keeps_both(tmp_path: Path) -> None:
+    said: list[str] = []
+    script = Calculations(tmp_path).script
+    with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as ledger:
+        run = SimpleNamespace(
+            ledger=ledger,
+            campaign_id=ledger.add_campaign("c", {}),
+            dft_code=SimpleQuick(script),
+            folder=tmp_path,
+            progress=Progress(said.append),
+            stop=threading.Event(),
+            check_stop=lambda: None,
+        )
+        asked = job("slow")
+
+        def missing(**limits: float) -> int:
+            run.cluster = Cluster(dft=DFTJobs(**limits))  # type: ignore[arg-type]
+            return _run_missing(cast(Run, run), [named], "DFT")
+
+        named = job_for(asked.material_id, asked.structure, asked.settings, run.dft_code)
+        assert missing(walltime_s=0.3, max_walltime_s=0.4) == 1
+        assert missing(walltime_s=0.2, max_walltime_s=0.4) == 0
+        assert missing(walltime_s=0.3, max_walltime_s=20.0) == 1
+        assert missing(walltime_s=0.3, max_walltime_s=99.0) == 0
+        found = ledger.calculations_by_id({named.calculation_id})[named.calculation_id]
+        assert found.status == "converged"
+    with contextlib.closing(sqlite3.connect(tmp_path / "assay.db")) as connection:
+        kept = connection.execute("select attempt, status from calculations order by attempt").fetchall()
+    assert kept == [(1, "walltime"), (2, "converged")]
+
+
+class SimpleQuick(Quick):
+    """Needs no GPAW to name its version."""
+
+    def version(self) -> str:
+        return "quick"
