@@ -17,7 +17,7 @@ from materials.environment import secrets_hidden
 from materials.errors import ClusterError
 
 if TYPE_CHECKING:
-    from distributed import LocalCluster, WorkerPlugin
+    from distributed import Client, LocalCluster, WorkerPlugin
 
 # What every worker process finds in its environment, wherever it is started.
 WORKER_ENVIRONMENT: Mapping[str, str] = {
@@ -45,6 +45,8 @@ SETTINGS: Mapping[str, Any] = {
     **WORKER_SETTINGS,
 }
 LOCAL_S = 120.0  # within which a worker on this machine is back, however busy the machine
+CONNECT_S = 30.0  # to reach somebody's scheduler
+ATTEMPT_S = 5.0  # of that, one attempt
 ADDRESS_S = 15.0  # a scheduler that grows with its work has workers by then
 SUPPLY_S = 30.0  # between two attempts to start what is missing here
 
@@ -119,14 +121,8 @@ def _slurm_workers(workers: Workers, folder: Path, say: Callable[[str], None]) -
 
 @contextmanager
 def _others_workers(workers: Workers, folder: Path, say: Callable[[str], None]) -> Iterator[WorkerPool]:
-    from distributed import Client
-
     assert workers.address is not None
-    try:
-        client = Client(workers.address, timeout="30s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"workers.address: no Dask scheduler answers at {workers.address}: {error}") from None
-    with client:
+    with _connected(workers.address) as client:
         found = client.run_on_scheduler(_settings_found())
         ahead = found["worker-saturation"] * found["threads"] <= 1
         if not ahead or found["allowed-failures"] > 1:
@@ -136,6 +132,25 @@ def _others_workers(workers: Workers, folder: Path, say: Callable[[str], None]) 
                 " With 1.0, 1 and 1 a structure that kills its worker costs less (configs/clusters/address.yaml)."
             )
         yield WorkerPool(client, _Address(workers.address, ahead=ahead))
+
+
+def _connected(address: str) -> Client:
+    """Reach somebody's scheduler.
+
+    Raises:
+        ClusterError: None answers.
+    """
+    from distributed import Client
+
+    deadline = time.monotonic() + CONNECT_S
+    while True:
+        try:
+            # As long as this it would look for a scheduler that has died, too, before it lets us go.
+            return Client(address, timeout=ATTEMPT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or time.monotonic() > deadline:
+                raise ClusterError(f"workers.address: no Dask scheduler answers at {address}: {error}") from None
+        time.sleep(1)
 
 
 class _Local:

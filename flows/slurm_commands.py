@@ -1,4 +1,4 @@
-"""Slurm's own commands, asked without holding up the event loop."""
+"""Slurm's commands for jobs that are no DFT, asked without holding up the event loop."""
 
 from __future__ import annotations
 
@@ -8,52 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# All that a job gets of this environment: no key or password is among it. Set-up lines may set more.
-EXPORTED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "MODULEPATH", "PYTHONPATH")
-# Settings of the commands themselves that would change what they say or send.
-OURS_TO_SAY = ("SBATCH_", "SQUEUE_", "SCANCEL_")
-ALIVE = frozenset(
-    {
-        "PENDING",
-        "CONFIGURING",
-        "RUNNING",
-        "SUSPENDED",
-        "COMPLETING",
-        "RESIZING",
-        "STAGE_OUT",
-        "SIGNALING",
-        "STOPPED",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-        "SPECIAL_EXIT",
-        "RESV_DEL_HOLD",
-    }
-)
-# Why a job waits that will wait for ever.
-HOPELESS = frozenset(
-    {
-        "AccountNotAllowed",
-        "AssocMaxCpuPerJobLimit",
-        "AssocMaxMemPerJob",
-        "AssocMaxNodePerJobLimit",
-        "AssocMaxWallDurationPerJobLimit",
-        "BadConstraints",
-        "InvalidAccount",
-        "InvalidQOS",
-        "PartitionNodeLimit",
-        "PartitionTimeLimit",
-        "QOSMaxCpuPerJobLimit",
-        "QOSMaxMemoryPerJob",
-        "QOSMaxNodePerJobLimit",
-        "QOSMaxWallDurationPerJobLimit",
-        "QOSNotAllowed",
-    }
-)
-# How Slurm words it when it, or we, had better try again later.
-LATER = ("unable to contact", "timed out", "connection", "temporarily", "zero bytes", "standby mode", "try again")
-COMMAND_S = 30.0
-SUBMIT_S = 180.0  # sbatch itself tries again for a while
+from flows.dft.executor import ALIVE
+from flows.dft.slurm import COMMAND_S, EXPORTED, LATER, OURS_TO_SAY, STATES, SUBMIT_S
 
 
 class SlurmUnreachable(Exception):
@@ -75,7 +31,7 @@ class QueuedJob:
     @property
     def alive(self) -> bool:
         """Whether it waits or runs."""
-        return self.state in ALIVE
+        return STATES.get(self.state, "running") in ALIVE
 
     def __str__(self) -> str:
         reason = "" if self.reason in ("", "None") else f", {self.reason}"

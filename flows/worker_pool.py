@@ -110,13 +110,16 @@ class WorkerPool:
         self._seen_on.pop(key, None)
         self._stuck_since.pop(key, None)
 
-    def check(self) -> None:
+    def check(self, *, at_once: bool = False) -> None:
         """See who is there; called often, it looks about once a second.
+
+        Args:
+            at_once: Look even if it was done just now.
 
         Raises:
             ClusterError: No worker will come any more, or none can do what was sent.
         """
-        if time.monotonic() - self._looked >= LOOK_S:
+        if at_once or time.monotonic() - self._looked >= LOOK_S:
             self._look()
 
     def wait(self) -> None:

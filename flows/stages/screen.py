@@ -162,7 +162,7 @@ class _Screening:
 
     def _land(self, future: Future, chunks: _Chunks) -> None:
         if future.cancelled():
-            self.pool.check()
+            self.pool.check(at_once=True)
             raise ClusterError(
                 "The Dask scheduler has dropped what it was sent: it was restarted. What had ended is in the ledger; "
                 "the same command goes on from there."

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -170,7 +169,7 @@ def test_a_worker_sees_the_gpu_that_slurm_gives_it(tmp_path: Path, slurm: Slurm)
     hardware = workers(count=2, minimum=2, options=["--gres=gpu:1"], set_up=["export MODULE=loaded"])
     with open_workers(hardware, folder=tmp_path, say=print) as pool:
         wait(pool.check, lambda: pool.present == 2)
-        found = pool.client.run(_environment)
+        found = pool.client.run(_look_around())
     for environment in found.values():
         assert environment["CUDA_VISIBLE_DEVICES"] == "0"
         assert environment["MODULE"] == "loaded"
@@ -178,13 +177,16 @@ def test_a_worker_sees_the_gpu_that_slurm_gives_it(tmp_path: Path, slurm: Slurm)
         assert not {"prefect", "sqlalchemy"} & set(environment["modules"].split())
 
 
-def _environment() -> dict[str, str]:
-    import os
-    import sys
+def _look_around() -> Callable[[], dict[str, str]]:
+    def environment() -> dict[str, str]:  # nested: it travels without this module
+        import os
+        import sys
 
-    import models.screening  # noqa: F401
+        import models.screening  # noqa: F401
 
-    return {**os.environ, "modules": " ".join(sys.modules)}
+        return {**os.environ, "modules": " ".join(sys.modules)}
+
+    return environment
 
 
 def test_a_refused_job_ends_with_sbatchs_own_sentence(make_run: Any, slurm: Slurm) -> None:
@@ -219,23 +221,33 @@ def test_what_the_queue_never_gives_is_no_wait(make_run: Any, slurm: Slurm) -> N
 
 def test_slurmctld_may_be_away(make_run: Any, slurm: Slurm) -> None:
     said: list[str] = []
-    run = make_run("Slow", crystals(120), workers(wait_s=120), said.append)
-    slurm.kill_controller()
-    threading.Timer(8, slurm.start_controller, kwargs={"wait": False}).start()
 
-    def kill_worker_without_controller() -> None:
+    def say(line: str) -> None:
+        said.append(line)
+        if "Slurm does not answer" in line and not slurm_answers(slurm):
+            slurm.start_controller(wait=False)
+
+    def kill_a_job_that_nobody_hears_of() -> None:
         job = next(job for job in alive(slurm) if job.state == "RUNNING")
         slurm.kill_controller()
         for process in processes_of(job):
             with suppress(psutil.Error):
                 process.kill()
-        threading.Timer(5, slurm.start_controller, kwargs={"wait": False}).start()
 
-    with after_results(run, kill_worker_without_controller):
+    run = make_run("Slow", crystals(120), workers(wait_s=120), say)
+    slurm.kill_controller()
+    wait_a_little = [lambda: None] * 6
+    with after_results(
+        run, kill_a_job_that_nobody_hears_of, *wait_a_little, lambda: slurm.start_controller(wait=False)
+    ):
         count = screen(run)
     assert count == len(energies(run))
     assert not run.ledger.failures(run.campaign_id)
     assert any("Slurm does not answer" in line for line in said)
+
+
+def slurm_answers(slurm: Slurm) -> bool:
+    return "UP" in slurm.run("scontrol", "ping", code=None)
 
 
 def campaign(folder: Path, hardware: Workers) -> subprocess.Popen[str]:
