@@ -151,11 +151,25 @@ class Learning(Section):
 class DFT(Section):
     """How the chosen are validated."""
 
-    code: Literal["gpaw", "espresso"] = Field(default="gpaw", title="Code")
+    code: Literal["gpaw", "espresso", "vasp"] = Field(default="gpaw", title="Code")
     preset: Literal["quick", "standard", "accurate"] = Field(
         default="standard",
         title="Preset",
-        description="Cut-off, k-points, convergence: tests/benchmarks/dft-presets.md.",
+        description="Cut-off, k-points, convergence: tests/benchmarks/dft-presets.md. Not for vasp.",
+    )
+    input_set: Literal["MPStaticSet", "MPRelaxSet", "MatPESStaticSet", "MatPESRelaxSet"] = Field(
+        default="MPStaticSet",
+        title="Input set (vasp)",
+        description="pymatgen's. With the MP sets and the Materials Project's POTCARs, energies are corrected by "
+        "MP2020 and stand on its hull.",
+    )
+    functional: Literal["PBE", "r2SCAN"] = Field(
+        default="PBE", title="Functional (vasp)", description="r2SCAN: with the MatPES sets only."
+    )
+    potcars: Literal["", "PBE", "PBE_52", "PBE_54", "PBE_64"] = Field(
+        default="",
+        title="POTCARs (vasp)",
+        description="Which release, by pymatgen's name. Empty: the one that belongs to the input set.",
     )
     pseudopotentials: str | None = Field(
         default=None,
@@ -182,6 +196,12 @@ class DFT(Section):
     )
 
     @model_validator(mode="after")
+    def _functional_fits(self) -> DFT:
+        if self.functional != "PBE" and not self.input_set.startswith("MatPES"):
+            raise ValueError(f"functional: {self.functional} goes with input_set: MatPESStaticSet or MatPESRelaxSet")
+        return self
+
+    @model_validator(mode="after")
     def _pseudopotentials_go_with_espresso(self) -> DFT:
         if (self.code == "espresso") != (self.pseudopotentials is not None):
             raise ValueError("code: espresso and pseudopotentials: table.yaml go together")
@@ -193,11 +213,15 @@ class DFT(Section):
         Raises:
             CampaignError: The table of pseudopotentials is wrong.
         """
-        if self.pseudopotentials is None:
-            return CodeChoice(name=self.code)
         from flows.pseudopotentials import load_family
 
-        return CodeChoice(name=self.code, pseudopotentials=load_family(Path(self.pseudopotentials)))
+        return CodeChoice(
+            name=self.code,
+            pseudopotentials=load_family(Path(self.pseudopotentials)) if self.pseudopotentials else None,
+            input_set=self.input_set,
+            functional=self.functional,
+            potcars=self.potcars,
+        )
 
 
 class Campaign(Section):
@@ -251,8 +275,9 @@ class Campaign(Section):
         for name in ("pressure_gpa", "max_stress_gpa"):
             if getattr(self.screening, name) == Screening.model_fields[name].default:
                 del content["screening"][name]
-        if self.dft.pseudopotentials is None:
-            del content["dft"]["pseudopotentials"]
+        for name in ("pseudopotentials", "input_set", "functional", "potcars"):
+            if getattr(self.dft, name) == DFT.model_fields[name].default:
+                del content["dft"][name]
         if self.screening.potential.precision == Potential.model_fields["precision"].default:
             del content["screening"]["potential"]["precision"]
         return content

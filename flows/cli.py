@@ -23,6 +23,14 @@ LEDGER = click.option(
 WHERE = click.option(
     "--where", metavar="QUERY", help='Such as "energy_above_hull < 0.05 and band_gap > 1 and has Li and not has Cd".'
 )
+FOLDER = click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ASSAY_RUN_DIR",
+    default="assay-runs",
+    show_default=True,
+    help="Where calculations, snapshots and reports lie. [env ASSAY_RUN_DIR]",
+)
 CAMPAIGN = click.argument("campaign", required=False)
 
 
@@ -40,14 +48,7 @@ def assay() -> None:
 @click.option("--cluster", "cluster_file", type=click.Path(path_type=Path), help="Hardware. [default: this machine]")
 @click.option("--budget", type=click.IntRange(min=0), help="Candidate validations in all, in place of the file's.")
 @click.option("--no-dft", is_flag=True, help="Propose, screen and rank; validate nothing.")
-@click.option(
-    "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ASSAY_RUN_DIR",
-    default="assay-runs",
-    show_default=True,
-    help="Where calculations, snapshots and reports lie. [env ASSAY_RUN_DIR]",
-)
+@FOLDER
 @click.option(
     "--profile", type=click.Path(path_type=Path, dir_okay=False), help="Write a cProfile of this process here."
 )
@@ -81,6 +82,30 @@ def run(
         run_request(request)
     profiler.dump_stats(profile)
     click.echo(f"Profile: {profile} (python -m pstats {profile})", err=True)
+
+
+@assay.command()
+@click.option(
+    "--campaigns",
+    type=click.Path(path_type=Path),
+    default="configs",
+    show_default=True,
+    help="Folder of campaign files, a deployment each.",
+)
+@click.option("--cluster", "cluster_file", type=click.Path(path_type=Path), help="Hardware. [default: this machine]")
+@click.option("--port", type=click.IntRange(1, 65535), default=4200, show_default=True, help="Of the UI, on loopback.")
+@FOLDER
+@LEDGER
+def up(campaigns: Path, cluster_file: Path | None, port: int, folder: Path, ledger: str | None) -> None:
+    """Start a Prefect server with its UI, a deployment for each campaign, and a worker; Ctrl-C ends them.
+
+    With PREFECT_API_URL set, that server is used. Its files lie in ./.prefect, or where PREFECT_HOME says.
+    """
+    from flows.load import load_cluster
+    from flows.up import Place, up
+
+    place = Place(campaigns=campaigns, cluster=load_cluster(cluster_file), port=port, ledger_url=ledger, folder=folder)
+    up(place, lambda line: click.echo(line))
 
 
 @assay.command()

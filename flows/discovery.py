@@ -23,6 +23,7 @@ from flows import report, tables
 from flows.campaign import DFT, Campaign, Learning, Screening, TargetSection
 from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
+from flows.crashes import call_silence_a_crash
 from flows.load import check
 from flows.loop import Request, opened
 from flows.loop import discover as run_stages
@@ -94,6 +95,8 @@ def discover(
             folder=Path(os.environ.get("ASSAY_RUN_DIR", "assay-runs")),
             use_dft=use_dft,
         )
+        with get_client(sync_client=True) as client:
+            call_silence_a_crash(client)
         with opened(request, Progress(logger.info)) as run:
             run_stages(run, _Tasks(run))
             logger.info("%s\n%s", _table(run), "\n".join(report.closing_lines(run)))

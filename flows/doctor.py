@@ -35,6 +35,7 @@ def examine(ledger_url: str | None) -> list[Check]:
         lambda: _importable("matgl", "other potentials of the matgl family", "pip install 'matgl>=4.1.2,<5'"),
         lambda: _dft("gpaw"),
         lambda: _dft("espresso", needed=False),
+        _vasp,
         lambda: _ledger(ledger_url),
         _prefect,
         _gpu,
@@ -119,6 +120,17 @@ def _dft(name: str, *, needed: bool = True) -> Check:
         return Check(name=name, ok=True, found=open_code(CodeChoice(name=name)).version(), needed=needed)
     except AssayError as error:
         return Check(name=name, ok=False, found="not usable", fix=str(error), needed=needed)
+
+
+def _vasp() -> Check:
+    from models.dft.vasp import Vasp
+    from models.dft.vasp_potcars import library
+
+    try:
+        version = Vasp().version()
+        return Check(name="vasp", ok=True, found=f"{version}, POTCARs in {library()}", needed=False)
+    except AssayError as error:
+        return Check(name="vasp", ok=False, found="not usable", fix=str(error), needed=False)
 
 
 def _ledger(url: str | None) -> Check:

@@ -161,7 +161,7 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
         elif "discriminator" in node:
             node = follow({"$ref": node["discriminator"]["mapping"][part]})
         else:
-            node = follow(node.get("properties", {}).get(part, {}))
+            node = follow(node.get("properties", {}).get(part) or node.get("additionalProperties") or {})
     return list(node.get("properties", {}))
 
 

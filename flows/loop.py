@@ -14,8 +14,9 @@ from typing import Any, Protocol, TypeVar
 from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
+from flows.crashes import HEARTBEAT
 from flows.progress import Progress
-from flows.pseudopotentials import refuse_uncovered
+from flows.pseudopotentials import elements_of, refuse_uncovered
 from flows.stages.assess import assess_screened
 from flows.stages.choose import choose, gather_pool
 from flows.stages.propose import propose
@@ -77,6 +78,7 @@ def run_request(request: Request) -> None:
         AssayError: Whatever stopped it; what had ended is in the ledger.
     """
     if os.environ.get("PREFECT_API_URL"):
+        os.environ.update(HEARTBEAT | os.environ)  # before Prefect's import reads them
         from flows.discovery import run_as_flow
 
         run_as_flow(request)
@@ -99,7 +101,10 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
         choice = campaign.dft.choice()
         if choice.pseudopotentials is not None:
             refuse_uncovered(campaign, choice.pseudopotentials)
-        open_code(choice).version()
+        code = open_code(choice)
+        code.version()
+        if choice.name == "vasp":
+            code.find_potcars(elements_of(campaign))  # type: ignore[attr-defined]  # the one code that has a library
     with Ledger.open(request.ledger_url) as ledger:
         run = Run(
             campaign=campaign,

@@ -101,6 +101,11 @@ def _pseudopotential(file: Path, element: str, functional: str, entry: Entry) ->
     )
 
 
+def elements_of(campaign: Campaign) -> set[str]:
+    """Name the elements that a campaign's sources will bring for certain."""
+    return {element for source in (*campaign.sources, *campaign.competing) for element in named_elements(source)}
+
+
 def refuse_uncovered(campaign: Campaign, family: Family) -> None:
     """Refuse a campaign that names elements for which there is no pseudopotential.
 
@@ -109,8 +114,7 @@ def refuse_uncovered(campaign: Campaign, family: Family) -> None:
     Raises:
         CampaignError: It names the elements.
     """
-    named = {element for source in (*campaign.sources, *campaign.competing) for element in named_elements(source)}
-    if lacking := sorted(named - family.elements.keys()):
+    if lacking := sorted(elements_of(campaign) - family.elements.keys()):
         raise CampaignError(
             f"dft.pseudopotentials: {family.name} has none for {', '.join(lacking)}, which the sources name; add them "
             "to its table, or leave these elements out"

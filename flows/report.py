@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,13 @@ def left_out(run: Run, evidence: Evidence) -> list[str]:
         )
     if missing:
         lines.append(f"above {limit} sites and without a smaller polymorph: {', '.join(missing)}")
+    if evidence.plans and all(plan.n_known and not plan.phases for plan in evidence.plans):
+        most = max(plan.n_known for plan in evidence.plans)
+        lines.append(
+            f"all that the Materials Project does not know: the hull is its own, of up to {most} phases in a"
+            " candidate's chemical system, and of the candidates that were computed"
+        )
+        return [*lines, run.campaign.hull_leaves_out.strip()] if run.campaign.hull_leaves_out else lines
     count = run.campaign.dft.competing_polymorphs
     lines.append(
         f"of each composition all but the {count} lowest polymorphs by the potential"
@@ -150,7 +158,7 @@ def ranked_table(rows: Sequence[RankedCandidate]) -> str:
         cells = [
             str(row.rank),
             f"`{row.material_id}`",
-            parents.replace("|", "/"),
+            _literal(parents),
             row.status + hit,
             f"{_number(row.decomposition_energy_per_atom)} {row.fidelity or ''}",
             _number(row.energy_above_hull),
@@ -159,6 +167,11 @@ def ranked_table(rows: Sequence[RankedCandidate]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _literal(text: str) -> str:
+    """Keep what a file calls its structures from being read as Markdown or HTML."""
+    return re.sub(r"[<&\[\]`*\\]", r"\\\g<0>", " ".join(text.replace("|", "/").split()))
 
 
 def spent_on(seconds: Mapping[str, float]) -> str:

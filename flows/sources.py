@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -156,8 +156,14 @@ class Optimade(Section):
     max_results: int | None = Field(default=None, ge=1, title="Most results")
 
 
+def _any_of(schema: dict[str, Any]) -> None:
+    """Say anyOf for oneOf: Prefect's form then offers the kinds, each with its fields, and not a box for JSON."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
 Source = Annotated[
-    Prototypes | Substitution | Files | MaterialsProject | Optimade, Field(discriminator="kind", title="Source")
+    Prototypes | Substitution | Files | MaterialsProject | Optimade,
+    Field(discriminator="kind", title="Source", json_schema_extra=_any_of),
 ]
 
 

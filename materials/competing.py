@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from materials.hull import HullEntry, competing_phases
@@ -19,12 +19,14 @@ class ValidationPlan:
         phases: Competing phases to compute, elements among them, by material_id.
         stand_ins: A phase that is too large -> the smaller polymorph that stands for it.
         left_out: Phases that are too large and have no smaller polymorph.
+        n_known: Phases of its chemical system that need not be computed: a database has their energies.
     """
 
     material_id: str
     phases: tuple[str, ...]
     stand_ins: Mapping[str, str]
     left_out: tuple[str, ...]
+    n_known: int = 0
 
 
 def plan_validation(
@@ -35,6 +37,7 @@ def plan_validation(
     within: float,
     max_sites: int,
     polymorphs: int,
+    known: Collection[str] = frozenset(),
 ) -> ValidationPlan:
     """Choose the competing phases of a candidate.
 
@@ -51,6 +54,8 @@ def plan_validation(
         max_sites: Phases with larger cells are left out; where a composition has none but larger ones within reach,
             its lowest polymorph that is small enough stands in, however high it lies.
         polymorphs: Most of one composition.
+        known: Phases whose energy at the level of the calculations is at hand, so that they are not computed; none of
+            them is too large.
     """
     candidate = next(entry for entry in entries if entry.entry_id == material_id)
     inside = {entry.entry_id: entry for entry in entries if entry.elements <= candidate.elements}
@@ -59,11 +64,13 @@ def plan_validation(
     stand_ins: dict[str, str] = {}
     left_out: list[str] = []
     for composition, ids in _near(inside, candidate, by_composition, within).items():
-        small = [e.entry_id for e in by_composition[composition] if sizes[e.entry_id] <= max_sites]
+        small = [
+            e.entry_id for e in by_composition[composition] if e.entry_id in known or sizes[e.entry_id] <= max_sites
+        ]
         reached = [entry_id for entry_id in small if entry_id in ids]
         chosen += reached[:polymorphs] or small[:1]
         lowest = ids[0]
-        if sizes[lowest] <= max_sites:
+        if lowest in small:
             continue
         if small:
             stand_ins[lowest] = small[0]
@@ -71,7 +78,13 @@ def plan_validation(
             chosen.append(lowest)  # a hull cannot do without its corners
         else:
             left_out.append(lowest)
-    return ValidationPlan(material_id=material_id, phases=tuple(chosen), stand_ins=stand_ins, left_out=tuple(left_out))
+    return ValidationPlan(
+        material_id=material_id,
+        phases=tuple(phase for phase in chosen if phase not in known),
+        stand_ins=stand_ins,
+        left_out=tuple(left_out),
+        n_known=sum(entry_id in known for entry_id in inside),
+    )
 
 
 def _near(

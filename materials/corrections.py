@@ -6,6 +6,7 @@ of that database. CHGNet learned corrected energies: correcting those again ruin
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from materials.errors import HullError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+# What the Materials Project's energies of thermo type GGA_GGA+U mean, and VASP's that its rule covers.
+MP2020_LEVEL = "PBE+U/MP2020"
 
 
 def correct(rule: str | None, structure: Structure, energy: float) -> float:
@@ -55,12 +59,83 @@ def correction(rule: str | None, structure: Structure) -> float:
     return float(entry.correction)
 
 
+def correction_of_vasp(
+    structure: Structure, *, run_type: str, hubbards: Mapping[str, float], potcar_titles: Sequence[str]
+) -> float:
+    """Give what MP2020 adds to the total energy (eV) of a VASP run with the settings of `MPRelaxSet` or `MPStaticSet`.
+
+    With it, and only with it, the energy is of `MP2020_LEVEL`.
+
+    Args:
+        structure: What was computed.
+        run_type: "GGA" or "GGA+U".
+        hubbards: Element -> U (eV).
+        potcar_titles: The TITEL of each POTCAR, such as `PAW_PBE Fe_pv 06Sep2000`.
+
+    Raises:
+        HullError: U, run type or a POTCAR is not the Materials Project's.
+    """
+    from pymatgen.analysis.compatibility import CompatibilityError
+    from pymatgen.entries.computed_entries import ComputedStructureEntry
+
+    elements = [element.symbol for element in structure.composition.element_composition]
+    if wrong := foreign_potcars(elements, potcar_titles):
+        raise HullError(f"Not the POTCARs of the Materials Project: {wrong}")
+    entry = ComputedStructureEntry(
+        structure,
+        0.0,
+        parameters={
+            "run_type": run_type,
+            "hubbards": dict(hubbards),
+            "is_hubbard": bool(hubbards),
+            "potcar_symbols": list(potcar_titles),
+        },
+        data={"oxidation_states": _oxidation_states(structure)},
+    )
+    try:
+        _scheme(check_potcar=True).process_entry(entry, inplace=True, on_error="raise")
+    except CompatibilityError as error:
+        raise HullError(f"MP2020 does not cover this VASP run: {str(error).split(' for {')[0]}") from None
+    return float(entry.correction)
+
+
+def foreign_potcars(elements: Iterable[str], titles: Sequence[str]) -> str:
+    """Name the POTCARs that are not those which the Materials Project computes these elements with; empty if all are.
+
+    pymatgen compares the symbols alone, and not even those if its settings say so; but Fe_pv is another potential in
+    each release, which its title tells.
+
+    Args:
+        elements: Whose POTCARs they are.
+        titles: TITEL of each.
+    """
+    due = _potcar_titles()
+    found = {title.replace(" ", ""): title for title in titles}
+    wanted = {due[element] for element in elements if element in due}
+    strange = [title for key, title in sorted(found.items()) if key not in wanted]
+    lacking = [element for element in sorted(elements) if due.get(element) not in found]
+    return ", ".join(strange or [f"none of {element}" for element in lacking])
+
+
 @cache
-def _scheme() -> Any:
+def _potcar_titles() -> dict[str, str]:
+    """Element -> TITEL, without its spaces, of the POTCAR that the Materials Project computes it with."""
+    from monty.serialization import loadfn
+    from pymatgen.io.vasp.inputs import POTCAR_STATS_PATH
+    from pymatgen.io.vasp.sets import MPRelaxSet
+
+    titles = {
+        known["symbol"]: title for title, several in loadfn(POTCAR_STATS_PATH)["PBE"].items() for known in several
+    }
+    return {element: titles[symbol] for element, symbol in MPRelaxSet.CONFIG["POTCAR"].items() if symbol in titles}
+
+
+@cache
+def _scheme(*, check_potcar: bool = False) -> Any:
     from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 
     # A potential's entry has no POTCAR to be checked; how they were chosen is the training data's affair.
-    return MaterialsProject2020Compatibility(check_potcar=False)
+    return MaterialsProject2020Compatibility(check_potcar=check_potcar)
 
 
 def _hubbards(structure: Structure) -> dict[str, float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flows.context import Run
+from materials.corrections import MP2020_LEVEL
 from materials.records import Calculation, Stability
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Screened:
         geometries: Of each phase, the id of the calculation that its structure comes from.
         stabilities: Of each phase.
         duplicates: Material -> the one that it relaxed into.
+        references: Phases with a database's energies at `MP2020_LEVEL`, candidates that it knows among them, by the
+            material that stands for each crystal.
     """
 
     calculations: Mapping[str, Calculation]
@@ -36,6 +39,7 @@ class Screened:
     geometries: Mapping[str, str]
     stabilities: Mapping[str, Stability]
     duplicates: Mapping[str, str]
+    references: Mapping[str, HullEntry] = field(default_factory=dict)
 
 
 def assess_screened(run: Run) -> Screened:
@@ -51,9 +55,8 @@ def assess_screened(run: Run) -> Screened:
             level_of_theory=identity.level_of_theory,
             settings_hash=run.screening_hash,
         )
-        energies = run.ledger.calculations(
-            campaign_id=run.campaign_id, fidelity="dft", level_of_theory=identity.level_of_theory
-        )
+        energies = _of_databases(run, identity.level_of_theory)
+        known = energies if identity.level_of_theory == MP2020_LEVEL else _of_databases(run, MP2020_LEVEL)
         candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
     # A candidate is judged by the potential's energy, whatever a database says: screening must not know the answer.
     converged = {m: c for m, c in energies.items() if m not in candidates}
@@ -76,7 +79,32 @@ def assess_screened(run: Run) -> Screened:
         geometries={m: c.calculation_id for m, c in distinct.items()},
         stabilities={s.material_id: s for s in stabilities},
         duplicates=duplicates,
+        references=_references(known, duplicates),
     )
+
+
+def _of_databases(run: Run, level_of_theory: str) -> dict[str, Calculation]:
+    """Read the energies of a level that we did not compute: what DFT answers must not change what is asked."""
+    found = run.ledger.calculations(
+        campaign_id=run.campaign_id,
+        fidelity="dft",
+        level_of_theory=level_of_theory,
+        not_by=run.campaign.dft.code,
+    )
+    return {m: c for m, c in found.items() if c.status == "converged"}
+
+
+def _references(known: Mapping[str, Calculation], duplicates: Mapping[str, str]) -> dict[str, HullEntry]:
+    """Give each crystal its lowest known energy, under the id of the material that stands for it."""
+    from materials.hull import entry_from
+
+    found: dict[str, HullEntry] = {}
+    for material_id, calculation in sorted(known.items()):
+        stands = duplicates.get(material_id, material_id)
+        entry = replace(entry_from(calculation), entry_id=stands)
+        if stands not in found or entry.energy_per_atom < found[stands].energy_per_atom:
+            found[stands] = entry
+    return found
 
 
 def _duplicates(converged: Mapping[str, Calculation], candidates: set[str]) -> dict[str, str]:
@@ -119,6 +147,8 @@ def assess_validated(
 ) -> dict[str, Stability]:
     """Judge each validated candidate against phases computed at its own level of theory.
 
+    A database's phases are among them where it computes at that level: only at the Materials Project's.
+
     Args:
         run: The campaign.
         screened: What the potential says.
@@ -133,12 +163,15 @@ def assess_validated(
     found: dict[str, Stability] = {}
     picks = {selection.material_id for selection in run.ledger.selections(run.campaign_id)}
     with run.progress.timed("hull"):
-        for calculations in results.values():
+        for level, calculations in results.items():
             entries = [entry_from(c) for _, c in sorted(calculations.items())]
+            known = screened.references if level == MP2020_LEVEL else {}
+            others = [*known.values(), *(e for e in entries if e.entry_id not in known)]
             for entry in entries:
                 if entry.entry_id not in picks:
                     continue
-                inside = [e for e in entries if e.elements <= entry.elements]
+                inside = [e for e in others if e.elements <= entry.elements and e.entry_id != entry.entry_id]
+                inside.append(entry)
                 try:
                     found[entry.entry_id] = assess(inside, [entry], fidelity="dft")[0]
                 except MissingTerminals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,8 @@ class Proposals:
     """What all sources gave."""
 
     candidates: list[Candidate] = field(default_factory=list)
-    energies: list[Calculation] = field(default_factory=list)  # of competing phases that a database computed
+    # Of phases that a database computed, by the id that it has for them.
+    energies: dict[str, Calculation] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     # What somebody gave us and makes no sense: it has its row in the table. What an enumeration makes up has none.
     given: set[str] = field(default_factory=set)
@@ -45,7 +46,7 @@ def propose(run: Run) -> int:
         distinct = merge(sane)
     with run.progress.timed("ledger"):
         run.ledger.add_candidates(run.campaign_id, [*distinct, *found.refused])
-        run.ledger.add_calculations(found.energies)
+        run.ledger.add_calculations(_named_as_kept(found.energies, distinct))
         run.ledger.add_failures(run.campaign_id, found.failures)
     competing = sum(candidate.role == "competing" for candidate in distinct)
     run.progress.say(
@@ -53,6 +54,24 @@ def propose(run: Run) -> int:
         f" ({len(sane) - len(distinct)} duplicates merged, {len(found.failures)} left out)"
     )
     return len(distinct)
+
+
+def _named_as_kept(energies: Mapping[str, Calculation], kept: Sequence[Candidate]) -> list[Calculation]:
+    """Give an energy to the material that stands for its crystal; of several, the lowest of each crystal."""
+    stands = {parent: candidate.material_id for candidate in kept for parent in candidate.parents}
+    found: dict[str, Calculation] = {}
+    for origin, calculation in energies.items():
+        material_id = stands.get(origin, calculation.material_id)
+        held = found.get(material_id)
+        if held is None or _per_atom(calculation) < _per_atom(held):
+            found[material_id] = replace(calculation, material_id=material_id)
+    return list(found.values())
+
+
+def _per_atom(calculation: Calculation) -> float:
+    assert calculation.energy is not None
+    assert calculation.structure is not None
+    return calculation.energy / len(calculation.structure)
 
 
 def _collect(run: Run, source: Source, role: Role, found: Proposals) -> None:
@@ -145,17 +164,15 @@ def _pull_materials_project(run: Run, source: MaterialsProject, found: Proposals
             known.structure, source=snapshot.source, source_version=snapshot.database_version, origin=known.entry_id
         )
         competing.append(replace(phase, role="competing"))
-        found.energies.append(
-            Calculation(
-                material_id=phase.material_id,
-                method=known.method,
-                fidelity="dft",
-                level_of_theory=known.level_of_theory,
-                settings_hash=snapshot.database_version,
-                status="converged",
-                structure=known.structure,
-                energy=known.energy,
-            )
+        found.energies[known.entry_id] = Calculation(
+            material_id=phase.material_id,
+            method=known.method,
+            fidelity="dft",
+            level_of_theory=known.level_of_theory,
+            settings_hash=snapshot.database_version,
+            status="converged",
+            structure=known.structure,
+            energy=known.energy,
         )
     found.candidates.extend(phase for phase in competing if isinstance(phase, Candidate))
     return [*snapshot.candidates(), *snapshot.failures]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.context import Run
@@ -10,6 +10,7 @@ from flows.dft.watch import Job
 from flows.jobs import folder_of, job_for, run_jobs
 from flows.stages.assess import Screened, assess_validated
 from materials.competing import ValidationPlan, plan_validation
+from materials.corrections import MP2020_LEVEL
 from materials.records import Calculation, Failure, Selection
 
 if TYPE_CHECKING:
@@ -27,10 +28,26 @@ def plans(run: Run, screened: Screened) -> list[ValidationPlan]:
             within=dft.competing_within,
             max_sites=dft.competing_max_sites,
             polymorphs=dft.competing_polymorphs,
+            known=_known(run, screened, selection.material_id),
         )
         for selection in run.ledger.selections(run.campaign_id)
         if selection.material_id in screened.stabilities
     ]
+
+
+def _how(run: Run) -> str:
+    dft = run.campaign.dft
+    return f"{dft.code}, {dft.input_set if dft.code == 'vasp' else dft.preset}"
+
+
+def _known(run: Run, screened: Screened, material_id: str) -> Collection[str]:
+    """Name the phases that a database has energies of at the level of this candidate's calculation."""
+    from models.dft.contract import level_of_theory
+
+    if not screened.references:
+        return frozenset()
+    job = _job(run, screened, material_id, _elements(screened, material_id))
+    return screened.references.keys() if level_of_theory(job.settings) == MP2020_LEVEL else frozenset()
 
 
 def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
@@ -48,7 +65,7 @@ def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
                 jobs.setdefault(job.calculation_id, job)
     names = ", ".join(f"{pick.material_id} ({pick.acquisition})" for pick in picks)
     run.progress.say(f"Round {picks[0].round}: validating {names}")
-    count = _run_missing(run, list(jobs.values()), f"DFT ({run.campaign.dft.code}, {run.campaign.dft.preset})")
+    count = _run_missing(run, list(jobs.values()), f"DFT ({_how(run)})")
     results = collect(run, screened)
     stabilities = assess_validated(run, screened, results)
     _note_unjudged(run, picks, stabilities, results)

@@ -13,6 +13,7 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from materials.corrections import MP2020_LEVEL
 from materials.errors import IncompleteAnswer, SourceRefused
 from materials.records import Failure
 from materials.sources.parsing import StructureTrouble, structure_from_mapping
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import requests
     from mp_api.client.core import BaseRester
 
-LEVEL_OF_THEORY = "PBE+U/MP2020"  # what the corrected energies of thermo type GGA_GGA+U mean
 THERMO_TYPE = "GGA_GGA+U"
 WHO = "the Materials Project"
 # Lists are sent in pieces, so that no address grows longer than servers take.
@@ -163,7 +163,7 @@ def _hull_entry(document: Mapping[str, Any], version: str) -> KnownEnergy:
         entry_id=name,
         structure=structure,
         energy=energy,
-        level_of_theory=LEVEL_OF_THEORY,
+        level_of_theory=MP2020_LEVEL,
         method=f"materials-project-{version}",
     )
 

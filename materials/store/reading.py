@@ -132,10 +132,12 @@ class Reading:
         method: str | None = None,
         level_of_theory: str | None = None,
         settings_hash: str | None = None,
+        not_by: str | None = None,
     ) -> dict[str, Calculation]:
         """Read the best calculation of each material: a converged one before any other, then the latest.
 
-        Give `material_ids`, or a `campaign_id` for all of its materials, or neither for every material there is.
+        Give `material_ids`, or a `campaign_id` for all of its materials, or neither for every material there is;
+        `not_by` leaves out what a code, such as "vasp", has computed in any version.
         """
         wanted = {
             "fidelity": fidelity,
@@ -148,6 +150,8 @@ class Reading:
         for name, value in wanted.items():
             if value is not None:
                 query = query.where(table.c[name] == value)
+        if not_by is not None:
+            query = query.where(table.c.method.not_like(f"{not_by}-%"))
         if campaign_id is not None:
             of_campaign = select(tables.proposals.c.material_id).where(tables.proposals.c.campaign_id == campaign_id)
             query = query.where(table.c.material_id.in_(of_campaign))

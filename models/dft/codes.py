@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from materials.errors import DFTError
 from models.dft.contract import DFTCode
@@ -16,10 +17,16 @@ class CodeChoice:
     Attributes:
         name: Of the code.
         pseudopotentials: Those of Quantum ESPRESSO.
+        input_set: VASP's, by pymatgen's name.
+        functional: Of VASP's MatPES sets.
+        potcars: The release of VASP's POTCARs, by pymatgen's name; empty: the input set's.
     """
 
     name: str
     pseudopotentials: Family | None = None
+    input_set: str = "MPStaticSet"
+    functional: Literal["PBE", "r2SCAN"] = "PBE"
+    potcars: str = ""
 
 
 def open_code(choice: CodeChoice) -> DFTCode:
@@ -36,4 +43,9 @@ def open_code(choice: CodeChoice) -> DFTCode:
         from models.dft.espresso import Espresso
 
         return Espresso(choice.pseudopotentials)
+    if choice.name == "vasp":
+        from models.dft.vasp import Vasp
+        from models.dft.vasp_sets import SetChoice
+
+        return Vasp(SetChoice(name=choice.input_set, functional=choice.functional, potcars=choice.potcars))
     raise DFTError(f"dft.code: there is no code {choice.name!r}")

@@ -29,7 +29,8 @@ DFTStatus = Literal[
     "failed",  # the code refused: geometry, missing PAW setup, an energy that rises
 ]
 
-LATER = frozenset({"density_cutoff_ev"})  # fields of DFTSettings that are not hashed where they are empty
+# Fields of DFTSettings that are not hashed where they are empty.
+LATER = frozenset({"density_cutoff_ev", "level", "inputs"})
 
 
 # What a calculation needs: one thread a rank, MPI that runs as root too.
@@ -49,8 +50,8 @@ class DFTSettings:
     """Everything that decides the number that comes out. Hashed, so that an answer is known by its question.
 
     Attributes:
-        code: Name of the code: "gpaw", "espresso".
-        preset: Where the values come from: "quick", "standard", "accurate".
+        code: Name of the code: "gpaw", "espresso", "vasp".
+        preset: Where the values come from: "quick", "standard", "accurate", or the name of an input set.
         potentials: Frozen cores and their version: "gpaw-setups-1.2.1".
         functional: "PBE".
         cutoff_ev: Of the plane waves, eV; one for all phases of a hull.
@@ -68,6 +69,9 @@ class DFTSettings:
         max_steps: Steps of a relaxation.
         geometry: Whose geometry it starts from: the `calculation_id` of the relaxation by the potential, say.
         density_cutoff_ev: Of the plane waves of the density, eV, where it is not what the code makes of the other.
+        level: What its energies mean, where the code has rules of its own for that; empty: by functional, potentials
+            and cut-off.
+        inputs: The very input of a code whose input is made by somebody else's rules: it decides the number, too.
     """
 
     code: str
@@ -89,6 +93,8 @@ class DFTSettings:
     max_steps: int = 60
     geometry: str = ""
     density_cutoff_ev: float | None = None
+    level: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
         """The settings as JSON-like data; `settings_hash` is its hash."""
@@ -127,7 +133,8 @@ class DFTResult:
 
     Attributes:
         status: "converged", or why there is no result.
-        energy: Total energy of `structure`, eV, smearing extrapolated to zero.
+        energy: Total energy of `structure`, eV, smearing extrapolated to zero, in the convention of its level of
+            theory: with corrections in, if that says so.
         structure: The cell that was computed: symmetrised and primitive, relaxed if that was asked for.
         band_gap: eV; 0 for a metal; None where nothing converged.
         max_force: Largest force on an atom, eV/Å.
@@ -185,7 +192,7 @@ class DFTCode(Protocol):
         """Settings for one crystal of a hull.
 
         Args:
-            preset: "quick", "standard" or "accurate".
+            preset: "quick", "standard" or "accurate"; a code with input sets has its own names for that.
             elements: Of the whole hull: what shifts totals is the same for all of its phases.
             structure: The crystal, symmetrised or not.
             relax: Whether positions and cell are relaxed; None: as the preset has it.
@@ -235,6 +242,8 @@ def method_of(code: DFTCode) -> str:
 
 def level_of_theory(settings: DFTSettings) -> str:
     """What an energy means: everything that shifts totals, so that only comparable ones meet in a hull."""
+    if settings.level:
+        return settings.level
     density = f"/RHO{settings.density_cutoff_ev:g}" if settings.density_cutoff_ev else ""
     return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}{density}"
 

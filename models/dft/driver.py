@@ -92,8 +92,11 @@ def main(code: str, folder: str, *launcher: str) -> int:
 
 
 def compute(code: str, task: Any, started: float) -> dict[str, Any]:
-    """Send the calculation through its course."""
-    result: dict[str, Any] = course.compute(task, started, importlib.import_module(f"models.dft.{code}_physics"))
+    """Send the calculation through its course, or through the code's own if it has one."""
+    physics = importlib.import_module(f"models.dft.{code}_physics")
+    result: dict[str, Any] = (
+        physics.compute(task, started) if hasattr(physics, "compute") else course.compute(task, started, physics)
+    )
     return result
 
 

@@ -5,6 +5,7 @@ Each evaluation is a run of pw.x of its own, started through ASE, and read from 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -45,7 +46,9 @@ LADDER: dict[str, dict[str, Any]] = {
     },
 }
 # Routines that fail because a density on its way to convergence went astray: another way may lead there.
-NUMERICAL = ("cdiaghg", "rdiaghg", "c_bands", "electrons", "mix_rho", "cegterg", "regterg", "pcegterg", "pregterg")
+NUMERICAL = ("cdiaghg", "rdiaghg", "c_bands", "mix_rho", "cegterg", "regterg", "pcegterg", "pregterg")
+# How a refused allocation reads, from Fortran, C++ or the system.
+NO_MEMORY = re.compile(r"Error allocating|Allocation would exceed|Cannot allocate|bad_alloc")
 
 
 class PwCalculator(Calculator):
@@ -172,7 +175,10 @@ def band_gap(calc: PwCalculator, settings: Any) -> float:
     assert output is not None
 
     def finer(n_bands: int) -> Any:
-        return run_pw(calc.atoms, calc.task, "nscf", LADDER[calc.rungs[-1]], n_bands=n_bands).levels()
+        try:
+            return run_pw(calc.atoms, calc.task, "nscf", LADDER[calc.rungs[-1]], n_bands).levels()
+        except NotConverged as error:
+            raise Ended("scf_not_converged", f"the levels at the density did not converge: {error}") from None
 
     moment = output.magnetization if settings["magnetic_moments"] else None
     found = gap(output.electrons, moment, output.levels(), finer)
@@ -185,42 +191,31 @@ def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_band
 
     Raises:
         NotConverged: It lost its way in the cycle, and says so.
-        Ended: It refused, with its own words.
+        Ended: It refused, with its own words, or had not enough memory.
         Died: It ended without a word.
     """
-    settings, pseudopotentials = task["settings"], task["pseudopotentials"]
-    starter = [sys.executable, "-P", str(LEASH), str(os.getpid())]
-    # mpirun passes a SIGTERM on to its ranks; pw.x itself might write files first.
-    starter += [str(int(signal.SIGTERM)), *task["launcher"]] if task["launcher"] else [str(int(signal.SIGKILL))]
-    profile = EspressoProfile(shlex.join([*starter, task["program"]]), pseudopotentials["folder"])
+    profile = EspressoProfile(shlex.join(command(task)), task["pseudopotentials"]["folder"])
     template = EspressoTemplate()
     name = "gap" if calculation == "nscf" else "scf"
     template.inputname, template.outputname, template.errorname = f"{name}.pwi", f"{name}.pwo", f"{name}.err"
-    is_gap = calculation == "nscf"
     template.write_input(
         profile,
         HERE,
-        with_fractions(atoms, pseudopotentials["valence"]),
-        {
-            "input_data": namelists(atoms, task, calculation, rung, n_bands),
-            "pseudopotentials": pseudopotentials["files"],
-            "kpts": tuple(settings["gap_kpoints" if is_gap else "kpoints"]),
-            "koffset": (0, 0, 0) if is_gap else tuple(int(shifted) for shifted in settings["kpoint_shift"]),
-            "crystal_coordinates": True,
-        },
-        ["energy", "forces", "stress"],
+        with_fractions(atoms, task["pseudopotentials"]["valence"]),
+        parameters(atoms, task, calculation, rung, n_bands),
+        [],
     )
+    # MPI's end of a program takes with it what was not yet written: the words of why, that is.
+    os.environ["GFORTRAN_UNBUFFERED_PRECONNECTED"] = "1"
     code = 0
     try:
         template.execute(HERE, profile)
     except subprocess.CalledProcessError as error:
         code = error.returncode
-    refusal = error_block(Path(template.outputname).read_text(errors="replace"))
-    if refusal is not None:
-        routine, words = refusal
-        if routine in NUMERICAL:
-            raise NotConverged(words)
-        raise Ended("failed", words)
+    raise_refusal(Path(template.outputname).read_text(errors="replace"))
+    for line in Path(template.errorname).read_text(errors="replace").splitlines():
+        if NO_MEMORY.search(line):
+            raise Ended("out_of_memory", line)
     try:
         shutil.copy(SCRATCH / "pw.save" / "data-file-schema.xml", f"{name}.xml")
         return Output(Path(f"{name}.xml"), calculation)
@@ -228,20 +223,25 @@ def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_band
         raise Died(f"pw.x ended with exit code {code} and without a result: {error}") from None
 
 
-def namelists(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_bands: int | None) -> dict[str, Any]:
-    """The variables of pw.x, in its units: Rydberg."""
-    settings = task["settings"]
-    electrons = sum(task["pseudopotentials"]["valence"][symbol] for symbol in atoms.symbols)
+def command(task: Any) -> list[str]:
+    """The words that start pw.x, on a leash."""
+    # mpirun passes a SIGTERM on to its ranks; pw.x itself might write files first.
+    signum = signal.SIGTERM if task["launcher"] else signal.SIGKILL
+    leash = [sys.executable, "-P", str(LEASH), str(os.getpid()), str(int(signum))]
+    return [*leash, *task["launcher"], task["program"]]
+
+
+def parameters(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_bands: int | None) -> dict[str, Any]:
+    """What ASE writes pw.x's input from, in Rydberg."""
+    settings, valence = task["settings"], task["pseudopotentials"]["valence"]
+    electrons = sum(valence[symbol] for symbol in atoms.symbols)
     # pw.x asks for the estimated error of the energy, which is of second order in that of the density.
     per_electron = min(settings["convergence_energy_ev"] / RYDBERG, settings["convergence_density"] ** 2)
-    mixing = {key: value for key, value in rung.items() if key != "patience"}
-    found: dict[str, Any] = {
+    variables: dict[str, Any] = {
         "calculation": calculation,
         "outdir": str(SCRATCH),
         "prefix": "pw",
         "disk_io": "low",
-        "tstress": calculation == "scf",
-        "tprnfor": calculation == "scf",
         "ecutwfc": settings["cutoff_ev"] / RYDBERG,
         "ecutrho": settings["density_cutoff_ev"] / RYDBERG,
         "occupations": "smearing",
@@ -249,11 +249,20 @@ def namelists(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_b
         "degauss": settings["smearing_ev"] / RYDBERG,
         "conv_thr": per_electron * electrons,
         "electron_maxstep": settings["max_scf_steps"] * rung.get("patience", 1),
-        **mixing,
+        **{key: value for key, value in rung.items() if key != "patience"},
     }
-    if n_bands is not None:
-        found |= {"nbnd": n_bands, "diago_full_acc": True}
-    return found
+    files = {"pseudopotentials": task["pseudopotentials"]["files"], "crystal_coordinates": True}
+    if calculation == "nscf":
+        variables |= {"nbnd": n_bands, "diago_full_acc": True}
+        return {**files, "input_data": variables, "kpts": tuple(settings["gap_kpoints"]), "koffset": (0, 0, 0)}
+    variables |= {"tstress": True, "tprnfor": True}
+    moments = atoms.get_initial_magnetic_moments()
+    if moments.any():
+        # Left alone, pw.x takes as many bands for the spin that has more electrons as for the other.
+        up = math.ceil((electrons + abs(moments.sum())) / 2)
+        variables["nbnd"] = max(math.ceil(0.6 * electrons), up + 4 + len(atoms) // 2)
+    shift = tuple(int(shifted) for shifted in settings["kpoint_shift"])
+    return {**files, "input_data": variables, "kpts": tuple(settings["kpoints"]), "koffset": shift}
 
 
 def with_fractions(atoms: Any, valence: dict[str, float]) -> Any:
@@ -266,11 +275,18 @@ def with_fractions(atoms: Any, valence: dict[str, float]) -> Any:
     return found
 
 
-def error_block(text: str) -> tuple[str, str] | None:
-    """The routine that stopped pw.x, and all that it said, from between its lines of percent signs."""
-    match = re.search(r"%{20,}\s*\n(.*?)\n\s*%{20,}", text, re.DOTALL)
+def raise_refusal(said: str) -> None:
+    """Raise what pw.x said between its lines of percent signs, if it did.
+
+    Raises:
+        NotConverged: It lost its way in the cycle.
+        Ended: It refused.
+    """
+    match = re.search(r"%{20,}\s*\n(.*?)\n\s*%{20,}", said, re.DOTALL)
     if match is None:
-        return None
+        return
     words = " ".join(match[1].split())
     routine = re.search(r"routine\s+(\S+)", words)
-    return (routine[1] if routine else ""), words
+    if routine is not None and routine[1] in NUMERICAL:
+        raise NotConverged(words)
+    raise Ended("failed", words)

@@ -17,15 +17,12 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 DRIVER = Path(__file__).with_name("driver.py")
-# How a refused allocation reads: NumPy, C++, GPAW's C, Fortran, the loader of shared libraries and the system each word
-# it.
+# How a refused allocation reads: NumPy, C++, GPAW's C, the loader of shared libraries and the system each word it.
 OUT_OF_MEMORY = (
     "MemoryError",
     "Unable to allocate",
     "bad_alloc",
     "gpaw_malloc",
-    "Allocation would exceed memory limit",
-    "Error allocating",
     "failed to map segment",
     "Cannot allocate",
 )

@@ -6,6 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from typing import Any
 
@@ -19,6 +20,7 @@ from ase.io import write
 
 from flows.campaign import Campaign
 from flows.cluster import SETTINGS
+from flows.load import load_cluster
 from tests.integration.test_postgresql import binaries
 from tests.peers import compose
 from tests.peers.compose import ROOT, Stack
@@ -77,9 +79,17 @@ def test_dask_workers_are_told_no_secret_and_what_local_ones_are() -> None:
         spawned = SETTINGS["distributed.nanny.pre-spawn-environ"]
         assert isinstance(spawned, dict)
         assert spawned.items() <= environment.items()
-        for key in ("scheduler.allowed-failures", "scheduler.worker-saturation", "comm.timeouts.connect"):
-            variable = "DASK_DISTRIBUTED__" + key.upper().replace(".", "__").replace("-", "_")
-            assert environment[variable] == str(SETTINGS[f"distributed.{key}"])
+        for key, value in SETTINGS.items():
+            if not key.startswith(("distributed.nanny.", "distributed.deploy.")):  # those are of clusters that we start
+                variable = "DASK_" + key.upper().replace(".", "__").replace("-", "_")
+                assert environment[variable] == str(value), variable
+
+
+def test_the_cluster_files_are_of_its_workers() -> None:
+    for name, device in (("compose-cluster.yaml", "cpu"), ("compose-cluster-gpu.yaml", "cuda")):
+        workers = load_cluster(compose.FILE.with_name(name)).workers
+        assert (workers.kind, workers.address, workers.device) == ("address", "tcp://dask-scheduler:8786", device)
+    assert "compose-cluster-gpu.yaml:/cluster.yaml" in compose.FILE.with_name("compose.gpu.yaml").read_text()
 
 
 def test_the_image_installs_the_packages_of_the_set_up_script() -> None:
@@ -177,11 +187,13 @@ class TestRunning:
                 "potential": {"kind": "ase", "model": "tests.peers.calculators:Balls", "level_of_theory": "toy"}
             },
         }
-        parameters = Campaign.model_validate(content).model_dump(mode="json") | {
-            "cluster": {"workers": {"kind": "address", "address": stack.here("tcp://dask-scheduler:8786")}},
-            "use_dft": False,
-        }
+        parameters = Campaign.model_validate(content).model_dump(mode="json") | {"use_dft": False}
         deployment = api.get("/deployments/name/discover/quickstart")
+        # Where things run stands in the deployment, and when a run counts as crashed in the server.
+        workers = deployment["parameters"]["cluster"]["workers"]
+        assert (workers["kind"], workers["address"]) == ("address", stack.here("tcp://dask-scheduler:8786"))
+        assert deployment["parameters"]["name"] == "quickstart"
+        assert api.post("/automations/count", {}) == 1
         run = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         assert api.wait_for_end(run["id"], stack)["type"] == "COMPLETED", stack.told("assay-worker")
         # The worker's own folder holds no ledger: the rows are in PostgreSQL.
@@ -211,9 +223,8 @@ class TestRunning:
 
 def listening(process: psutil.Process) -> set[tuple[str, int]]:
     """Where a process and its children take connections."""
-    return {
-        (connection.laddr.ip, connection.laddr.port)
-        for one in (process, *process.children(recursive=True))
-        for connection in one.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    found = set()
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it may have ended meanwhile
+            found |= {c.laddr for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    return {(address.ip, address.port) for address in found}

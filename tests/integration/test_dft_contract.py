@@ -5,17 +5,14 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from pymatgen.core import Structure
 
-from flows.jobs import folder_of, job_for, run_jobs
+from flows.jobs import folder_of, job_for
 from materials.errors import CodeNotInstalled, DFTError
 from models.dft.contract import (
     DFTCode,
@@ -26,7 +23,7 @@ from models.dft.contract import (
     level_of_theory,
     method_of,
 )
-from tests.peers.dft_cases import CASES, Ask, Case, symbols_of
+from tests.peers.dft_cases import CASES, Ask, Case, nobody_works_in, run, symbols_of, working_in
 
 pytestmark = [pytest.mark.dft, pytest.mark.slow]
 
@@ -44,25 +41,6 @@ def code(case: Case) -> DFTCode:
         pytest.skip(str(error))
 
 
-def run(folder: Path, code: DFTCode, asked: Mapping[str, Ask], **limits: float) -> dict[str, DFTResult]:
-    """Run calculations one after the other, each with its own limits and environment."""
-    results: dict[str, DFTResult] = {}
-    for name, ask in asked.items():
-        with pytest.MonkeyPatch.context() as patch:
-            for variable, value in ask.environment.items():
-                patch.setenv(variable, value)
-            run_jobs(
-                [job_for(name, ask.structure, ask.settings_for(code), code)],
-                code,
-                runs_dir=folder,
-                concurrent=1,
-                limits=Limits(**{"walltime_s": 300.0, **limits, **ask.limits}),
-                on_result=lambda job, result: results.__setitem__(job.material_id, result),
-                stop=threading.Event(),
-            )
-    return results
-
-
 @pytest.fixture(scope="module")
 def ended(case: Case, code: DFTCode, tmp_path_factory: pytest.TempPathFactory) -> dict[str, DFTResult]:
     """Each way to end, and a metal."""
@@ -70,25 +48,6 @@ def ended(case: Case, code: DFTCode, tmp_path_factory: pytest.TempPathFactory) -
     return run(
         folder, code, {status: ask for status, (ask, _) in case.ends.items()} | {"metal": Ask(structure=case.metal)}
     )
-
-
-def working_in(folder: Path) -> list[str]:
-    """The processes that work in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()) == folder.resolve() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
-def nobody_works_in(folder: Path) -> bool:
-    deadline = time.monotonic() + 10
-    while working_in(folder) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not working_in(folder)
 
 
 def test_each_end_is_what_it_is_called(case: Case, ended: dict[str, DFTResult]) -> None:
@@ -108,7 +67,7 @@ def test_what_converged_has_all_its_numbers(ended: dict[str, DFTResult], code: D
     assert result.energy < 0
     assert result.structure is not None
     assert len(result.structure) == 2  # the primitive cell
-    assert result.max_force == pytest.approx(0, abs=0.01)
+    assert result.max_force == pytest.approx(0, abs=0.05)
     assert result.max_stress is not None
     assert 0 < result.max_stress < 0.1
     assert result.wall_time_s > 0
@@ -151,7 +110,10 @@ def test_the_level_of_theory_is_one_for_a_hull_and_of_this_code_alone(case: Case
     assert len(levels) == 1
     (level,) = levels
     assert code.settings("quick", elements, case.metal).functional in level
-    assert level_of_theory(replace(code.settings("quick", elements, case.metal), potentials="others")) != level
+    asked = code.settings("quick", elements, case.metal)
+    # Where a code has rules of its own for the level, they have looked at the potentials before.
+    others = {"potentials": "others"} if not asked.level else {"level": "others"}
+    assert level_of_theory(replace(asked, **others)) != level
     for other in CASES.values():
         try:
             opened = other.open()

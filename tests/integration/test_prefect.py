@@ -18,6 +18,7 @@ from ase.build import bulk
 from ase.io import write
 
 from flows.campaign import Campaign
+from flows.crashes import HEARTBEAT
 from materials.store.ledger import Ledger
 from tests.peers.prefect_server import ROOT, Prefect, running
 
@@ -87,7 +88,7 @@ def test_the_deployment_is_what_its_file_says(deployment: dict[str, Any]) -> Non
     assert deployment["entrypoint"] == "flows.discovery:discover"
     assert deployment["parameters"] == file["parameters"]
     assert not deployment["pull_steps"]
-    assert deployment["job_variables"]["working_dir"] == str(ROOT)
+    assert deployment["job_variables"] == {"working_dir": str(ROOT), "env": HEARTBEAT}
     [schedule] = deployment["schedules"]
     assert schedule["schedule"]["cron"] == file["schedules"][0]["cron"]
     assert schedule["active"] is file["schedules"][0]["active"]
@@ -170,6 +171,21 @@ def test_a_cancelled_run_ends_its_workers_and_can_go_on(prefect: Prefect, deploy
     assert 0 <= done < whole
     [line] = [line for line in prefect.logs(again) if line.startswith("Screening")]
     assert line.endswith(f": {whole - done} structures")  # what had ended is not computed again
+
+
+def test_a_killed_run_shows_as_crashed_and_can_go_on(prefect: Prefect, deployment: dict[str, Any]) -> None:
+    many = prefect.folder / "more.extxyz"
+    write(many, crystals(METALS[:12]))
+    flow_run_id = start(prefect, deployment, campaign("more", many))
+    assert said(prefect, flow_run_id, "Screening"), prefect.told()
+    killed = time.monotonic()
+    for process in psutil.process_iter():
+        if flow_run_id in _environment(process):
+            process.kill()
+    assert prefect.wait_for_end(flow_run_id, 150)[0] == "CRASHED"
+    print(f"Crashed after {time.monotonic() - killed:.0f} s")
+    again = start(prefect, deployment, campaign("more", many))
+    assert prefect.wait_for_end(again)[0] == "COMPLETED", prefect.logs(again)
 
 
 def _soon(happens: Callable[[], bool], timeout: float = 120) -> bool:

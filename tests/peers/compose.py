@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,9 +73,12 @@ class Stack:
         self.variables = variables
         self.extra = extra  # environment that tests add to every service
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.port = {port: str(_free_port()) for port in PORTS}
+        self.port = {port: str(free_port()) for port in PORTS}
         for name in ("data", "home", "scratch"):
             (folder / name).mkdir()
+        self.places = {"/opt/assay": ROOT, "/data": folder / "data"}
+        for service in self.services.values():
+            self._mount(service.get("volumes", []))
         # PostgreSQL refuses to run as root, and pytest's own folder lets nobody else in.
         self.postgres = TemporaryDirectory(prefix="assay-postgresql-", dir="/tmp")
 
@@ -85,9 +88,19 @@ class Stack:
         text = re.sub(r"\b0\.0\.0\.0\b", "127.0.0.1", text)
         for port, free in self.port.items():
             text = re.sub(rf"(?<![\w.-]){port}(?![\w.-])", free, text)
-        text = re.sub(r"(?<![\w/])/opt/assay\b", str(ROOT), text)
-        text = re.sub(r"(?<![\w/])/data\b", str(self.folder / "data"), text)
+        for inside, outside in self.places.items():
+            text = re.sub(rf"(?<![\w/]){inside}\b", str(outside), text)
         return re.sub(r"(?<![\w/])/tmp$", str(self.folder / "scratch"), text)
+
+    def _mount(self, volumes: Sequence[str]) -> None:
+        """Find where what is mounted into containers lies here; addresses inside of a file are made this machine's."""
+        for outside, inside, *_ in (volume.split(":") for volume in volumes if volume.startswith((".", "/"))):
+            source = FILE.parent / outside
+            if source.is_file() and inside not in self.places:
+                copy = self.folder / source.name
+                copy.write_text(self.here(source.read_text()))
+                source = copy
+            self.places.setdefault(inside, source.resolve())
 
     def environment(self, name: str) -> dict[str, str]:
         """What the service is told: the image's, the file's, and nothing of ours but where programs are."""
@@ -198,12 +211,14 @@ def image_environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(folder: Path, variables: Mapping[str, str], extra: Mapping[str, str]) -> Iterator[Stack]:
-    """`docker compose up`, and at the end down."""
+def running(
+    folder: Path, variables: Mapping[str, str], extra: Mapping[str, str], only: Sequence[str] = ()
+) -> Iterator[Stack]:
+    """`docker compose up`, of all services or of some, and at the end down."""
     stack = Stack(folder, variables, extra)
     with stack.postgres, ExitStack() as ends:
         ends.callback(_end, stack)
-        for name in stack.services:
+        for name in only or stack.services:
             if name not in stack.processes:
                 stack.start(name)
         yield stack
@@ -223,7 +238,7 @@ def _end(stack: Stack) -> None:
         process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

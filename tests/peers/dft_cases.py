@@ -1,20 +1,37 @@
 """What the contract test asks of each DFT code: crystals, and how to have a calculation end in each way."""
 
+import atexit
+import functools
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pymatgen.core import Lattice, Structure
+import psutil
+import pytest
+from pymatgen.core import SETTINGS, Lattice, Structure
 
+from flows.jobs import job_for, run_jobs
 from flows.pseudopotentials import load_family
 from materials.errors import CodeNotInstalled
-from models.dft.contract import DFTCode, DFTSettings
+from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
 from models.dft.espresso import Espresso
 from models.dft.gpaw import Gpaw
+from models.dft.vasp import Vasp
+from tests.peers import vasp as vasp_peer
 
 # Those of Debian's quantum-espresso-data that go together.
 PSEUDOPOTENTIALS = Path(__file__).with_name("debian-lda.yaml")
+
+
+def symbols_of(structures: Sequence[Structure]) -> list[str]:
+    return sorted({element.symbol for s in structures for element in s.composition.elements})
 
 
 def diamond(symbol: str, a: float) -> Structure:
@@ -41,7 +58,7 @@ class Ask:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def settings_for(self, code: DFTCode) -> DFTSettings:
-        symbols = [element.symbol for element in self.structure.composition.elements]
+        symbols = symbols_of([self.structure])
         return replace(code.settings("quick", symbols, self.structure, relax=self.relax), **self.settings)
 
 
@@ -68,6 +85,44 @@ class Case:
     lattice_constant: tuple[float, float]
 
 
+def run(folder: Path, code: DFTCode, asked: Mapping[str, Ask], **limits: float) -> dict[str, DFTResult]:
+    """Run calculations one after the other, each with its own limits and environment."""
+    results: dict[str, DFTResult] = {}
+    for name, ask in asked.items():
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in ask.environment.items():
+                patch.setenv(variable, value)
+            run_jobs(
+                [job_for(name, ask.structure, ask.settings_for(code), code)],
+                code,
+                runs_dir=folder,
+                concurrent=1,
+                limits=Limits(**{"walltime_s": 300.0, **limits, **ask.limits}),
+                on_result=lambda job, result: results.__setitem__(job.material_id, result),
+                stop=threading.Event(),
+            )
+    return results
+
+
+def working_in(folder: Path) -> list[str]:
+    """The processes that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == folder.resolve() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def nobody_works_in(folder: Path) -> bool:
+    deadline = time.monotonic() + 10
+    while working_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not working_in(folder)
+
+
 def espresso() -> DFTCode:
     code = Espresso()
     code.version()
@@ -80,6 +135,53 @@ def gpaw() -> DFTCode:
     code = Gpaw()
     code.version()
     return code
+
+
+@functools.cache
+def vasp() -> DFTCode:
+    """VASP's stand-in, slow enough that one can see it work."""
+    folder = Path(tempfile.mkdtemp(prefix="assay-vasp-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    vasp_peer.make_potcars(folder, {"PBE": ["Si", "Al"]})
+    SETTINGS["PMG_VASP_PSP_DIR"] = str(folder)
+    program = vasp_peer.install(folder, told={"seconds": 0.4})
+
+    class StandIn(Vasp):
+        def version(self) -> str:
+            return "6.4.2"
+
+        def task(self, structure: Structure, settings: DFTSettings) -> dict[str, Any]:
+            return super().task(structure, settings) | {"program": [str(program)]}
+
+    return StandIn()
+
+
+@functools.cache
+def told(**instructions: Any) -> dict[str, str]:
+    """The environment in which VASP's stand-in does as it is told."""
+    file, name = tempfile.mkstemp(prefix="assay-stand-in-", suffix=".json")
+    os.close(file)
+    atexit.register(Path(name).unlink, missing_ok=True)
+    Path(name).write_text(json.dumps(instructions))
+    return {"ASSAY_STAND_IN": name}
+
+
+def vasps_ends() -> dict[str, tuple[Ask, str]]:
+    """The ways to end of a program that does as it is told."""
+    return {
+        "converged": (Ask(structure=SILICON), ""),
+        "scf_not_converged": (Ask(structure=SILICON, environment=told(trouble="scf")), "not in 100 steps"),
+        "max_steps": (Ask(structure=SILICON, relax=True, environment=told(trouble="crawl")), "not relaxed in"),
+        "walltime": (
+            Ask(structure=SILICON, environment=told(seconds=60), limits={"walltime_s": 4.0}),
+            "within 4 s",
+        ),
+        "out_of_memory": (
+            Ask(structure=SILICON, environment=told(trouble="memory"), limits={"memory_gib": 1.0}),
+            "GiB were needed",
+        ),
+        "failed": (Ask(structure=TOO_CLOSE), "1.00 Å apart"),
+    }
 
 
 def ends(*, dear: Mapping[str, Any], memory_gib: float) -> dict[str, tuple[Ask, str]]:
@@ -119,8 +221,14 @@ CASES = {
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.1}),
         lattice_constant=(5.40, 0.02),  # LDA, https://doi.org/10.1103/PhysRevB.79.085104
     ),
+    # No VASP was at hand: this is the program of tests/peers/vasp.py, whose "physics" is a pair potential.
+    "vasp": Case(
+        open=vasp,
+        insulator=SILICON,
+        gap=(1.19, 1.21),
+        metal=ALUMINIUM,
+        ends=vasps_ends(),
+        stretched=Ask(structure=diamond("Si", 5.7), relax=True),
+        lattice_constant=(5.019, 0.01),  # where its pair potential is lowest
+    ),
 }
-
-
-def symbols_of(structures: Sequence[Structure]) -> list[str]:
-    return sorted({element.symbol for s in structures for element in s.composition.elements})

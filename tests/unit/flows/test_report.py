@@ -39,6 +39,12 @@ def test_a_markdown_table_keeps_to_its_columns() -> None:
     assert {line.count("|") for line in lines} == {9}
 
 
+def test_what_a_file_calls_its_structures_is_no_markdown() -> None:
+    row = made.ranked("a", rank=1, parents="<img src=x>\n[a](b) ![c](d) *e*")
+    (line,) = report.ranked_table([row]).splitlines()[2:]
+    assert "| \\<img src=x> \\[a\\](b) !\\[c\\](d) \\*e\\* |" in line
+
+
 def test_pictures_only_of_what_there_is() -> None:
     assert plots.draw([], [], TARGETS) == {}
     screened = made.ranked("a", rank=1, fidelity="mlip", energy_above_hull_mlip=0.02)

@@ -1,5 +1,7 @@
 """Settings: one cut-off a hull, meshes that keep the symmetry, the same for every cell of a crystal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.calculators.calculator import kptdensity2monkhorstpack
@@ -11,7 +13,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from materials.errors import DFTError
 from materials.records import content_hash
-from models.dft.contract import DFTResult, calculation_from, calculation_id, level_of_theory
+from models.dft.contract import DFTResult, DFTSettings, calculation_from, calculation_id, level_of_theory
 from models.dft.gpaw_physics import k_points
 from models.dft.presets import looks_metallic, magnetic_moments, mesh, relative_cost, settings_for, symmetrised
 
@@ -147,3 +149,24 @@ def test_a_calculation_bears_the_name_of_its_folder() -> None:
     assert record.settings_hash == content_hash(asked.content())
     other = settings_for("quick", ["Li", "Mg", "P"], half_heusler(), code=Code(), geometry="abd")
     assert calculation_id("LiMgP-1", "gpaw-26.7.0", other) != record.calculation_id
+
+
+def test_settings_that_came_later_leave_older_hashes_as_they_were() -> None:
+    """Ledgers know calculations by them."""
+    asked = DFTSettings(
+        code="gpaw",
+        preset="quick",
+        potentials="gpaw-setups-1.2.1",
+        cutoff_ev=450.0,
+        kpoints=(4, 4, 4),
+        kpoint_shift=(True, True, True),
+        gap_kpoints=(2, 2, 2),
+        smearing_ev=0.05,
+        convergence_energy_ev=5e-4,
+        convergence_density=1e-4,
+        max_scf_steps=120,
+        magnetic_moments={"Mn": 4.0},
+        geometry="abc",
+    )
+    assert asked.settings_hash == "055701b0149f997b"
+    assert replace(asked, density_cutoff_ev=1800.0).settings_hash != asked.settings_hash

@@ -1,0 +1,76 @@
+"""What VASP found, read from vasprun.xml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pymatgen.io.vasp.outputs import Vasprun
+
+from models.dft.course import GPA
+
+
+def read_run(run: Vasprun) -> dict[str, Any]:
+    """The numbers of a run, in eV and Å, as `result.json` has them.
+
+    The energy is that for smearing of zero width, as the Materials Project takes it. VASP writes stresses in kBar,
+    positive where the cell wants to grow; ours are in eV/Å³ and positive where it wants to shrink, as ASE has them.
+    """
+    last, structure = run.ionic_steps[-1], run.final_structure
+    stress = -0.1 * GPA * np.array(last["stress"])
+    moment = moment_of(run)
+    properties: dict[str, Any] = {
+        "run_type": run_type(run),
+        "hubbards": {element: u for element, u in run.hubbards.items() if u},
+        "potcar_spec": [{"titel": " ".join(title.split())} for title in run.potcar_symbols],
+        "vasp_version": run.vasp_version,
+        "n_kpoints": len(run.actual_kpoints),
+        "efermi": run.efermi,
+        "stress": stress.ravel()[[0, 4, 8, 5, 2, 1]].tolist(),
+    }
+    if moment is not None:
+        properties["total_magnetization"] = moment
+    return {
+        "energy": float(run.final_energy),
+        "max_force": float(np.linalg.norm(last["forces"], axis=1).max(initial=0.0)),
+        "max_stress": float(abs(stress).max()),
+        "cell": structure.lattice.matrix.tolist(),
+        "scaled_positions": structure.frac_coords.tolist(),
+        "numbers": [int(site.specie.Z) for site in structure],
+        "band_gap": gap_of(run),
+        "properties": properties,
+    }
+
+
+def run_type(run: Vasprun) -> str:
+    """GGA or GGA+U, as the Materials Project says it; or what else it was."""
+    name, plus, u = run.run_type.partition("+")
+    return {"PBE": "GGA", "R2SCAN": "r2SCAN"}.get(name, name) + plus + u
+
+
+def filled(run: Vasprun) -> list[float]:
+    """How many bands are filled in each spin channel, by the occupations on the whole mesh."""
+    weights = np.array(run.actual_kpoints_weights)
+    return [float(weights @ levels[:, :, 1].sum(axis=1)) for levels in channels(run)]
+
+
+def channels(run: Vasprun) -> list[Any]:
+    """Energies and occupations of each spin channel, up first, (k-points, bands, 2)."""
+    return [levels for _, levels in sorted((run.eigenvalues or {}).items(), key=lambda pair: -int(pair[0]))]
+
+
+def moment_of(run: Vasprun) -> float | None:
+    """Total moment of the cell, μB; None without spin."""
+    counts = filled(run)
+    return counts[0] - counts[1] if len(counts) == 2 else None
+
+
+def gap_of(run: Vasprun) -> float:
+    """The gap (eV) on the mesh of the density, by counting bands: occupations say nothing where they are smeared."""
+    counts = [round(count) for count in filled(run)]
+    if any(abs(exact - count) > 0.05 for exact, count in zip(filled(run), counts, strict=True)):
+        return 0.0  # a band must be partly full
+    energies = [np.sort(levels[:, :, 0], axis=1) for levels in channels(run)]
+    top = max(levels[:, count - 1].max() for levels, count in zip(energies, counts, strict=True) if count > 0)
+    bottom = min(levels[:, count].min() for levels, count in zip(energies, counts, strict=True))
+    return float(max(0.0, bottom - top))

@@ -1,0 +1,273 @@
+"""VASP in a folder, with custodian around it to repair what it can. driver.py loads it.
+
+INCAR, KPOINTS, POSCAR and POTCAR lie in the folder; what VASP writes is read from vasprun.xml.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from custodian.custodian import Custodian, CustodianError
+from custodian.vasp import handlers as known
+from custodian.vasp.jobs import VaspJob
+from custodian.vasp.utils import is_valid_poscar
+from custodian.vasp.validators import VasprunXMLValidator
+from pymatgen.io.vasp.outputs import Vasprun
+
+from models.dft import course
+from models.dft.course import Died, Ended
+from models.dft.vasp_output import read_run
+
+LEASH = Path(__file__).with_name("leash.py")
+CHECKPOINT = "checkpoint.json"
+FIRST_RELAXATION = "vasprun.xml.relax1"  # what custodian calls it once it has ended
+# custodian looks whether VASP has ended so often (s), and every so many looks at what it has written meanwhile.
+POLL_S = 0.2
+LOOKS = 150
+# Corrections of one run, and of all runs of a calculation, before custodian gives up.
+MOST_CORRECTIONS = 5
+MOST_CORRECTIONS_IN_ALL = 10
+# How VASP words that it refuses: without such words a process that ended was killed.
+REFUSALS = re.compile(r"I REFUSE TO CONTINUE|VERY BAD NEWS|EEEEEEE|internal error|ERROR:|Error EDDDAV|ZBRENT|LAPACK")
+MEMORY = re.compile(
+    r"insufficient virtual memory|Allocation would exceed|Error allocating|Cannot allocate", re.IGNORECASE
+)
+
+
+class Book:
+    """What the calculation has come to, over all its attempts: it lies in the checkpoint.
+
+    A thread writes it at each step: whoever is killed has told how far he was.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.before = 0  # ionic steps of the runs before this one
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def n_steps(self) -> int:
+        """Ionic steps so far."""
+        return self.before + steps_in("OSZICAR")
+
+    def write(self) -> None:
+        """Write it down."""
+        with self._lock:
+            if not self._closed.is_set():
+                content = {
+                    "before": self.before,
+                    "n_steps": self.n_steps,
+                    "wall_time_s": time.time() - self.started,
+                }
+                course.write(CHECKPOINT, content)
+
+    def turn_page(self) -> None:
+        """Count what has run, before VASP writes a new OSZICAR."""
+        with self._lock:
+            self.before = self.n_steps
+            if os.path.exists("OSZICAR"):
+                os.replace("OSZICAR", "OSZICAR.counted")
+        self.write()
+
+    def keep(self) -> None:
+        """Write it down at each step, and every ten seconds."""
+        last, written = -1, 0.0
+        while not self._closed.wait(POLL_S):
+            if self.n_steps != last or time.monotonic() > written + 10:
+                last, written = self.n_steps, time.monotonic()
+                self.write()
+
+    def close(self) -> None:
+        """Write no more: the calculation has ended."""
+        with self._lock:
+            self._closed.set()
+
+
+class Job(VaspJob):
+    """One run of VASP, in the book."""
+
+    def __init__(self, book: Book, words: list[str], **options: Any) -> None:
+        super().__init__(words, auto_gamma=False, backup=False, **options)
+        self.book = book
+
+    def as_dict(self) -> dict[str, Any]:
+        """For custodian's log."""
+        return {"command": list(self.vasp_cmd), "suffix": self.suffix}
+
+    def run(self, directory: str = "./") -> Any:
+        """Start VASP."""
+        self.book.turn_page()
+        # Of a VASP that is killed before it writes anything, nothing must be read.
+        Path("vasprun.xml").unlink(missing_ok=True)
+        return super().run(directory)
+
+
+def compute(task: Any, started: float) -> dict[str, Any]:
+    """Run VASP as often as it takes, and return what `result.json` will hold.
+
+    A relaxation is run twice, as the Materials Project does: the second run has the plane waves of its own cell.
+    """
+    settings = task["settings"]
+    warnings.simplefilter("ignore")  # the log is for VASP's words and custodian's
+    course.check_geometry(
+        Atoms(numbers=task["numbers"], scaled_positions=task["scaled_positions"], cell=task["cell"], pbc=True)
+    )
+    book = Book(started)
+    resume(book, settings["mode"] == "relax")
+    threading.Thread(target=book.keep, daemon=True).start()
+    custodian = Custodian(
+        handlers(),
+        jobs_of(book, command(task), settings["mode"] == "relax"),
+        [VasprunXMLValidator()],
+        max_errors_per_job=MOST_CORRECTIONS,
+        max_errors=MOST_CORRECTIONS_IN_ALL,
+        polling_time_step=POLL_S,
+        monitor_freq=LOOKS,
+        terminate_on_nonzero_returncode=False,  # some MPIs have one for a run that ended well
+    )
+    said = ""
+    try:
+        custodian.run()
+    except CustodianError as error:
+        said = str(error)
+    finally:
+        book.close()
+    return result_of(settings, corrections(custodian.run_log), said, book.n_steps)
+
+
+def jobs_of(book: Book, words: list[str], relaxes: bool) -> list[Job]:
+    """The runs that are still to be done."""
+    if not relaxes or os.path.exists(FIRST_RELAXATION):
+        return [Job(book, words)]
+    again = [
+        {"dict": "INCAR", "action": {"_set": {"ISTART": 1}}},
+        {"file": "CONTCAR", "action": {"_file_copy": {"dest": "POSCAR"}}},
+    ]
+    return [Job(book, words, final=False, suffix=".relax1"), Job(book, words, settings_override=again)]
+
+
+def handlers() -> list[Any]:
+    """What custodian looks for, and repairs: those that the Materials Project's own workflows have.
+
+    Left out are the one that ends frozen runs (the walltime does) and those that make settings finer for one phase of a
+    hull than for another.
+    """
+    return [
+        known.VaspErrorHandler(),
+        known.StdErrHandler(),
+        known.MeshSymmetryErrorHandler(),
+        known.UnconvergedErrorHandler(),
+        known.NonConvergingErrorHandler(),
+        known.PotimErrorHandler(),
+        known.PositiveEnergyErrorHandler(),
+        # A metal that is relaxed with tetrahedra has wrong forces.
+        known.IncorrectSmearingHandler(),
+    ]
+
+
+def command(task: Any) -> list[str]:
+    """VASP's command on a leash: it ends with this process."""
+    # mpirun passes a SIGTERM on to its ranks; a single VASP needs no time to clear away.
+    signum = signal.SIGTERM if task["launcher"] else signal.SIGKILL
+    starter = [sys.executable, "-P", str(LEASH), str(os.getpid()), str(int(signum))]
+    return [*starter, *task["launcher"], *task["program"]]
+
+
+def resume(book: Book, relaxes: bool) -> None:
+    """Take up what an earlier attempt left: a relaxation goes on from its last geometry."""
+    if os.path.exists(CHECKPOINT):
+        book.before = int(course.read(CHECKPOINT)["before"])
+        if relaxes and is_valid_poscar("CONTCAR"):
+            shutil.copy("CONTCAR", "POSCAR")
+    book.turn_page()
+
+
+def steps_in(name: str) -> int:
+    """Ionic steps that an OSZICAR tells of."""
+    try:
+        with open(name, errors="replace") as file:
+            return sum(" F= " in line for line in file)
+    except FileNotFoundError:
+        return 0
+
+
+def corrections(log: Any) -> list[dict[str, Any]]:
+    """What custodian found and did, without the classes that found it."""
+    return [
+        {"errors": list(correction["errors"]), "actions": correction["actions"] or []}
+        for job in log
+        for correction in job["corrections"]
+    ]
+
+
+def result_of(settings: Any, repaired: list[dict[str, Any]], said: str, n_steps: int) -> dict[str, Any]:
+    """Read how it ended.
+
+    Args:
+        settings: What was asked.
+        repaired: From `corrections`.
+        said: Why custodian gave up; empty if it did not.
+        n_steps: Ionic steps of all runs.
+
+    Raises:
+        Ended: Without a result.
+        Died: VASP was killed.
+    """
+    try:
+        run = Vasprun("vasprun.xml", parse_potcar_file=False)
+    except Exception:  # noqa: BLE001 - a file that was cut short raises whatever the parser was about to do
+        raise end_of(said, repaired) from None
+    if not run.converged_electronic:
+        raise Ended("scf_not_converged", f"not in {run.parameters['NELM']} steps; {told(repaired, said)}")
+    relaxes = settings["mode"] == "relax"
+    converged = run.converged_ionic
+    if said and converged:
+        raise Ended("failed", told(repaired, said))
+    result = read_run(run)
+    first = run.ionic_steps[0]["e_0_energy"]
+    if relaxes and result["energy"] > first + course.MAY_RISE * len(result["numbers"]):
+        raise Ended("failed", f"the energy rose by {result['energy'] - first:.4f} eV in the relaxation")
+    result["status"] = "converged" if converged else "max_steps"
+    result["message"] = "" if converged else f"not relaxed in {n_steps} steps; {told(repaired, said)}"
+    result["n_steps"] = n_steps if relaxes else 0
+    result["attempts"] = 1 + len(repaired)
+    if repaired:
+        result["properties"]["custodian"] = repaired
+    return result
+
+
+def end_of(said: str, repaired: list[dict[str, Any]]) -> Exception:
+    """Why there is no vasprun.xml that could be read."""
+    text = "\n".join(
+        Path(name).read_text(errors="replace") for name in ("vasp.out", "std_err.txt") if Path(name).exists()
+    )
+    tail = "\n".join(line for line in text.splitlines()[-40:] if line.strip())
+    if match := MEMORY.search(tail):
+        return Ended("out_of_memory", match[0])
+    if not said.startswith("Validation failed") or REFUSALS.search(tail):
+        return Ended("failed", told(repaired, said))
+    return Died(f"VASP ended without a result: {said}")
+
+
+def last_lines(name: str) -> str:
+    """The end of a log."""
+    path = Path(name)
+    return "\n".join(path.read_text(errors="replace").splitlines()[-40:]) if path.exists() else ""
+
+
+def told(repaired: list[dict[str, Any]], said: str) -> str:
+    """What custodian did about it, in words."""
+    errors = [error for correction in repaired for error in correction["errors"]]
+    tried = f"custodian saw {', '.join(errors)}" if errors else "custodian saw nothing that it knows"
+    return f"{tried}; {' '.join(said.split())}".strip("; ")

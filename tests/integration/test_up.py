@@ -1,0 +1,223 @@
+"""`assay up`: server, deployments and worker, as a user starts and ends them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+from ase.io import write
+
+from flows.campaign import Campaign
+from tests.integration.test_prefect import SCREENING, crystals
+from tests.peers.prefect_server import ROOT, Prefect
+
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+
+ASSAY = Path(sys.executable).with_name("assay")
+
+
+class Up:
+    """A folder with two good campaign files and a bad one, and what `assay up` makes of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.prefect = Prefect(f"http://127.0.0.1:{self.port}/api", folder, {})
+        self.environment = {
+            **{n: v for n, v in os.environ.items() if not n.startswith(("PREFECT_", "ASSAY_"))},
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        (folder / "campaigns").mkdir()
+        write(folder / "campaigns" / "few.extxyz", crystals(["Cu", "Ag", "Al"]))
+        for name in ("first", "second"):
+            content = {
+                "name": name,
+                "sources": [{"kind": "files", "path": "few.extxyz"}],
+                "screening": SCREENING,
+                "dft": {"budget": 0},
+            }
+            (folder / "campaigns" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        (folder / "campaigns" / "wrong.yaml").write_text("name: wrong\nsource: []\n")
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(ASSAY), "up", "--campaigns", "campaigns", "--port", str(self.port), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def ready(process: subprocess.Popen[str]) -> list[str]:
+    """Read what it says until it is ready."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if line.startswith("Ready: "):
+            return lines
+    raise AssertionError("\n".join(lines))
+
+
+def members(folder: Path) -> list[psutil.Process]:
+    """Processes that have this folder's Prefect home in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(folder / ".prefect") in process.environ().get("PREFECT_HOME", ""):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Up:
+    return Up(tmp_path_factory.mktemp("up"))
+
+
+@pytest.fixture(scope="module")
+def running(up: Up) -> Iterator[list[str]]:
+    """It runs; what it said until it was ready. It must end by Ctrl-C without a word of Python's and leave nothing."""
+    process = up.start()
+    try:
+        yield ready(process)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
+        assert said.startswith("Stopping")
+        assert members(up.folder) == []
+    finally:
+        process.kill()
+        for left in members(up.folder):
+            left.kill()
+
+
+def test_it_says_where_and_names_what_it_leaves_out(up: Up, running: list[str]) -> None:
+    assert running[-1] == f"Ready: http://127.0.0.1:{up.port}  Ctrl-C ends it"
+    assert "  discover/first" in running
+    assert "  discover/second" in running
+    [left] = [line for line in running if line.startswith("Left out: ")]
+    assert "wrong.yaml: source: unknown key; did you mean 'sources'?" in left
+    assert requests.get(f"http://127.0.0.1:{up.port}/", timeout=30).ok
+    listening = {c.laddr.ip for p in members(up.folder) for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_the_form_holds_the_campaign_file(up: Up, running: list[str]) -> None:
+    deployment = deployed(up, "first")
+    assert deployment["entrypoint"] == "flows.discovery:discover"
+    parameters = deployment["parameters"]
+    assert parameters["sources"][0]["path"] == str(up.folder / "campaigns" / "few.extxyz")
+    sections = {name: parameters[name] for name in Campaign.model_fields}
+    assert Campaign.model_validate(sections).dft.budget == 0
+
+
+def test_two_campaigns_run_side_by_side_to_their_tables(up: Up, running: list[str]) -> None:
+    ids = [begin(up, name) for name in ("first", "second")]
+    assert [up.prefect.wait_for_end(i)[0] for i in ids] == ["COMPLETED"] * 2, up.prefect.logs(ids[0])
+    assert {a["key"].rsplit("-", 1)[0] for a in up.prefect.artifacts()} == {"assay-first", "assay-second"}
+    done = subprocess.run(
+        [str(ASSAY), "table", "first"], cwd=up.folder, env=up.environment, capture_output=True, text=True, check=True
+    )
+    assert "CuAg" in done.stdout or "AgCu" in done.stdout
+
+
+def test_a_schedule_runs_and_finds_what_is_new(up: Up, running: list[str]) -> None:
+    deployment = deployed(up, "second")
+    files = up.folder / "campaigns" / "many"
+    files.mkdir()
+    write(files / "a.extxyz", crystals(["Ni", "Pd"]))
+    changed = {**deployment["parameters"], "sources": [{"kind": "files", "path": str(files)}]}
+    patched = requests.patch(
+        f"{up.prefect.url}/deployments/{deployment['id']}", json={"parameters": changed}, timeout=30
+    )
+    assert patched.ok, patched.text
+    every = {"active": True, "schedule": {"interval": 20, "anchor_date": "2026-01-01T00:00:00Z"}}
+    [schedule] = up.prefect.post(f"/deployments/{deployment['id']}/schedules", [every])
+    known = {run["id"] for run in runs(up, deployment)}
+    first = next_run(up, deployment, known)
+    assert up.prefect.wait_for_end(first)[0] == "COMPLETED"
+    assert counted(up, first) == 3
+    write(files / "b.extxyz", crystals(["Rh"]))
+    second = next_run(up, deployment, known | {run["id"] for run in runs(up, deployment)})
+    assert up.prefect.wait_for_end(second)[0] == "COMPLETED"
+    assert counted(up, second) == 1  # the new file's; nothing that is known is computed again
+    requests.delete(f"{up.prefect.url}/deployments/{deployment['id']}/schedules/{schedule['id']}", timeout=30)
+
+
+def test_a_taken_port_is_one_sentence(up: Up, running: list[str]) -> None:
+    process = up.start()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert said.rstrip().rpartition("\n")[2].startswith(f"assay: --port: {up.port} cannot be had")
+
+
+def test_another_server_is_used_and_what_was_set_in_the_ui_stays(up: Up, running: list[str]) -> None:
+    deployment = deployed(up, "first")
+    cron = {"active": False, "schedule": {"cron": "0 3 * * 1", "timezone": "UTC"}}
+    up.prefect.post(f"/deployments/{deployment['id']}/schedules", [cron])
+    up.environment["PREFECT_API_URL"] = up.prefect.url
+    try:
+        process = up.start()
+        ready(process)
+        again = deployed(up, "first")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    finally:
+        del up.environment["PREFECT_API_URL"]
+    assert again["id"] == deployment["id"]
+    assert [(s["schedule"]["cron"], s["active"]) for s in again["schedules"]] == [("0 3 * * 1", False)]
+    assert requests.get(f"{up.prefect.url}/health", timeout=30).ok  # it was not ours to end
+
+
+def deployed(up: Up, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = up.prefect.get(f"/deployments/name/discover/{name}")
+    return found
+
+
+def begin(up: Up, name: str) -> str:
+    cluster = {"workers": {"count": 1, "memory_gib": 2}}
+    asked = {"parameters": {**deployed(up, name)["parameters"], "cluster": cluster}}
+    return str(up.prefect.post(f"/deployments/{deployed(up, name)['id']}/create_flow_run", asked)["id"])
+
+
+def runs(up: Up, deployment: dict[str, Any]) -> list[dict[str, Any]]:
+    asked = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+    started = [run for run in up.prefect.post("/flow_runs/filter", asked) if run["state"]["type"] != "SCHEDULED"]
+    return sorted(started, key=lambda run: str(run["expected_start_time"]))
+
+
+def next_run(up: Up, deployment: dict[str, Any], known: set[str]) -> str:
+    until = time.monotonic() + 180
+    while time.monotonic() < until:
+        for run in runs(up, deployment):
+            if run["id"] not in known:
+                return str(run["id"])
+        time.sleep(1)
+    raise AssertionError(up.prefect.told())
+
+
+def counted(up: Up, flow_run_id: str) -> int:
+    """How many structures a run relaxed, by its log."""
+    lines = [line for line in up.prefect.logs(flow_run_id) if line.startswith("Screening") and "structures" in line]
+    return int(lines[0].rsplit(": ", 1)[1].split()[0]) if lines else 0
