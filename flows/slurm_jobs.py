@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue import SLURMCluster
-from dask_jobqueue.slurm import SLURMJob
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 
 from flows import slurm_commands as slurm
+from flows.jobqueue import SLURMCluster, SLURMJob
 
 LOOK_S = (2.0, 30.0)  # between two questions to squeue: right after something happened, and when nothing does
 AGAIN_S = (5.0, 300.0)  # between two attempts at what went wrong: the first, and the longest

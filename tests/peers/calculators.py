@@ -35,8 +35,12 @@ class Poisoned(Balls):
 class Slow(Balls):
     """Balls that take their time, so that there is time to break something."""
 
+    def __init__(self, seconds: float = 0.05) -> None:
+        super().__init__()
+        self._seconds = seconds
+
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
     ) -> None:
-        time.sleep(0.05)
+        time.sleep(self._seconds)
         super().calculate(atoms, properties, system_changes)

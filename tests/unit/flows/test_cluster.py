@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -19,6 +20,7 @@ from flows.cluster_file import Workers
 from flows.worker_pool import WorkerPool
 from materials.errors import ClusterError
 
+ROOT = Path(__file__).parents[3]
 GPU = Workers(device="cuda", count=1, memory_gib=2)
 ONE = Workers(count=1, memory_gib=1)
 
@@ -63,14 +65,34 @@ def test_one_worker_a_gpu_is_asked_for_and_a_missing_driver_is_told(
 
 
 def test_dask_jobqueue_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for module in ("flows.slurm_workers", "flows.slurm_jobs"):
+    for module in ("flows.slurm_workers", "flows.slurm_jobs", "flows.jobqueue"):
         monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in [name for name in sys.modules if name.startswith("dask_jobqueue")]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with (
         pytest.raises(ClusterError, match=r"pip install 'assay\[slurm\]'"),
         open_workers(Workers(kind="slurm", count=1), folder=tmp_path, say=quiet),
     ):
         pass
+
+
+def test_dask_jobqueue_leaves_ctrl_c_alone_and_loads_in_any_thread() -> None:
+    pytest.importorskip("dask_jobqueue")
+    program = """
+import signal, threading
+def load():
+    import flows.slurm_workers
+    loaded.append(True)
+loaded = []
+thread = threading.Thread(target=load)
+thread.start()
+thread.join()
+assert loaded
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
