@@ -143,7 +143,7 @@ def test_no_structure_is_blamed_for_the_end_of_a_workers_life(
 ) -> None:
     monkeypatch.setattr(slurm_workers, "lifetime", lambda walltime_s: (10.0, 1.0))  # of which imports take some
     before = len(slurm.jobs())
-    run = make_run("Slow", crystals(160), workers())
+    run = make_run("Slow", crystals(120), workers())
     count = screen(run)
     assert count == len(energies(run))
     assert not run.ledger.failures(run.campaign_id)
