@@ -183,6 +183,8 @@ class DFTJobs(Queue):
 
     @model_validator(mode="after")
     def _makes_a_job(self) -> DFTJobs:
+        if self.kind == "local" and (self.queue or self.account or self.options):
+            raise ValueError("queue, account and options are for kind: slurm")
         for name in ("memory_gib", "walltime_s"):
             least, most = getattr(self, name), getattr(self, f"max_{name}")
             if most is not None and most < least:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cluster_file import DFTJobs
+from flows.dft.entry import Entry, Job
 from flows.dft.executor import Executor, open_executor
-from flows.dft.watch import Entry, Job, Watch
+from flows.dft.watch import Watch
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits, calculation_id, method_of
 from models.dft.presets import relative_cost
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.dft.executor import ALIVE
-from flows.dft.slurm import COMMAND_S, EXPORTED, LATER, OURS_TO_SAY, STATES, SUBMIT_S
+from flows.dft.slurm import COMMAND_S, EXPORTED, LATER, OURS_TO_SAY, SUBMIT_S
+from flows.dft.slurm_rows import STATES
 
 
 class SlurmUnreachable(Exception):

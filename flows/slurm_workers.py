@@ -38,7 +38,7 @@ from distributed.utils import get_ip, get_ip_interface
 from flows.cluster import WORKER_ENVIRONMENT, WORKER_SETTINGS
 from flows.cluster_file import Workers
 from flows.dft.script import guarded
-from flows.dft.slurm import HOPELESS
+from flows.dft.slurm_rows import HOPELESS
 from flows.progress import duration
 from flows.slurm_commands import QueuedJob
 from flows.slurm_jobs import Book, Growth, WorkerJobs

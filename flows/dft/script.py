@@ -35,11 +35,8 @@ def write(task: Task, code: DFTCode, hardware: DFTJobs, directives: Sequence[str
 
 
 def command(task: Task, code: DFTCode, hardware: DFTJobs) -> list[str]:
-    """The command of a task: ranks are started outside of the container, each runs inside."""
-    launcher, container = task.limits.launcher, hardware.container
-    if launcher:
-        return code.command(task.folder, (*launcher, *container))
-    return [*container, *code.command(task.folder, ())]
+    """The command of a task: what computes is inside of the container, what starts its ranks is outside."""
+    return code.command(task.folder, (*task.limits.launcher, *hardware.container))
 
 
 def text(task: Task, words: Sequence[str], set_up: Sequence[str], directives: Sequence[str]) -> str:
@@ -66,11 +63,11 @@ def guarded(set_up: Sequence[str]) -> list[str]:
     return [f"{{\n{line}\n}} || {_FAILED}" for line in set_up]
 
 
-def began(task: Task, log: Path) -> bool:
-    """Whether the script of a task has run, by its log."""
+def began(name: str, log: Path) -> bool:
+    """Whether the script of a task of this name has run, by its log."""
     try:
         with log.open("rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
         return False
-    return BEGINS.format(name=task.name).encode() in head
+    return BEGINS.format(name=name).encode() in head

@@ -2,84 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 from flows.dft import attempts as book
-from flows.dft import ends, script
-from flows.dft.attempts import Attempt
-from flows.dft.executor import ALIVE, Executor, Seen, Task
+from flows.dft import ends
+from flows.dft.entry import Entry, Job
+from flows.dft.executor import ALIVE, Executor, Seen
 from materials.errors import DFTError, JobRefused, SchedulerUnreachable
-from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits, last_lines, with_limits
+from models.dft.contract import DFTCode, DFTResult, Limits, with_limits
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
+REPORT_S = 60.0  # between two lines on how many wait and run
 TICK_S = 1.0  # between two glances at the folders, which cost the scheduler nothing
-LOG_LINES = 20
-# Which limit an attempt ran into that ended so.
-LACKED = {end.name: end.more for end in ends.ENDS if end.more}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A calculation to be done. `flows.jobs.job_for` makes one."""
-
-    calculation_id: str
-    material_id: str
-    structure: Structure
-    settings: DFTSettings
-
-
-@dataclass(kw_only=True, eq=False)
-class Entry:
-    """A calculation under way, and the attempts at it, the last of which counts.
-
-    Attributes:
-        job: What is asked.
-        folder: Where it lies.
-        attempts: As the folder has them.
-        sent: Whether the last one is known to have been sent, by us or by an earlier run.
-        is_new: Whether the last one is only in our mind, and not in the folder.
-        missed_since: When its job was first seen to have ended without a result.
-    """
-
-    job: Job
-    folder: Path
-    attempts: list[Attempt] = field(default_factory=list)
-    sent: bool = False
-    is_new: bool = False
-    missed_since: float | None = None
-
-    @property
-    def attempt(self) -> Attempt:
-        """The last one."""
-        return self.attempts[-1]
-
-    @property
-    def name(self) -> str:
-        """Of its job."""
-        return self.attempt.name(self.job.calculation_id)
-
-    @property
-    def log(self) -> Path:
-        """Of its job."""
-        return self.folder / book.LOG
-
-    def count(self, end: ends.End) -> int:
-        """How many attempts have ended so."""
-        return sum(attempt.end == end.name for attempt in self.attempts)
-
-    def close(self, end: ends.End, how: str) -> None:
-        """Write down how the last attempt ended."""
-        self.attempt.end, self.attempt.how, self.missed_since = end.name, how, None
-        book.write(self.folder, self.attempts)
 
 
 @dataclass(kw_only=True)
@@ -97,6 +35,8 @@ class Watch:
     results: list[tuple[Job, DFTResult]] = field(default_factory=list)  # not handed over yet
     happened: bool = True  # anything in the last pass
     silent: bool = False  # the scheduler does not answer, and this was said
+    counted: tuple[int, int] = (0, 0)  # jobs that run and wait, as they were last told
+    counted_at: float = field(default_factory=time.monotonic)
     pause_s: float = 0.0
 
     def run(self, queue: list[Entry], concurrent: int) -> None:
@@ -106,7 +46,9 @@ class Watch:
             DFTError: No more can be sent.
         """
         # What an earlier run has sent comes first: it has its place already.
-        queue.sort(key=lambda entry: not is_open(book.read(entry.folder)))
+        for entry in queue:
+            entry.read()
+        queue.sort(key=lambda entry: not entry.is_open())
         take_back = True
         try:
             while (queue or self.entries) and not self.stop.is_set():
@@ -132,10 +74,10 @@ class Watch:
     def _take(self, entry: Entry) -> None:
         """Deliver what is there already; watch the rest."""
         with self._on_disk(entry):
-            entry.attempts = book.read(entry.folder)
+            entry.read()
             result = self._settled(entry)
             # Of one that may have been told to end, the scheduler's word comes first.
-            if result is not None and (result.status == "converged" or not is_open(entry.attempts)):
+            if result is not None and (result.status == "converged" or not entry.is_open()):
                 self._deliver(entry, result)
             else:
                 self.entries.append(entry)
@@ -158,11 +100,12 @@ class Watch:
                         lock = locks.enter_context(book.sending(entry.folder))
                         if lock is not None:
                             ready[entry] = lock
-                            self._prepare(entry)
+                            entry.prepare(self.executor.kind, self.limits, self.most)
             watched = [entry for entry in self.entries if entry.sent or entry in ready]
             try:
-                seen = self.executor.look([self._task(entry) for entry in watched])
+                seen = self.executor.look([entry.task(self.limits) for entry in watched])
                 said = {entry: seen[entry.name] for entry in watched}
+                self._report([one.word for one in said.values()])
                 for entry, one in said.items():
                     if entry.sent and one.word not in ALIVE:
                         with self._on_disk(entry):
@@ -174,32 +117,6 @@ class Watch:
             except SchedulerUnreachable as error:
                 self._say_it_is_silent(error)
 
-    def _prepare(self, entry: Entry) -> None:
-        """Find out, alone with the folder, which attempt it is now."""
-        number = entry.attempt.number if entry.is_new else 0
-        entry.attempts = book.read(entry.folder)
-        entry.is_new = not is_open(entry.attempts)
-        if entry.is_new:
-            entry.attempts.append(self._next(entry.attempts))
-            entry.attempt.number = max(entry.attempt.number, number)
-
-    def _next(self, attempts: Sequence[Attempt]) -> Attempt:
-        """Another attempt, with twice of what the last one lacked, and never less than it had."""
-        last = attempts[-1] if attempts else Attempt(number=0, kind="", walltime_s=0.0, memory_gib=0.0)
-        time_s = last.walltime_s * (2 if LACKED.get(last.end) == "time" else 1)
-        memory_gib = last.memory_gib * (2 if LACKED.get(last.end) == "memory" else 1)
-        return Attempt(
-            number=last.number + 1,
-            kind=self.executor.kind,
-            walltime_s=min(max(time_s, self.limits.walltime_s), self.most.walltime_s),
-            memory_gib=min(max(memory_gib, self.limits.memory_gib), self.most.memory_gib),
-        )
-
-    def _task(self, entry: Entry) -> Task:
-        attempt = entry.attempt
-        limits = replace(self.limits, walltime_s=attempt.walltime_s, memory_gib=attempt.memory_gib)
-        return Task(name=entry.name, folder=entry.folder, limits=limits, sent_at=attempt.sent_at)
-
     def _take_up(self, entry: Entry, seen: Seen, lock: int) -> None:
         """Watch an attempt that is under way, judge one that has ended, send one that never was."""
         attempt = entry.attempt
@@ -208,10 +125,10 @@ class Watch:
         if seen.word in ALIVE:
             entry.sent = True
             attempt.taken_back, attempt.sent_at = False, attempt.sent_at or time.time()
-            book.write(entry.folder, entry.attempts)
+            entry.write()
         elif seen.word != "unknown" and entry.is_new:
             attempt.number += 1  # somebody removed the folder of a job that is still remembered
-        elif seen.word != "unknown" or attempt.sent_at is not None or script.began(self._task(entry), entry.log):
+        elif seen.word != "unknown" or attempt.sent_at is not None or entry.began():
             entry.sent = True
             self._judge(entry, seen)
         # In this order: whoever worked here may have written its result and gone since we looked.
@@ -222,9 +139,9 @@ class Watch:
                 self._send(entry, lock)
 
     def _send(self, entry: Entry, lock: int) -> None:
-        task = self._task(entry)
-        book.write(entry.folder, entry.attempts)
-        entry.is_new = False
+        task = entry.task(self.limits)
+        entry.attempt.taken_back = False
+        entry.write()
         book.put_log_aside(entry.folder, entry.attempt.number)
         self.code.write_inputs(entry.folder, entry.job.structure, entry.job.settings, task.limits)
         try:
@@ -234,7 +151,7 @@ class Watch:
             return
         entry.attempt.sent_at = time.time()
         entry.sent = self.happened = True
-        book.write(entry.folder, entry.attempts)
+        entry.write()
 
     def _judge(self, entry: Entry, seen: Seen) -> None:
         """Do what the table of ends says."""
@@ -243,22 +160,13 @@ class Watch:
             entry.sent = False  # another run was faster to judge it, and went on
             return
         entry.attempts = now
-        os.listdir(entry.folder)  # network file systems look again at what is in it
-        task = self._task(entry)
-        result = self.code.parse(entry.folder)
-        found = ends.Found(
-            result=result if self.code.finished(entry.folder, task.limits) else None,
-            without=result.status,
-            log=last_lines([entry.log], LOG_LINES),
-            began=script.began(task, entry.log),
-            occupied=self.code.worker(entry.folder) is not None,
-            taken_back=entry.attempt.taken_back,
-        )
+        task = entry.task(self.limits)
+        found = entry.found(self.code, task.limits)
         end = ends.end_of(seen, found)
         if end in ends.WITHOUT_A_RESULT and self._may_be_late(entry):
             return
         self.happened = True
-        spent = end.then == "again" and self._is_spent(entry, end)
+        spent = end.then == "again" and entry.is_spent(end, self.most)
         if end.then == "stop" or (spent and end.status is None):
             entry.close(end, seen.how)
             if end is ends.REFUSED:
@@ -277,14 +185,6 @@ class Watch:
         entry.missed_since = entry.missed_since or now
         return now - entry.missed_since < self.executor.late_s
 
-    def _is_spent(self, entry: Entry, end: ends.End) -> bool:
-        """Whether this was the last attempt that may end so."""
-        if end.more == "time":
-            return entry.attempt.walltime_s >= self.most.walltime_s
-        if end.more == "memory":
-            return entry.attempt.memory_gib >= self.most.memory_gib
-        return end.most is not None and entry.count(end) + 1 >= end.most
-
     def _give_up(self, entry: Entry, end: ends.End, seen: Seen, found: ends.Found) -> None:
         """Deliver for good; what the folder does not say yet is written there."""
         entry.close(end, seen.how)
@@ -300,12 +200,14 @@ class Watch:
         self._deliver(entry, result)
 
     def _deliver(self, entry: Entry, result: DFTResult) -> None:
-        if is_open(entry.attempts) and entry.attempt.sent_at is not None:
+        if entry.is_open() and entry.attempt.sent_at is not None:
             entry.close(ends.RESULT, "")
         if entry in self.entries:
             self.entries.remove(entry)
         self.happened = True
-        self.results.append((entry.job, with_limits(result, self._task(entry).limits) if entry.attempts else result))
+        self.results.append(
+            (entry.job, with_limits(result, entry.task(self.limits).limits) if entry.attempts else result)
+        )
 
     def _hand_over(self) -> None:
         # After the pass: what goes wrong with the caller is no trouble with a folder or a scheduler.
@@ -342,22 +244,31 @@ class Watch:
                 return
 
     def _has_result(self, entry: Entry) -> bool:
-        return entry.sent and self.code.finished(entry.folder, self._task(entry).limits)
+        return entry.sent and self.code.finished(entry.folder, entry.task(self.limits).limits)
 
     def _take_back(self) -> None:
         """End what is under way, and write down that it was us."""
-        under_way = [entry for entry in self.entries if entry.sent]
+        # Also what was about to be sent: nobody may have answered, and yet it was.
+        under_way = [entry for entry in self.entries if entry.is_open() and not entry.is_new]
         for entry in under_way:
             with suppress(OSError):
                 entry.attempts = book.read(entry.folder) or entry.attempts
                 entry.attempt.taken_back = True
-                book.write(entry.folder, entry.attempts)
-        tasks = [self._task(entry) for entry in under_way]
+                entry.write()
+        tasks = [entry.task(self.limits) for entry in under_way]
         try:
             self.executor.cancel(tasks)
         except SchedulerUnreachable as error:
             names = ", ".join(task.name for task in tasks)
             self.say(f"The scheduler is {ends.UNREACHABLE.name} ({error}), so these stay in its queue: {names}")
+
+    def _report(self, words: Sequence[str]) -> None:
+        """Say what a queue makes of the jobs, now and then."""
+        counts = (words.count("running"), words.count("waiting"))
+        if self.executor.kind == "local" or counts == self.counted or time.monotonic() - self.counted_at < REPORT_S:
+            return
+        self.say(f"  DFT jobs: {counts[0]} running, {counts[1]} waiting in the queue")
+        self.counted, self.counted_at = counts, time.monotonic()
 
     def _say_it_is_silent(self, error: SchedulerUnreachable) -> None:
         if not self.silent:
@@ -369,8 +280,3 @@ class Watch:
         if self.silent:
             self.say("The scheduler answers again")
         self.silent = False
-
-
-def is_open(attempts: Sequence[Attempt]) -> bool:
-    """Whether the last attempt may still wait or run."""
-    return bool(attempts) and not attempts[-1].end

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.context import Run
-from flows.dft.watch import Job
+from flows.dft.entry import Job
 from flows.jobs import folder_of, job_for, run_jobs
 from flows.stages.assess import Screened, assess_validated
 from materials.competing import ValidationPlan, plan_validation
@@ -131,7 +131,13 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     hardware = run.cluster.dft
     known = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
     most = hardware.most()
-    missing = [job for job in jobs if job.calculation_id not in known or not is_final(known[job.calculation_id], most)]
+    missing = [
+        job
+        for job in jobs
+        if (calculation := known.get(job.calculation_id)) is None
+        or not is_final(calculation, most)
+        or (calculation.status == "cancelled" and _is_gone(run, job))
+    ]
     if not missing:
         return 0
     method = method_of(run.dft_code)

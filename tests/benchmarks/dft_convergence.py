@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pymatgen.core import Lattice, Structure
 
-from flows.dft.watch import Job
+from flows.dft.entry import Job
 from flows.jobs import job_for, run_jobs
 from models.dft.contract import DFTResult, DFTSettings, Limits, method_of
 from models.dft.gpaw import Gpaw

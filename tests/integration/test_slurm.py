@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from models.dft.gpaw import Gpaw
 from tests.integration.conftest import SMALL, run, start
 from tests.integration.test_campaign import ask, rows
 from tests.peers import slurm
@@ -42,14 +43,16 @@ def done(folder: Path) -> int:
     return int(ask(folder, "select count(*) from calculations where fidelity = 'dft'")[0][0])
 
 
-def a_running_job(queue: slurm.Slurm) -> slurm.Job:
-    """Wait for a DFT job that runs."""
+def a_running_job(queue: slurm.Slurm, folder: Path) -> slurm.Job:
+    """Wait for a DFT job that is at work: its lock is held by who computes."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for job in queue.jobs():
             if job.name.startswith("dft-") and job.state == "RUNNING":
-                return job
-        time.sleep(0.2)
+                key = job.name.split("-")[1]
+                if Gpaw().worker(folder / "assay-runs" / "dft" / key) is not None:
+                    return job
+        time.sleep(0.1)
     raise AssertionError(queue.told())
 
 
@@ -60,6 +63,20 @@ def wait(until: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(0.2)
 
 
+def test_ctrl_c_takes_the_jobs_out_of_the_queue(queue: slurm.Slurm, tmp_path: Path, gpaw: None) -> None:
+    cluster = tmp_path / "slurm.yaml"
+    cluster.write_text(yaml.safe_dump(CLUSTER))
+    campaign = start(tmp_path, "run", str(SMALL), "--cluster", str(cluster))
+    a_running_job(queue, tmp_path)
+    os.killpg(campaign.pid, signal.SIGINT)
+    said, _ = campaign.communicate(timeout=60)
+    assert campaign.returncode == 130, said
+    assert "goes on from there" in said
+    assert not [job for job in queue.jobs() if job.state in ("PENDING", "RUNNING")]
+    assert "cancelled" not in {status for status, _ in calculations(tmp_path).values()}
+
+
+@pytest.mark.long
 def test_broken_again_and_again_it_ends_as_an_undisturbed_campaign(
     finished: Path, queue: slurm.Slurm, tmp_path: Path
 ) -> None:
@@ -69,28 +86,28 @@ def test_broken_again_and_again_it_ends_as_an_undisturbed_campaign(
 
     campaign = start(tmp_path, *command)
     # slurmctld dies within seconds of the first submission, and comes back without what it had not saved.
-    a_running_job(queue)
+    a_running_job(queue, tmp_path)
     queue.kill_controller()
     time.sleep(3)
     queue.start_controller()
     # A job runs out of time.
-    slow = a_running_job(queue)
+    slow = a_running_job(queue, tmp_path)
     queue.freeze(slow.name)
     queue.let_time_run_out(slow.name)
     # A node dies.
     wait(lambda: done(tmp_path) > 0)
-    on_a_node = a_running_job(queue)
+    on_a_node = a_running_job(queue, tmp_path)
     queue.take_down(on_a_node.node)
     wait(lambda: done(tmp_path) > 2)
     queue.bring_back(on_a_node.node)
     # So does the flow, while its jobs go on; it is run again.
-    a_running_job(queue)
+    a_running_job(queue, tmp_path)
     os.killpg(campaign.pid, signal.SIGKILL)
     campaign.communicate(timeout=60)
     campaign = start(tmp_path, *command)
     # Somebody cancels a job of the last round.
     wait(lambda: ask(tmp_path, "select count(*) from selections") == [(2,)])
-    cancelled = a_running_job(queue)
+    cancelled = a_running_job(queue, tmp_path)
     queue.cancel(cancelled.name)
     said, _ = campaign.communicate(timeout=300)
     assert campaign.returncode == 0, said

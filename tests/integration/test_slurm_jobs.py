@@ -249,6 +249,20 @@ def test_stopped_takes_the_jobs_back_and_the_next_run_goes_on(queue: slurm.Slurm
     assert not queue.jobs(name("never"))
 
 
+def test_two_campaigns_share_a_calculation_and_one_that_is_stopped_does_not_take_it_from_the_other(
+    queue: slurm.Slurm, calculations: Calculations
+) -> None:
+    one = Running(calculations, job("steps", "shared"))
+    other = Running(calculations, job("steps", "shared"), job("slow", "own"))
+    until(lambda: len(calculations.times("shared", "steps")) > 3)
+    one.stop.set()
+    assert one.ended(20) == {}
+    assert {result.status for result in other.ended().values()} == {"converged"}
+    assert ends(calculations, "shared") == ["stopped", "result"]
+    assert calculations.times("shared", "steps") == list(range(1, 21))
+    assert {sent(queue)[name("shared", attempt)] for attempt in (1, 2)} == {1}
+
+
 def test_what_the_scheduler_does_not_take_stops_the_sending(queue: slurm.Slurm, calculations: Calculations) -> None:
     with pytest.raises(DFTError, match="queue, account, options"):
         run(calculations, job("good", "refused"), hardware=DFTJobs(kind="slurm", queue="nowhere"))
@@ -319,8 +333,9 @@ def lose_jobs(queue: slurm.Slurm, calculations: Calculations) -> None:
     queue.start_controller()
     results = running.ended()
     assert {result.status for result in results.values()} == {"converged"}
-    assert "The scheduler is unreachable: wait, change nothing" in calculations.said[0]
-    assert calculations.said[1:] == ["The scheduler answers again"]
+    said = [line for line in calculations.said if "scheduler" in line]
+    assert "The scheduler is unreachable: wait, change nothing" in said[0]
+    assert said[1:] == ["The scheduler answers again"]
     for key in keys:
         # A job that was lost is sent anew, and may get the lost one's id: then its node does not start it.
         assert set(ends(calculations, key)[:-1]) <= {"unknown", "launch"}

@@ -10,8 +10,8 @@ from pymatgen.core import Lattice, Structure
 from flows.cluster_file import DFTJobs
 from flows.dft import attempts
 from flows.dft.attempts import Attempt
+from flows.dft.entry import Job
 from flows.dft.executor import open_executor
-from flows.dft.watch import Job
 from flows.jobs import folder_of, run_jobs
 from models.dft.contract import DFTResult, DFTSettings
 from models.dft.folder import DRIVER
@@ -101,7 +101,7 @@ class Quick(Gpaw):
         self.script = script
 
     def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:
-        return [sys.executable, "-P", str(self.script), str(folder)]
+        return [*mpi, sys.executable, "-P", str(self.script), str(folder)]
 
 
 def job(kind: str, key: str | None = None, **settings) -> Job:

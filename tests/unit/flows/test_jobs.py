@@ -16,7 +16,7 @@ import pytest
 from flows.cluster_file import DFTJobs
 from flows.dft import local
 from flows.dft.ends import ATTEMPTS
-from flows.dft.watch import Job
+from flows.dft.entry import Job
 from flows.jobs import folder_of, run_jobs
 from materials.errors import DFTError
 from models.dft.contract import DFTResult, Limits

@@ -13,7 +13,8 @@ import pytest
 from flows.cluster_file import Cluster, DFTJobs
 from flows.dft import script
 from flows.dft.executor import Task
-from flows.dft.slurm import FIELDS, Slurm, directives, minutes
+from flows.dft.slurm import Slurm, directives, minutes
+from flows.dft.slurm_rows import FIELDS
 from flows.load import check
 from materials.errors import CampaignError, DFTError, JobRefused, SchedulerUnreachable
 from models.dft.contract import Limits
@@ -51,6 +52,7 @@ def test_ranks_are_started_outside_of_the_container(tmp_path: Path) -> None:
     assert script.command(task, Shown(tmp_path), hardware)[:6] == ["srun", "-n", "4", "apptainer", "exec", "a.sif"]
     alone = Task(name="n", folder=tmp_path, limits=DFTJobs().limits())
     assert script.command(alone, Shown(tmp_path), hardware)[:4] == ["apptainer", "exec", "a.sif", sys.executable]
+    assert script.command(alone, Shown(tmp_path), DFTJobs())[0] == sys.executable
 
 
 def test_sbatch_is_told_what_the_cluster_file_says(tmp_path: Path) -> None:
@@ -80,13 +82,15 @@ def test_slurms_limit_is_whole_minutes_and_never_the_first_to_be_reached() -> No
         ({"options": ["--job-name=mine"]}, "may be given here"),
         ({"options": ["-J mine"]}, "may be given here"),
         ({"options": ["--export=ALL"]}, "may be given here"),
+        ({"kind": "local", "queue": "main"}, "for kind: slurm"),
+        ({"kind": "local", "options": ["--qos=long"]}, "for kind: slurm"),
         ({"walltime_s": 100, "max_walltime_s": 50}, "below"),
         ({"memory_gib": 4, "max_memory_gib": 2}, "below"),
     ],
 )
 def test_a_cluster_file_that_would_break_the_script_is_refused(section: dict[str, object], words: str) -> None:
     with pytest.raises(CampaignError, match=words):
-        check(Cluster, {"dft": {"kind": "slurm", **section}}, "cluster.yaml")
+        check(Cluster, {"dft": {"kind": "slurm"} | section}, "cluster.yaml")
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """What the ledger holds already is not computed again, unless it lacked what the cluster file gives now."""
 
 import contextlib
+import shutil
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -11,12 +13,12 @@ import pytest
 
 from flows.cluster_file import Cluster, DFTJobs
 from flows.context import Run
-from flows.jobs import job_for
+from flows.jobs import folder_of, job_for
 from flows.progress import Progress
 from flows.stages.validate import _run_missing
 from materials.store.ledger import Ledger
 from models.dft.contract import DFTResult, Limits, calculation_from, is_final, with_limits
-from tests.peers.quick_dft import Calculations, Quick, job
+from tests.peers.quick_dft import SILICON, Calculations, Quick, job
 
 
 @pytest.mark.parametrize(("status", "name"), [("walltime", "walltime_s"), ("out_of_memory", "memory_gib")])
@@ -38,35 +40,49 @@ def test_other_ends_are_final_whatever_the_limits() -> None:
         assert is_final(kept, Limits(walltime_s=1e9, memory_gib=1e9))
 
 
-def test_more_generous_limits_have_it_tried_again_and_the_ledger_keeps_both(tmp_path: Path) -> None:
-    said: list[str] = []
-    script = Calculations(tmp_path).script
-    with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as ledger:
+@contextlib.contextmanager
+def opened(folder: Path, **limits: float) -> Iterator[Run]:
+    """As much of a run as validation needs."""
+    with Ledger.open(f"sqlite:///{folder / 'assay.db'}") as ledger:
         run = SimpleNamespace(
             ledger=ledger,
             campaign_id=ledger.add_campaign("c", {}),
-            dft_code=SimpleQuick(script),
-            folder=tmp_path,
-            progress=Progress(said.append),
+            cluster=Cluster(dft=DFTJobs(**limits)),  # type: ignore[arg-type]
+            dft_code=SimpleQuick(Calculations(folder).script),
+            folder=folder,
+            progress=Progress(lambda line: None),
             stop=threading.Event(),
             check_stop=lambda: None,
         )
-        asked = job("slow")
+        yield cast(Run, run)
 
-        def missing(**limits: float) -> int:
-            run.cluster = Cluster(dft=DFTJobs(**limits))  # type: ignore[arg-type]
-            return _run_missing(cast(Run, run), [named], "DFT")
 
-        named = job_for(asked.material_id, asked.structure, asked.settings, run.dft_code)
-        assert missing(walltime_s=0.3, max_walltime_s=0.4) == 1
-        assert missing(walltime_s=0.2, max_walltime_s=0.4) == 0
-        assert missing(walltime_s=0.3, max_walltime_s=20.0) == 1
-        assert missing(walltime_s=0.3, max_walltime_s=99.0) == 0
-        found = ledger.calculations_by_id({named.calculation_id})[named.calculation_id]
-        assert found.status == "converged"
+def test_more_generous_limits_have_it_tried_again_and_the_ledger_keeps_both(tmp_path: Path) -> None:
+    def missing(**limits: float) -> int:
+        with opened(tmp_path, **limits) as run:
+            named = job_for("slow", SILICON, job("slow").settings, run.dft_code)
+            return _run_missing(run, [named], "DFT")
+
+    assert missing(walltime_s=0.3, max_walltime_s=0.4) == 1
+    assert missing(walltime_s=0.2, max_walltime_s=0.4) == 0
+    assert missing(walltime_s=0.3, max_walltime_s=20.0) == 1
+    assert missing(walltime_s=0.3, max_walltime_s=99.0) == 0
     with contextlib.closing(sqlite3.connect(tmp_path / "assay.db")) as connection:
         kept = connection.execute("select attempt, status from calculations order by attempt").fetchall()
     assert kept == [(1, "walltime"), (2, "converged")]
+
+
+def test_a_cancelled_one_is_asked_again_once_its_folder_is_gone(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        named = job_for("good", SILICON, job("good").settings, run.dft_code)
+        folder = folder_of(tmp_path, named.calculation_id)
+        run.dft_code.write_inputs(folder, SILICON, named.settings, Limits())
+        run.dft_code.give_up(folder, DFTResult(status="cancelled", message="by a person"))
+        assert _run_missing(run, [named], "DFT") == 1
+        assert _run_missing(run, [named], "DFT") == 0
+        shutil.rmtree(folder)
+        assert _run_missing(run, [named], "DFT") == 1
+        assert run.ledger.calculations_by_id({named.calculation_id})[named.calculation_id].status == "converged"
 
 
 class SimpleQuick(Quick):
