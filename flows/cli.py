@@ -190,8 +190,9 @@ def status(campaign: str | None, style: str, ledger: str | None) -> None:
     help="Also start one worker and one DFT job as this file says, look around there, and end them.",
 )
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@FOLDER
 @LEDGER
-def doctor(cluster_file: Path | None, style: str, ledger: str | None) -> None:
+def doctor(cluster_file: Path | None, style: str, folder: Path, ledger: str | None) -> None:
     """Check what a campaign needs: potentials, DFT codes, database, Prefect, GPU, shadowed packages."""
     from flows import doctor as checks
     from flows.load import load_cluster
@@ -201,7 +202,7 @@ def doctor(cluster_file: Path | None, style: str, ledger: str | None) -> None:
     if cluster is not None:
         from flows.cluster_doctor import examine_cluster
 
-        results += examine_cluster(cluster, say=lambda line: click.echo(line, err=True))
+        results += examine_cluster(cluster, folder=folder, say=lambda line: click.echo(line, err=True))
     click.echo(checks.written(results, style))
     if any(check.needed and not check.ok for check in results):
         sys.exit(1)

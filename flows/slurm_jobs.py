@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distributed import Security
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 
@@ -70,6 +72,8 @@ class WorkerJob(SLURMJob):
 
     def __init__(self, *arguments: Any, book: Book, **options: Any) -> None:
         super().__init__(*arguments, job_name=book.job_name, **options)
+        for path in _files_of(options.get("security")):
+            self._command_template = self._command_template.replace(path, shlex.quote(path))
         self.book = book
         self.job_id: str | None = None
         self.submitted = False  # or failed to be
@@ -243,6 +247,12 @@ class Growth(Adaptive):
             book.broken.append(error)  # Dask would write it into a log, and go on
             raise
         book.broken.clear()
+
+
+def _files_of(security: Security | None) -> list[str]:
+    if security is None:
+        return []
+    return [path for path in security.get_tls_config_for_role("worker").values() if path]
 
 
 def _end_of(log: Path) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from materials.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+Answer = TypeVar("Answer")
 
 LOOK_S = 1.0  # between two looks at the scheduler
 SILENT_S = 60.0  # a scheduler that answers nothing for so long has died
@@ -131,6 +133,22 @@ class WorkerPool:
         while not self._present:
             time.sleep(0.1)
             self.check()
+
+    def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Run a function on one worker, and wait for what it answers.
+
+        Raises:
+            ClusterError: No worker can.
+        """
+        future = self.client.submit(function, *arguments, pure=False)
+        try:
+            while not future.done():
+                time.sleep(0.1)
+                self.check()
+            answer: Answer = future.result()
+            return answer
+        finally:
+            future.release()
 
     def _look(self) -> None:
         before, self._looked = self._looked, time.monotonic()

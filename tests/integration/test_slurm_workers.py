@@ -10,13 +10,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
-from distributed import Client
+from distributed import Client, Security
 from pymatgen.core import Element, Lattice, Structure
 
 from flows.cluster import open_workers
@@ -26,6 +27,7 @@ from flows.stages import screen as screening
 from flows.stages.screen import screen
 from materials.errors import ClusterError
 from materials.records import Candidate
+from tests.integration import conftest
 from tests.integration.conftest import ASSAY, ROOT, candidate
 from tests.peers import slurm as peer
 from tests.peers.slurm import ALIVE, Slurm
@@ -102,6 +104,7 @@ def energies(run: Run) -> dict[str, float | None]:
 def test_a_worker_that_dies_is_replaced_and_nobody_sees_it(make_run: Any, slurm: Slurm) -> None:
     expected = energies_here(make_run("Balls", crystals(120)))
     run = make_run("Slow", crystals(120), workers(count=3, minimum=2))
+    run = replace(run, folder=run.folder.with_name("it's my run, 100 %j"))
     seen: dict[str, str] = {}
 
     def look() -> None:
@@ -161,8 +164,10 @@ def test_jobs_come_and_go_with_the_work(tmp_path: Path, slurm: Slurm) -> None:
         # The scheduler, which other machines can reach, talks to nobody without this run's certificate.
         address = pool.client.scheduler.address
         assert address.startswith("tls://")
-        with pytest.raises((OSError, TypeError, RuntimeError)):
-            Client(address.replace("tls", "tcp"), timeout=3, set_as_default=False)
+        strangers = [(address.replace("tls", "tcp"), None), (address, Security.temporary())]
+        for where, certificate in strangers:
+            with pytest.raises(OSError, match="Timed out|reset"):
+                Client(where, security=certificate, timeout=3, set_as_default=False)
 
 
 def test_a_worker_sees_the_gpu_that_slurm_gives_it(tmp_path: Path, slurm: Slurm) -> None:
@@ -301,6 +306,27 @@ def test_no_job_outlives_its_campaign(tmp_path: Path, slurm: Slurm, number: sign
     assert process.returncode == (-9 if number == signal.SIGKILL else 130), said
     # After Ctrl-C at once; a killed campaign's workers see that their scheduler is gone.
     slurm.wait(lambda: not alive(slurm), 45)
+
+
+def test_the_doctor_starts_a_worker_and_a_dft_job_there(tmp_path: Path, slurm: Slurm, gpaw: None) -> None:
+    jobs = {"kind": "slurm", "memory_gib": 1, "concurrent": 1}
+    hardware = {"workers": {"kind": "slurm", "memory_gib": 1, "count": 4}, "dft": jobs}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(hardware))
+    said = conftest.run(tmp_path, "doctor", "--cluster", "cluster.yaml")
+    assert re.search(r"ok +worker +there after .* s: .*python.*, job \d+, 2 cores", said)
+    assert re.search(r"ok +worker: versions +as here: python 3\.\d+.*chgnet.*torch.*gpaw", said)
+    assert re.search(r"ok +worker: package models ", said)
+    assert re.search(r"ok +worker: chgnet +.*anchors agree", said)
+    assert re.search(r"ok +DFT job +GPAW .* computed aluminium in .* with 1 rank, after .* on .*, job \d+", said)
+    assert not list((tmp_path / "assay-runs").glob("doctor-*"))
+    assert not alive(slurm)
+
+    for section in hardware.values():
+        section["queue"] = "nonesuch"
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(hardware))
+    said = conftest.run(tmp_path, "doctor", "--cluster", "cluster.yaml", code=1)
+    assert re.search(r"FAIL +worker +.*sbatch refuses.*invalid partition", said)
+    assert re.search(r"FAIL +DFT job +.*invalid partition", said)
 
 
 def wait(check: Callable[[], None], until: Callable[[], bool], seconds: float = 60) -> None:
