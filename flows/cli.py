@@ -183,13 +183,26 @@ def status(campaign: str | None, style: str, ledger: str | None) -> None:
 
 
 @assay.command()
+@click.option(
+    "--cluster",
+    "cluster_file",
+    type=click.Path(path_type=Path),
+    help="Also start one worker and one DFT job as this file says, look around there, and end them.",
+)
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@FOLDER
 @LEDGER
-def doctor(style: str, ledger: str | None) -> None:
+def doctor(cluster_file: Path | None, style: str, folder: Path, ledger: str | None) -> None:
     """Check what a campaign needs: potentials, DFT codes, database, Prefect, GPU, shadowed packages."""
     from flows import doctor as checks
+    from flows.load import load_cluster
 
+    cluster = None if cluster_file is None else load_cluster(cluster_file)
     results = checks.examine(ledger)
+    if cluster is not None:
+        from flows.cluster_doctor import examine_cluster
+
+        results += examine_cluster(cluster, folder=folder, say=lambda line: click.echo(line, err=True))
     click.echo(checks.written(results, style))
     if any(check.needed and not check.ok for check in results):
         sys.exit(1)
@@ -223,11 +236,12 @@ def upgrade(yes: bool, ledger: str | None) -> None:
 
 
 @assay.command()
-def schema() -> None:
+@click.option("--cluster", "for_cluster", is_flag=True, help="That of a cluster file.")
+def schema(for_cluster: bool) -> None:
     """Print the JSON schema of a campaign file."""
-    from flows.load import campaign_schema
+    from flows.load import campaign_schema, cluster_schema
 
-    click.echo(campaign_schema(), nl=False)
+    click.echo(cluster_schema() if for_cluster else campaign_schema(), nl=False)
 
 
 def _open(url: str | None) -> Ledger:
