@@ -6,6 +6,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -132,13 +133,11 @@ class _Screening:
             self.run.check_stop()
             self.pool.check()
             self._recall_short_lived()
-            try:
+            with suppress(queue.Empty):
                 future = self.landed.get(timeout=LOOK_S)
-            except queue.Empty:
-                continue
-            if future in self.flying:
-                self._land(future, chunks)
-            self._fill(chunks)
+                if future in self.flying:
+                    self._land(future, chunks)
+            self._fill(chunks)  # there may be more workers than before, too
         self._judge_suspects(at_end=True)
 
     def _fill(self, chunks: _Chunks) -> None:
@@ -167,13 +166,13 @@ class _Screening:
                 "The Dask scheduler has dropped what it was sent: it was restarted. What had ended is in the ledger; "
                 "the same command goes on from there."
             )
-        error = future.exception()
-        if error is None:
-            try:
-                answers = future.result(timeout=RESULT_S)
-            except TimeoutError:  # the worker that had it is gone, and it is being done again
-                future.add_done_callback(self.landed.put)
-                return
+        try:
+            error = future.exception(timeout=RESULT_S)
+            answers = future.result(timeout=RESULT_S) if error is None else None
+        except TimeoutError:  # the worker that had it is gone, and it is being done again
+            future.add_done_callback(self.landed.put)
+            return
+        if answers is not None:
             self._keep(answers.calculations, answers.trajectories)
             took = sum(calculation.wall_time_s for calculation in answers.calculations)
             chunks.measured(sum(map(len, self.flying[future].values())), took)
@@ -182,7 +181,7 @@ class _Screening:
             self._judge_suspects()
         elif isinstance(error, AssayError):
             raise error
-        else:
+        elif error is not None:
             self._doubt(self.flying[future], error)
         self._end(future)
 
