@@ -227,12 +227,13 @@ def upgrade(yes: bool, ledger: str | None) -> None:
     if planned is None:
         click.echo("Nothing to do: the ledger is of this version, or there is none yet.")
         return
-    before = f" A copy goes to {planned.backup} first." if planned.backup else " Make a backup first (pg_dump)."
-    click.echo(f"{planned.url}: schema version {planned.found} becomes {planned.wanted}.{before}")
+    before = f"A copy goes to {planned.backup} first." if planned.backup else "Make a backup first (pg_dump)."
+    click.echo(f"{planned.url}: schema version {planned.found} becomes {planned.wanted}. {before}")
+    click.echo("No campaign of the older Assay may run meanwhile.")
     if not yes and not click.confirm("Go on?"):
         raise click.Abort
-    upgrade(ledger)
-    click.echo("Done.")
+    done = upgrade(ledger)
+    click.echo("Done." if done is None or done.backup is None else f"Done; as it was: {done.backup}")
 
 
 @assay.command()

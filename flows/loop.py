@@ -141,11 +141,8 @@ def _upgrade_own(url: str | None, progress: Progress) -> None:
     from materials.store.upgrading import due, upgrade
 
     planned = due(url)
-    if planned is not None and planned.backup is not None:
-        upgrade(url)
-        progress.say(
-            f"Ledger {planned.url}: schema version {planned.found} became {planned.wanted}; as it was: {planned.backup}"
-        )
+    if planned is not None and planned.backup is not None and (done := upgrade(url)) is not None:
+        progress.say(f"Ledger {done.url}: schema version {done.found} became {done.wanted}; as it was: {done.backup}")
 
 
 @contextmanager

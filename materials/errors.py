@@ -21,7 +21,7 @@
     │   ├── SchedulerUnreachable   the queueing system does not answer
     │   └── JobRefused             it does not take a job
     ├── LedgerError                the database could not be read or written
-    │   └── LedgerLost             it went away meanwhile
+    │   └── LedgerLost             it went away meanwhile, or gave way to another writer: once more may do
     └── ClusterError               workers could not be had, or all of them are gone
 
 A message names what was found, where (file, key), and what to do. Trouble with a single structure is no
@@ -122,7 +122,7 @@ class LedgerError(AssayError):
 
 
 class LedgerLost(LedgerError):
-    """The database went away while it was asked or told."""
+    """The database went away while it was asked or told, or ended the transaction for another's sake."""
 
 
 class ClusterError(AssayError):

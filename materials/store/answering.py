@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Engine, Float, Integer, Select, func, literal, or_, select
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    Select,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+)
 
 from materials.errors import QueryError
 from materials.expressions import Both, ColumnKind, Comparison, Either, ElementsIn, Expression, Has, Not, SortKey
@@ -13,7 +26,7 @@ from materials.query import nearest
 from materials.serialization import structure_from_json
 from materials.store import tables
 from materials.store.conditions import condition
-from materials.store.connection import reading
+from materials.store.connection import persistent, reading
 from materials.store.rows import CHUNK, chunks
 
 if TYPE_CHECKING:
@@ -46,6 +59,7 @@ class Answering:
 
     engine: Engine
 
+    @persistent
     def campaigns(self) -> list[dict[str, Any]]:
         """List the campaigns, oldest first: `campaign_id`, `name`, `config`, `config_hash`, `created_at`, `runs`."""
         table, runs = tables.campaigns, tables.runs
@@ -57,6 +71,7 @@ class Answering:
             for campaign in found
         ]
 
+    @persistent
     def find_campaign(self, name: str | None = None) -> str:
         """Say the `campaign_id` that a name, an id or a beginning of one means; None is the latest campaign.
 
@@ -81,6 +96,7 @@ class Answering:
         hint = nearest(str(name), [*names, *[row.campaign_id for row in found]])
         raise QueryError(f"The ledger holds no campaign {name!r}{hint}. It holds: {', '.join(names)}")
 
+    @persistent
     def status(self, campaign_id: str) -> dict[str, dict[str, int]]:
         """Count what is there, by stage.
 
@@ -105,6 +121,7 @@ class Answering:
             counts["dft"] = _statuses(connection, campaign_id, "dft")
         return counts
 
+    @persistent
     def table(
         self,
         campaign_id: str | None = None,
@@ -142,7 +159,8 @@ class Answering:
                 found += _dicts(connection, _ordered(query.where(first.is_(None)), sort[1:]).limit(left))
             return found
 
-    def structures(self, material_ids: Iterable[str]) -> dict[str, Structure]:
+    @persistent
+    def structures(self, material_ids: Collection[str]) -> dict[str, Structure]:
         """Give the best structure known of each: of a converged DFT calculation, of a potential's, or as proposed."""
         calculations, candidates = tables.calculations, tables.candidates
         best: dict[str, str] = {}
@@ -160,6 +178,7 @@ class Answering:
                     best.update({row.material_id: row.structure for row in connection.execute(query)})
         return {material_id: structure_from_json(text) for material_id, text in best.items()}
 
+    @persistent
     def resolve(self, name: str) -> str:
         """Say the `material_id` that a name means: an id, a unique beginning of one, a parent, or a known name.
 
@@ -169,6 +188,7 @@ class Answering:
         with reading(self.engine) as connection:
             return _resolve(connection, name)
 
+    @persistent
     def evidence(self, name: str) -> dict[str, Any]:
         """Give every record behind a material, for all campaigns, in the order in which they came.
 
@@ -216,19 +236,21 @@ def _conditions(connection: Connection, campaign_id: str | None, where: Expressi
         return conditions
     if connection.dialect.name == "sqlite":  # whose planner takes any range for a narrow one
         conditions = [
-            func.likely(said) if _is_dense(connection, campaign_id, term) else said
+            said if share is None else func.likelihood(said, literal_column(share))
             for term, said in zip(_terms(where), conditions, strict=True)
+            for share in [_share(connection, campaign_id, term)]
         ]
     return [*conditions, *_systems(connection, campaign_id, where)]
 
 
-def _is_dense(connection: Connection, campaign_id: str, term: Expression) -> bool:
+def _share(connection: Connection, campaign_id: str, term: Expression) -> str | None:
+    """Say roughly which part of the rows meets a comparison that has an index; None where it has none."""
     if not isinstance(term, Comparison) or term.column not in tables.SORTED_BY:
-        return False
+        return None
     view = tables.ranked_candidates
     mine = select(literal(1)).where(view.c.campaign_id == campaign_id, condition(term))
     counted = select(func.count()).select_from(mine.limit(_FEW_ROWS + 1).subquery())
-    return bool(connection.execute(counted).scalar_one() > _FEW_ROWS)
+    return "0.9" if connection.execute(counted).scalar_one() > _FEW_ROWS else "0.0001"
 
 
 def _systems(connection: Connection, campaign_id: str, where: Expression) -> list[ColumnElement[bool]]:
@@ -238,8 +260,9 @@ def _systems(connection: Connection, campaign_id: str, where: Expression) -> lis
     if not asked:
         return []
     mine = select(table.c.chemsys, table.c.n_rows).where(table.c.campaign_id == campaign_id)
-    found = connection.execute(mine.where(*[condition(term, table.c.chemsys) for term in asked])).all()
-    if sum(row.n_rows for row in found) > _FEW_ROWS or len(found) > CHUNK:
+    meant = mine.where(*[condition(term, table.c.chemsys) for term in asked]).limit(CHUNK + 1)
+    found = connection.execute(meant).all()
+    if len(found) > CHUNK or sum(row.n_rows for row in found) > _FEW_ROWS:
         return []
     return [view.c.chemsys.in_([row.chemsys for row in found])]
 

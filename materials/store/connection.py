@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
@@ -29,6 +29,9 @@ DEFAULT_URL = "sqlite:///assay.db"
 BUSY_TIMEOUT_S = 30
 PATIENCE_S = 600.0  # with a database that answered before: its server is started again, or the network is
 SCHEMA_LOCK = 0x41737361  # "Assa": the advisory lock under which PostgreSQL tables are made and changed
+_GAVE_WAY = ("40001", "40P01")  # PostgreSQL ended a transaction for another's sake: a serialization failure, a deadlock
+# A network that is cut: both ends notice within a minute. Until then the server keeps the locks of who is gone.
+_CUT = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -98,62 +101,87 @@ def translated(engine: Engine) -> Iterator[None]:
         secrets = [engine.url.password, *[value for key, value in engine.url.query.items() if "pass" in key.lower()]]
         for secret in secrets:
             reason = reason.replace(str(secret), "***") if secret else reason
-        gone = isinstance(error, DBAPIError) and error.connection_invalidated
-        kind = LedgerLost if gone else LedgerError
+        again = isinstance(error, DBAPIError) and (
+            error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _GAVE_WAY
+        )
+        kind = LedgerLost if again else LedgerError
         raise kind(f"The ledger at {mask(engine.url)} could not be used: {reason}") from None
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """Give a connection in one transaction that writes: all of it, or nothing."""
-    with translated(engine), _connected(engine.execution_options(assay_writes=True)) as connection:
+def writing(engine: Engine, alone_on: str | None = None) -> Iterator[Connection]:
+    """Give a connection in one transaction that writes: all of it, or nothing.
+
+    Args:
+        engine: Of the database.
+        alone_on: A matter of which nobody else writes meanwhile, so that what was looked at holds when it is answered.
+            SQLite has one writer at a time anyway.
+    """
+    with translated(engine), _connected(engine, writes=True) as connection:
+        if alone_on is not None and engine.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK, func.hashtext(alone_on))))
         yield connection
         connection.commit()
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Give a connection that sees one state of the database."""
-    with translated(engine), _connected(engine) as connection:
+    """Give a connection that sees one state of the database, however many questions it asks."""
+    with translated(engine), _connected(engine, writes=False) as connection:
         yield connection
 
 
 def persistent(method: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
-    """Say it again where the database went away while it was told: telling it twice is telling it once."""
+    """Say it again where the database went away meanwhile: telling it twice is telling it once."""
 
     @functools.wraps(method)
     def told(*arguments: Arguments.args, **options: Arguments.kwargs) -> Answer:
+        patience = _Patience()
         while True:
             try:
                 return method(*arguments, **options)
             except LedgerLost as lost:
-                _LOG.warning("%s; saying it again", lost)
+                patience.wait(lost, f"{lost}; once more")
 
     return told
 
 
+class _Patience:
+    """Waits, each time longer, and says so once."""
+
+    def __init__(self) -> None:
+        self.until, self._pause, self.said = time.monotonic() + PATIENCE_S, 0.1, False
+
+    def wait(self, error: Exception, words: str) -> None:
+        """Wait before the next try; raise the error where there were enough."""
+        if time.monotonic() > self.until:
+            raise error
+        if not self.said:
+            _LOG.warning(words)
+        self.said, self._pause = True, min(2 * self._pause, 5.0)
+        time.sleep(self._pause)
+
+
 @contextmanager
-def _connected(engine: Engine) -> Iterator[Connection]:
+def _connected(engine: Engine, *, writes: bool) -> Iterator[Connection]:
     """Open a connection and its transaction; where the database does not answer, wait until it does.
 
     That it answered once was seen when the ledger was opened: so it is away, and may come back.
     """
+    options: dict[str, Any] = {"assay_writes": True} if writes else {}
+    if not writes and engine.dialect.name == "postgresql":
+        options = {"isolation_level": "REPEATABLE READ"}
     with ExitStack() as stack:
-        until, pause, waiting = time.monotonic() + PATIENCE_S, 0.2, False
+        patience = _Patience()
         while True:
             try:
-                connection = stack.enter_context(engine.connect())
+                connection = stack.enter_context(engine.connect()).execution_options(**options)
                 connection.begin()
                 break
-            except OperationalError:
+            except OperationalError as error:
                 stack.close()
-                if time.monotonic() > until:
-                    raise
-                if not waiting:
-                    _LOG.warning("The ledger at %s does not answer; what is to be written waits", mask(engine.url))
-                waiting, pause = True, min(2 * pause, 5.0)
-                time.sleep(pause)
-        if waiting:
+                patience.wait(error, f"The ledger at {mask(engine.url)} does not answer; what is to be written waits")
+        if patience.said:
             _LOG.warning("The ledger at %s answers again", mask(engine.url))
         yield connection
 
@@ -193,7 +221,10 @@ def engine_of(url: URL) -> Engine:
     settings: dict[str, Any] = {"hide_parameters": True, "json_serializer": dumps}
     try:
         if url.get_backend_name() != "sqlite":
-            return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **settings)
+            connect = {"connect_timeout": 10, "tcp_user_timeout": 60_000, **_CUT}
+            engine = create_engine(url, pool_pre_ping=True, connect_args=connect, **settings)
+            event.listen(engine, "connect", _prepare_postgresql)
+            return engine
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **settings)
     except (ImportError, NoSuchModuleError):
         raise LedgerError(
@@ -202,6 +233,11 @@ def engine_of(url: URL) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    connection.execute("; ".join(f"SET tcp_{name} = {value}" for name, value in _CUT.items()))
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, Table, select
@@ -20,7 +20,7 @@ from materials.records import (
     Stability,
 )
 from materials.store import tables
-from materials.store.connection import reading
+from materials.store.connection import persistent, reading
 from materials.store.rows import (
     chunks,
     read_calculation,
@@ -36,6 +36,7 @@ class Reading:
 
     engine: Engine
 
+    @persistent
     def candidate_ids(self, campaign_id: str, role: Role | None = None) -> list[str]:
         """List the materials of a campaign in the order in which they were first proposed."""
         table = tables.proposals
@@ -46,6 +47,7 @@ class Reading:
         ids = dict.fromkeys(row.material_id for row in proposals)
         return [name for name in ids if role is None or (name in candidates) == (role == "candidate")]
 
+    @persistent
     def candidate_sizes(self, campaign_id: str) -> dict[str, int]:
         """Say how many sites each material of a campaign has; no structure is built for it."""
         crystals, proposals = tables.candidates, tables.proposals
@@ -76,6 +78,7 @@ class Reading:
         """Read candidates, merged over their proposals, in the order of their first proposal."""
         return list(self.iter_candidates(campaign_id, role, material_ids))
 
+    @persistent
     def proposed(self, campaign_id: str) -> list[Proposed]:
         """Read the materials of a campaign without their structures, in the order of their first proposal."""
         crystals, proposals = tables.candidates, tables.proposals
@@ -89,6 +92,7 @@ class Reading:
             found = {row["material_id"]: read_proposed(row, told[row["material_id"]]) for row in rows}
         return [found[material_id] for material_id in told]
 
+    @persistent
     def _candidates(self, campaign_id: str, material_ids: Sequence[str]) -> list[Candidate]:
         crystals, proposals = tables.candidates, tables.proposals
         told = select(proposals).where(proposals.c.campaign_id == campaign_id)
@@ -101,6 +105,7 @@ class Reading:
                 proposals_of[row["material_id"]].append(row)
         return [read_candidate(crystal_of[material_id], proposals_of[material_id]) for material_id in material_ids]
 
+    @persistent
     def computed(
         self, method: str, level_of_theory: str, settings_hash: str, *, statuses: Iterable[str] | None = None
     ) -> dict[str, str]:
@@ -123,9 +128,10 @@ class Reading:
             best = {row.material_id: row.status for row in connection.execute(query.order_by(table.c.attempt))}
         return {name: status for name, status in best.items() if wanted is None or status in wanted}
 
+    @persistent
     def calculations(
         self,
-        material_ids: Iterable[str] | None = None,
+        material_ids: Collection[str] | None = None,
         *,
         campaign_id: str | None = None,
         fidelity: Fidelity | None = None,
@@ -163,7 +169,8 @@ class Reading:
                     best[row.material_id] = row
         return {material_id: read_calculation(row._mapping) for material_id, row in best.items()}
 
-    def calculations_by_id(self, calculation_ids: Iterable[str]) -> dict[str, Calculation]:
+    @persistent
+    def calculations_by_id(self, calculation_ids: Collection[str]) -> dict[str, Calculation]:
         """Read the best attempt at each calculation that there is: `calculation_id` -> `Calculation`."""
         table = tables.calculations
         best: dict[str, Any] = {}
@@ -186,6 +193,7 @@ class Reading:
         # "mlip" comes after "dft" in the alphabet, and the last one read holds.
         return self._latest(Stability, query.order_by(table.c.fidelity.desc(), table.c.sequence))
 
+    @persistent
     def predictions(self, campaign_id: str, round: int | None = None) -> dict[str, dict[str, Prediction]]:
         """Read `material_id` -> target -> the latest prediction, or that of one round."""
         table = tables.predictions
@@ -198,6 +206,7 @@ class Reading:
                 found.setdefault(row["material_id"], {})[row["target"]] = read_record(Prediction, row)
         return found
 
+    @persistent
     def selections(self, campaign_id: str, round: int | None = None) -> list[Selection]:
         """Read what was chosen, by round and rank within it."""
         table = tables.selections
@@ -207,6 +216,7 @@ class Reading:
         with reading(self.engine) as connection:
             return [read_record(Selection, row) for row in connection.execute(query).mappings()]
 
+    @persistent
     def failures(self, campaign_id: str, stage: str | None = None) -> list[Failure]:
         """Read all failures in the order in which they came."""
         table = tables.failures
@@ -216,6 +226,7 @@ class Reading:
         with reading(self.engine) as connection:
             return [read_record(Failure, row) for row in connection.execute(query).mappings()]
 
+    @persistent
     def equivalences(self, campaign_id: str, stage: str | None = None) -> dict[str, str]:
         """Read duplicate -> the material that stands for it in the end (chains are followed to their end)."""
         table = tables.equivalences
@@ -227,6 +238,7 @@ class Reading:
         kept = {row.material_id: row.duplicate_of for row in rows}
         return {duplicate: last for duplicate in kept if (last := _end_of_chain(duplicate, kept)) != duplicate}
 
+    @persistent
     def ranked(self, campaign_id: str) -> list[RankedCandidate]:
         """Read the published table as records, first rank first."""
         table = tables.rankings
@@ -234,6 +246,7 @@ class Reading:
         with reading(self.engine) as connection:
             return [read_ranking(row) for row in connection.execute(query).mappings()]
 
+    @persistent
     def _latest(self, kind: type[Stability], query: Select[Any]) -> dict[str, Stability]:
         with reading(self.engine) as connection:
             rows = {row["material_id"]: row for row in connection.execute(query).mappings()}

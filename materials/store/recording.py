@@ -92,7 +92,7 @@ class Recording:
     @persistent
     def add_candidates(self, campaign_id: str, candidates: Sequence[Candidate]) -> None:
         """Keep proposals. The structure of a `material_id` is the first one told; parents are joined on reading."""
-        with writing(self.engine) as connection:
+        with writing(self.engine, alone_on="candidates") as connection:
             for chunk in chunks(candidates):
                 _insert(connection, tables.candidates, [candidate_row(candidate) for candidate in chunk])
                 _insert(connection, tables.proposals, [proposal_row(campaign_id, candidate) for candidate in chunk])
@@ -113,7 +113,7 @@ class Recording:
         one is kept as one more `attempt`.
         """
         now = _now()
-        with writing(self.engine) as connection:
+        with writing(self.engine, alone_on="calculations") as connection:
             for chunk in chunks(calculations):
                 _insert(connection, tables.calculations, _attempts(connection, chunk, now))
 
@@ -122,7 +122,7 @@ class Recording:
         """Keep hull distances; one that says what the latest of its material says already is left out."""
         columns = ("fidelity", "energy_above_hull", "decomposition_energy_per_atom", "reference_version")
         table = tables.stabilities
-        with writing(self.engine) as connection:
+        with writing(self.engine, alone_on=campaign_id) as connection:
             for chunk in chunks(stabilities):
                 ids = [stability.material_id for stability in chunk]
                 known = select(table).where(table.c.campaign_id == campaign_id, table.c.material_id.in_(ids))
@@ -156,10 +156,8 @@ class Recording:
 
         Readers see the old table or the new one, nothing between. Rows that say what they said are not written.
         """
-        table, campaigns = tables.rankings, tables.campaigns
-        with writing(self.engine) as connection:
-            # One publication of a campaign at a time; SQLite has but one writer anyway.
-            connection.execute(select(campaigns).where(campaigns.c.campaign_id == campaign_id).with_for_update())
+        table = tables.rankings
+        with writing(self.engine, alone_on=campaign_id) as connection:
             known = connection.execute(select(table).where(table.c.campaign_id == campaign_id)).mappings()
             old = {row["material_id"]: dict(row) for row in known}
             new = [ranking_row(campaign_id, row) for row in rows]
@@ -169,8 +167,8 @@ class Recording:
                     delete(table).where(table.c.campaign_id == campaign_id, table.c.material_id.in_(gone))
                 )
             _insert(connection, table, changed, replace=[name for name in self._RANKING_COLUMNS if "_id" not in name])
-            if changed or old:
-                _count_systems(connection, campaign_id)
+            # Always: a process of version 1 that was still running may have published without.
+            _count_systems(connection, campaign_id)
             if len(changed) + len(old) > _ANALYZE_FROM:
                 connection.execute(text("ANALYZE rankings"))  # or the planner thinks the table as it was, or empty
         return len(changed) + len(old)

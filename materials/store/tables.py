@@ -252,8 +252,11 @@ SORTED_BY = (
     "meets_targets",
     "energy_above_hull",
     "decomposition_energy_per_atom",
+    "formation_energy_per_atom",
     "band_gap",
+    "predicted_decomposition_energy",
     "predicted_band_gap",
+    "formula",
 )
 for _name in SORTED_BY:
     _ranking_index(_name, rankings.c[_name], rankings.c.rank)

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, select, text, update
+from sqlalchemy import Connection, inspect, select, text, update
 from sqlalchemy.engine import URL
 
 from materials.store.connection import SCHEMA_LOCK, engine_of, mask, parse_url, translated, version_of
@@ -63,37 +63,42 @@ def due(url: str | None) -> Upgrade | None:
 def upgrade(url: str | None) -> Upgrade | None:
     """Upgrade a ledger, an SQLite file after a copy of it was made; None where there is nothing to do.
 
+    Nobody writes between the copy and the end: what is in the ledger, is in the copy.
+
     Raises:
         LedgerTooNew: A newer version wrote it.
         LedgerError: It cannot be reached or changed; it is then what it was.
     """
-    planned = due(url)
-    if planned is None:
+    if due(url) is None:
         return None
     parsed = parse_url(url)
     file = _file(parsed)
-    if file is not None and planned.backup is not None:
-        _copy(file, planned.backup)
     engine = engine_of(parsed)
+    writing = engine.execution_options(assay_writes=True)
     try:
-        _migrate(engine)
+        with translated(engine), writing.connect() as connection, connection.begin():
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
+            found = _found(connection)
+            if found >= SCHEMA_VERSION:
+                return None  # another process was faster
+            backup = _backup_path(file, found)
+            if file is not None and backup is not None:
+                _copy(file, backup)
+            _migrate(connection, found)
     finally:
         engine.dispose()
-    return planned
+    return Upgrade(url=mask(parsed), found=found, wanted=SCHEMA_VERSION, backup=backup)
 
 
-def _migrate(engine: Engine) -> None:
+def _migrate(connection: Connection, found: int) -> None:
     from alembic.migration import MigrationContext
     from alembic.operations import Operations
 
-    writing = engine.execution_options(assay_writes=True)
-    with translated(engine), writing.connect() as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
-        operations = Operations(MigrationContext.configure(connection))
-        for version in range(_found(connection) + 1, SCHEMA_VERSION + 1):  # none, if somebody was faster
-            importlib.import_module(f"materials.store.migrations.version_{version}").upgrade(operations)
-            connection.execute(update(schema_version).values(version=version))
+    operations = Operations(MigrationContext.configure(connection))
+    for version in range(found + 1, SCHEMA_VERSION + 1):
+        importlib.import_module(f"materials.store.migrations.version_{version}").upgrade(operations)
+        connection.execute(update(schema_version).values(version=version))
 
 
 def _found(connection: Connection) -> int:

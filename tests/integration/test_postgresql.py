@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 import yaml
 from ase.io import write
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
-from materials.errors import LedgerError, LedgerOutdated, LedgerTooNew
+from materials.errors import LedgerError, LedgerLost, LedgerOutdated, LedgerTooNew
 from materials.query import parse, parse_sort
+from materials.store import connection as connecting
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
 from tests.integration.test_prefect import METALS, SCREENING, crystals
@@ -174,6 +175,71 @@ def shape(ledger: Ledger) -> dict[str, Any]:
         found = connection.execute(text(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")).all()
         indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
         return {"columns": found, "indexes": connection.execute(text(indexes)).all()}
+
+
+END_OTHERS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND datname = current_database()"""
+
+
+def test_a_connection_lost_in_the_middle_is_no_matter_unless_it_is_lost_each_time(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = []
+    with Ledger.open(url) as ledger, Ledger.open(url) as another:
+        campaign_id = ledger.add_campaign("q", {})
+
+        @event.listens_for(ledger.engine, "before_cursor_execute")
+        def lose(_connection, _cursor, statement: str, *_) -> None:  # type: ignore[no-untyped-def]
+            if ("FROM calculations" in statement and not lost) or "INTO equivalences" in statement:
+                lost.append(statement)
+                with another.engine.connect() as connection:
+                    connection.execute(text(END_OTHERS))
+
+        ledger.add_calculations([made.calculation(status="walltime", energy=None, structure=None)])
+        assert len(lost) == 1
+        assert len(ledger.calculations()) == 1
+        lost.clear()
+        assert len(ledger.calculations()) == 1
+        assert len(lost) == 1
+        monkeypatch.setattr(connecting, "PATIENCE_S", 1)
+        with pytest.raises(LedgerLost, match="terminating connection"):
+            ledger.add_equivalences(campaign_id, {"m2": "m1"}, "identity")
+        assert 2 < len(lost) < 10
+
+
+def test_what_was_kept_though_the_answer_was_lost_is_kept_once(url: str) -> None:
+    with Ledger.open(url) as ledger, Ledger.open(url) as another:
+        campaign_id = ledger.add_campaign("q", {})
+        kept, lost = ledger.engine.dialect.do_commit, []
+
+        def commit(connection: Any) -> None:
+            kept(connection)
+            if not lost:
+                lost.append(connection)
+                with another.engine.connect() as other:
+                    other.execute(text(END_OTHERS))
+                connection.driver_connection.execute("SELECT 1")
+
+        ledger.engine.dialect.do_commit = commit  # type: ignore[method-assign]
+        failed = made.calculation(status="walltime", energy=None, structure=None)
+        for tell in (
+            lambda: ledger.add_calculations([failed]),
+            lambda: ledger.add_candidates(campaign_id, [made.candidate()]),
+            lambda: ledger.add_stabilities(campaign_id, [made.stability()]),
+            lambda: ledger.start_run(campaign_id, versions={}, weights_hash=None, config={}),
+            lambda: ledger.publish(campaign_id, [made.ranked()]),
+        ):
+            lost.clear()
+            tell()
+            assert lost
+        with another.engine.connect() as connection:
+            for table in ("calculations", "candidates", "proposals", "stabilities", "runs", "rankings"):
+                assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 1, table
+
+
+def test_both_ends_notice_a_cut_network(url: str) -> None:
+    with Ledger.open(url) as ledger, ledger.engine.connect() as connection:
+        assert connection.execute(text("SHOW tcp_keepalives_idle")).scalar() == "30"
 
 
 def test_what_is_told_while_the_server_is_gone_lands_once(url: str, running: postgresql.Server) -> None:

@@ -10,10 +10,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
+
+import psutil
 
 PASSWORD = "s3cret/word@x"
 
@@ -62,8 +64,13 @@ class Server:
     def kill(self) -> None:
         """End it as a power cut would, its connections with it."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
+        everyone = psutil.Process(self.process.pid).children()  # each in a session of its own
+        self.process.kill()
         self.process.wait(30)
+        for process in everyone:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(everyone, 30)
 
     def stop(self) -> None:
         """End it at once, whoever is still connected."""

@@ -4,7 +4,15 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 
 OLD = ("rank", "score", "energy_above_hull", "decomposition_energy", "band_gap")
-SPARSE = ("meets_targets", "energy_above_hull", "decomposition_energy_per_atom", "band_gap", "predicted_band_gap")
+SPARSE = (
+    "meets_targets",
+    "energy_above_hull",
+    "decomposition_energy_per_atom",
+    "formation_energy_per_atom",
+    "band_gap",
+    "predicted_decomposition_energy",
+    "predicted_band_gap",
+)
 
 
 def upgrade(op: Operations) -> None:
@@ -14,6 +22,7 @@ def upgrade(op: Operations) -> None:
     op.create_index("rankings_by_rank", "rankings", ["campaign_id", "rank"])
     op.create_index("rankings_by_status", "rankings", ["campaign_id", "status", "rank"])
     op.create_index("rankings_by_chemsys", "rankings", ["campaign_id", "chemsys"])
+    op.create_index("rankings_by_formula", "rankings", ["campaign_id", "formula", "rank"])
     _sparse(op, "score", sa.text("score DESC"))
     for name in SPARSE:
         _sparse(op, name, sa.text(name))

@@ -9,9 +9,11 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -22,13 +24,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Structure
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from materials.errors import LedgerError, LedgerTooNew, QueryError
 from materials.query import parse, parse_sort
 from materials.records import Failure, Prediction, RankedCandidate
 from materials.serialization import structure_from_json, structure_to_json
-from materials.store import tables
+from materials.store import connection as connecting
+from materials.store import recording, tables
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
 from tests.peers import postgresql
@@ -310,6 +313,22 @@ def test_the_table_answers_queries(ledger: Ledger) -> None:
     assert row["predicted"] == {"band_gap": [5.0, 0.5], "decomposition_energy_per_atom": [-0.1, 0.02]}
 
 
+def test_a_table_asked_for_while_it_is_published_is_one_table(ledger: Ledger, another: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    ledger.publish(campaign_id, [made.ranked("m1", rank=1, score=0.9), made.ranked("m2", rank=2, score=None)])
+    meanwhile = iter([[made.ranked("m1", rank=1, score=None), made.ranked("m2", rank=2, score=0.9)]])
+
+    @event.listens_for(ledger.engine, "after_cursor_execute")
+    def publish(_connection, _cursor, statement: str, *_) -> None:
+        if "score IS NOT NULL" in statement:
+            another.publish(campaign_id, next(meanwhile))
+
+    by_score = parse_sort("score", columns())
+    assert [row["material_id"] for row in ledger.table(campaign_id, sort=by_score, limit=20)] == ["m1", "m2"]
+    event.remove(ledger.engine, "after_cursor_execute", publish)
+    assert [row["material_id"] for row in ledger.table(campaign_id, sort=by_score, limit=20)] == ["m2", "m1"]
+
+
 def test_pandas_and_sqlite3_read_the_view(sqlite_ledger: Ledger) -> None:
     ledger = sqlite_ledger
     ledger.publish(ledger.add_campaign("one", {}), [made.ranked()])
@@ -456,10 +475,72 @@ def test_threads_share_one_ledger(ledger: Ledger) -> None:
     assert len(ledger.calculations()) == 13
 
 
+@pytest.fixture
+def another(ledger: Ledger) -> Iterator[Ledger]:
+    """The same ledger as another process has it open."""
+    with Ledger.open(ledger.engine.url.render_as_string(hide_password=False)) as another:
+        yield another
+
+
+def test_an_answer_that_another_campaign_gives_meanwhile_takes_no_place(
+    ledger: Ledger, another: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = made.calculation(status="walltime", energy=None, structure=None)
+    looked = recording._attempts
+
+    with ThreadPoolExecutor(1) as threads:
+
+        def look(connection, calculations, now):
+            rows = looked(connection, calculations, now)
+            if calculations == [made.calculation()]:
+                threads.submit(another.add_calculations, [failed])
+                time.sleep(0.3)
+            return rows
+
+        monkeypatch.setattr(recording, "_attempts", look)
+        ledger.add_calculations([made.calculation()])
+    assert ledger.calculations()["m1"].status == "converged"
+
+
+def test_two_campaigns_tell_of_the_same_crystals_in_any_order(ledger: Ledger, another: Ledger) -> None:
+    told = [made.candidate(f"m{i}") for i in range(3_000)]
+    one, two = ledger.add_campaign("one", {}), ledger.add_campaign("two", {})
+    with ThreadPoolExecutor(2) as threads:
+        both = [
+            threads.submit(ledger.add_candidates, one, told),
+            threads.submit(another.add_candidates, two, told[::-1]),
+        ]
+        for future in both:
+            future.result(timeout=60)
+    assert ledger.candidate_ids(two) == ledger.candidate_ids(one)[::-1]
+
+
+def test_it_waits_for_a_writer_who_takes_long(
+    sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(sqlite_ledger.engine.url.database)
+    monkeypatch.setattr(connecting, "BUSY_TIMEOUT_S", 0.2)
+    with Ledger.open(path) as ledger, ThreadPoolExecutor(1) as threads:
+        with closing(sqlite3.connect(path, isolation_level=None)) as slow:
+            slow.execute("BEGIN IMMEDIATE")
+            waiting = threads.submit(ledger.add_campaign, "q", {})
+            time.sleep(1)
+            assert not waiting.done()
+            slow.execute("COMMIT")
+        waiting.result(timeout=30)
+        assert len(ledger.campaigns()) == 1
+        said = [record.getMessage().split(path)[-1] for record in caplog.records]
+        assert said == [" does not answer; what is to be written waits", " answers again"]
+        monkeypatch.setattr(connecting, "PATIENCE_S", 0.3)
+        with closing(sqlite3.connect(path, isolation_level=None)) as slow:
+            slow.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LedgerError, match="database is locked"):
+                ledger.add_campaign("r", {})
+
+
 WRITER = """
 import sys
 from materials.store.ledger import Ledger
-from tests.peers import postgresql
 from tests.unit.materials import made_records as made
 name, path, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with Ledger.open(path) as ledger:

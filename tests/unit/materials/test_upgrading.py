@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from materials.errors import LedgerOutdated
+from materials.query import parse
 from materials.store import tables, upgrading
+from materials.store.answering import columns
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
@@ -64,9 +72,6 @@ def test_a_copy_is_made_and_it_equals_a_new_one(old: Path, tmp_path: Path) -> No
     assert schema(old) == schema(tmp_path / "new.db")
     with Ledger.open(str(old)) as ledger:
         assert {row["material_id"] for row in ledger.table("q-1")} == {"m1", "m2"}
-        from materials.query import parse
-        from materials.store.answering import columns
-
         assert [row["material_id"] for row in ledger.table("q-1", parse("has Li", columns()))] == ["m2"]
         ledger.publish("q-1", [made.ranked("m1")])
     assert upgrading.upgrade(str(old)) is None
@@ -90,3 +95,51 @@ def test_what_goes_wrong_leaves_it_as_it_was(old: Path, monkeypatch: pytest.Monk
     again = upgrading.upgrade(str(old))
     assert again is not None
     assert again.backup == old.with_name("assay.db.v1-2.bak")
+
+
+def test_kill_9_leaves_the_old_one_or_the_new_one(old: Path) -> None:
+    before = schema(old)
+    code = """
+import os, signal, sys
+from materials.store import upgrading
+from materials.store.migrations import version_2
+whole = version_2.upgrade
+def killed(operations):
+    whole(operations)
+    os.kill(os.getpid(), signal.SIGKILL)
+version_2.upgrade = killed
+upgrading.upgrade(sys.argv[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(old)], cwd=Path(__file__).parents[3], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert schema(old) == before
+    upgrading.upgrade(str(old))
+    with Ledger.open(str(old)) as ledger:
+        assert len(ledger.table("q-1")) == 2
+
+
+def test_two_at_once_make_one_copy_of_the_old_one(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = upgrading._copy
+
+    def slowly(file: Path, backup: Path) -> None:
+        time.sleep(0.5)
+        copied(file, backup)
+
+    monkeypatch.setattr(upgrading, "_copy", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(upgrading.upgrade, [str(old)] * 2))
+    assert sum(upgrade is not None for upgrade in done) == 1
+    (backup,) = old.parent.glob("*.bak")
+    with closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+        assert connection.execute("SELECT count(*) FROM rankings").fetchall() == [(2,)]
+
+
+def test_what_a_process_of_the_old_version_published_is_found(old: Path) -> None:
+    upgrading.upgrade(str(old))
+    with Ledger.open(str(old)) as ledger:
+        ledger.publish("q-1", [made.ranked("m1", chemsys="Li-O")])
+        with ledger.engine.begin() as connection:
+            connection.execute(delete(tables.systems))  # the old version knows no such table
+        ledger.publish("q-1", [made.ranked("m1", chemsys="Li-O")])
+        assert len(ledger.table("q-1", parse("has Li", columns()))) == 1
