@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from materials.errors import AssayError
+from materials.errors import AssayError, LedgerOutdated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +138,14 @@ def _vasp() -> Check:
 
 def _ledger(url: str | None) -> Check:
     from materials.store.ledger import Ledger
+    from materials.store.tables import SCHEMA_VERSION
 
     try:
         with Ledger.open(url, must_exist=True) as ledger:
-            return Check(name="database", ok=True, found=f"{ledger.url}, {len(ledger.campaigns())} campaigns")
+            found = f"{ledger.url}, schema version {SCHEMA_VERSION}, {len(ledger.campaigns())} campaigns"
+            return Check(name="database", ok=True, found=found)
+    except LedgerOutdated as error:
+        return Check(name="database", ok=False, found=str(error), fix="assay db upgrade")
     except AssayError as error:
         missing = url is None and not Path("assay.db").exists()
         if missing:
