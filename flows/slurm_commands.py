@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.dft.executor import ALIVE
-from flows.dft.slurm import COMMAND_S, EXPORTED, LATER, OURS_TO_SAY, SUBMIT_S
+from flows.dft.slurm import COMMAND_S, LATER, SUBMIT_S, of_a_command, of_a_job
 from flows.dft.slurm_rows import STATES
 
 
@@ -40,16 +40,15 @@ class QueuedJob:
 
 
 async def submit(script: str, *, job_name: str, log: Path) -> str:
-    """Send a script, with nothing of our environment but what is listed above; return the job's id.
+    """Send a script, with nothing of our environment but what a job needs; return the job's id.
 
     Raises:
         SlurmRefused: With sbatch's own sentence.
         SlurmUnreachable: Nobody answers; the job may have been sent.
     """
-    environment = {name: os.environ[name] for name in (*EXPORTED, "SLURM_CONF") if name in os.environ}
-    exported = ",".join(name for name in EXPORTED if name in environment)
+    environment, export = of_a_job()
     pattern = str(log).replace("%", "%%")
-    words = ["--parsable", "--no-requeue", f"--job-name={job_name}", f"--output={pattern}", f"--export={exported}"]
+    words = ["--parsable", "--no-requeue", f"--job-name={job_name}", f"--output={pattern}", export]
     code, said, complaint = await _run("sbatch", *words, script=script, environment=environment, seconds=SUBMIT_S)
     if code == 0:
         return said.strip().split(";")[0]  # "12;cluster" where there are several
@@ -82,8 +81,7 @@ async def cancel(job_name: str, *ids: str) -> None:
 
 
 async def _ask(command: str, *words: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SAY)}
-    code, said, complaint = await _run(command, *words, environment=environment, seconds=COMMAND_S)
+    code, said, complaint = await _run(command, *words, environment=of_a_command(), seconds=COMMAND_S)
     if code != 0:
         raise SlurmUnreachable(complaint)
     return said

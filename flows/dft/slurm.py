@@ -17,6 +17,8 @@ from flows.dft.slurm_rows import ACCOUNTED, FIELDS, Row, from_sacct, from_squeue
 from materials.errors import DFTError, JobRefused, SchedulerUnreachable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flows.cluster_file import DFTJobs
     from models.dft.contract import DFTCode
 
@@ -71,25 +73,11 @@ class Slurm:
     def submit(self, task: Task, lock: int) -> None:
         """Send a job, with nothing of our environment but what is listed above."""
         path = script.write(task, self._code, self._hardware, directives(task, self._hardware))
-        environment = {name: os.environ[name] for name in (*EXPORTED, "SLURM_CONF") if name in os.environ}
-        exported = ",".join(name for name in EXPORTED if name in environment)
+        environment, export = of_a_job()
         # Slurm takes a % in the folder's name, too, for a pattern, unless a backslash forbids all of them.
         log = f"\\{LOG}" if "%" in str(task.folder.resolve()) else LOG
-        words = ["sbatch", "--parsable", f"--export={exported}", f"--output={log}", path.name]
-        try:
-            done = subprocess.run(
-                words,
-                cwd=task.folder,
-                env=environment,
-                pass_fds=(lock,),
-                start_new_session=True,  # Ctrl-C in the terminal is ours alone: what is being sent is sent
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=SUBMIT_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise SchedulerUnreachable(f"sbatch gave no answer within {SUBMIT_S:g} s") from None
+        words = ["sbatch", "--parsable", export, f"--output={log}", path.name]
+        done = _run(words, environment, SUBMIT_S, cwd=task.folder, pass_fds=(lock,))
         if done.returncode == 0:
             self._alive += 1
             return
@@ -151,19 +139,8 @@ class Slurm:
         return {}
 
     def _ask(self, *words: str) -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SAY)}
         try:
-            done = subprocess.run(
-                words,
-                env=environment,
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise SchedulerUnreachable(f"{words[0]} gave no answer within {COMMAND_S:g} s") from None
+            done = _run(words, of_a_command(), COMMAND_S)
         except FileNotFoundError:
             raise SchedulerUnreachable(f"there is no {words[0]} on the path here") from None
         if NO_CONFIGURATION in done.stderr:
@@ -171,6 +148,41 @@ class Slurm:
         if done.returncode != 0:
             raise SchedulerUnreachable(done.stderr.strip() or f"{words[0]} ended with exit code {done.returncode}")
         return done.stdout
+
+
+def of_a_job() -> tuple[dict[str, str], str]:
+    """The environment that sbatch gets, and the option that hands it on: nothing of ours but what is listed above."""
+    environment = {name: os.environ[name] for name in (*EXPORTED, "SLURM_CONF") if name in os.environ}
+    return environment, "--export=" + ",".join(name for name in EXPORTED if name in environment)
+
+
+def of_a_command() -> dict[str, str]:
+    """The environment of a command that asks or cancels."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SAY)}
+
+
+def _run(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    seconds: float,
+    *,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            words,
+            cwd=cwd,
+            env=environment,
+            pass_fds=pass_fds,
+            start_new_session=True,  # Ctrl-C in the terminal is ours alone: what is being sent is sent
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise SchedulerUnreachable(f"{words[0]} gave no answer within {seconds:g} s") from None
 
 
 def directives(task: Task, hardware: DFTJobs) -> list[str]:
