@@ -1,9 +1,12 @@
 """What all tests share: nothing asks the network, and nobody's own settings take part."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.peers import postgresql
 
 # Before any import of the libraries that read them.
 os.environ.update(
@@ -28,3 +31,13 @@ def _own_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """A real PostgreSQL for the tests of one module."""
+    try:
+        with postgresql.running() as server:
+            yield server
+    except postgresql.NoPostgreSQL as missing:
+        pytest.skip(str(missing))

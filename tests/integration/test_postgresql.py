@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,25 +33,16 @@ ROOT = Path(__file__).parents[2]
 OLD = ROOT / "tests" / "unit" / "materials"
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[postgresql.Server]:
-    try:
-        with postgresql.running() as server:
-            yield server
-    except postgresql.NoPostgreSQL as missing:
-        pytest.skip(str(missing))
-
-
 @pytest.fixture
-def server(running: postgresql.Server) -> str:
+def server(postgresql_server: postgresql.Server) -> str:
     """Its URL without a database."""
-    return running.url
+    return postgresql_server.url
 
 
 @pytest.fixture
-def url(running: postgresql.Server, request: pytest.FixtureRequest) -> str:
+def url(postgresql_server: postgresql.Server, request: pytest.FixtureRequest) -> str:
     """A database of its own for each test."""
-    return running.make(request.node.name.lower()[:60])
+    return postgresql_server.make(request.node.name.lower()[:60])
 
 
 def test_everything_told_comes_back_once(url: str) -> None:
@@ -144,7 +134,7 @@ def test_a_wrong_password_is_told_without_it(server: str) -> None:
         assert "s3cret" not in repr(ledger)
 
 
-def test_an_older_one_is_upgraded_when_somebody_says_so(url: str, running: postgresql.Server) -> None:
+def test_an_older_one_is_upgraded_when_somebody_says_so(url: str, postgresql_server: postgresql.Server) -> None:
     engine = create_engine(url.replace("postgresql", "postgresql+psycopg", 1))
     with engine.begin() as connection:
         for statement in (OLD / "schema-1-postgresql.sql").read_text().split(";\n"):
@@ -162,7 +152,7 @@ def test_an_older_one_is_upgraded_when_somebody_says_so(url: str, running: postg
     assert "s3cret" not in asked.stdout + asked.stderr
     subprocess.run([*upgrade, "--yes"], env=environment, check=True)
     assert "Nothing to do" in subprocess.run(upgrade, env=environment, capture_output=True, text=True).stdout
-    with Ledger.open(url) as ledger, Ledger.open(running.make("fresh")) as fresh:
+    with Ledger.open(url) as ledger, Ledger.open(postgresql_server.make("fresh")) as fresh:
         assert [c["campaign_id"] for c in ledger.campaigns()] == ["q-1"]
         assert shape(ledger) == shape(fresh)
     engine.dispose()
@@ -242,7 +232,7 @@ def test_both_ends_notice_a_cut_network(url: str) -> None:
         assert connection.execute(text("SHOW tcp_keepalives_idle")).scalar() == "30"
 
 
-def test_what_is_told_while_the_server_is_gone_lands_once(url: str, running: postgresql.Server) -> None:
+def test_what_is_told_while_the_server_is_gone_lands_once(url: str, postgresql_server: postgresql.Server) -> None:
     told = [f"m{i}" for i in range(60)]
     with Ledger.open(url) as ledger, ThreadPoolExecutor(4) as threads:
         campaign_id = ledger.add_campaign("q", {})
@@ -255,9 +245,9 @@ def test_what_is_told_while_the_server_is_gone_lands_once(url: str, running: pos
 
         waiting = [threads.submit(tell, name) for name in told]
         time.sleep(0.3)
-        running.kill()
+        postgresql_server.kill()
         time.sleep(3)
-        running.start()
+        postgresql_server.start()
         for future in waiting:
             future.result(timeout=120)
         assert set(ledger.candidate_ids(campaign_id)) == set(told)
@@ -272,7 +262,7 @@ def test_what_is_told_while_the_server_is_gone_lands_once(url: str, running: pos
 
 @pytest.mark.slow
 def test_two_campaigns_in_one_ledger_while_the_server_is_killed(
-    url: str, running: postgresql.Server, tmp_path: Path
+    url: str, postgresql_server: postgresql.Server, tmp_path: Path
 ) -> None:
     metals = {"one": METALS[:9], "two": METALS[9:]}
     for name, symbols in metals.items():
@@ -296,9 +286,9 @@ def test_two_campaigns_in_one_ledger_while_the_server_is_killed(
             assert time.monotonic() < until
             assert all(process.poll() is None for process in both), [p.communicate() for p in both]
             time.sleep(0.2)
-    running.kill()
+    postgresql_server.kill()
     time.sleep(5)
-    running.start()
+    postgresql_server.start()
     said = [process.communicate(timeout=400)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert any("answers again" in words for words in said)

@@ -27,8 +27,8 @@ class NoPostgreSQL(Exception):
 class Server:
     """A server that can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._bin, self._who = folder, binaries(), unprivileged()
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder, self._bin, self._who = folder, programs, unprivileged()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -93,9 +93,12 @@ def running() -> Iterator[Server]:
     Raises:
         NoPostgreSQL: Debian's package is not here.
     """
+    programs = binaries()
+    if programs is None:
+        raise NoPostgreSQL("no PostgreSQL here: neither `initdb` nor /usr/lib/postgresql/*/bin")
     # Not pytest's own folder: only its owner may enter that.
     with TemporaryDirectory(prefix="assay-postgresql-", dir="/tmp") as name:
-        server = Server(Path(name))
+        server = Server(Path(name), programs)
         server.start()
         try:
             yield server
@@ -103,15 +106,13 @@ def running() -> Iterator[Server]:
             server.stop()
 
 
-def binaries() -> Path:
-    """The newest PostgreSQL on this machine: on the PATH, or where Debian hides it."""
+def binaries() -> Path | None:
+    """The newest PostgreSQL on this machine: on the PATH, or where Debian hides it; None where there is none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3].split(".")[0]))
     on_path = shutil.which("initdb")
     if found:
         return found[-1].parent
-    if on_path is None:
-        raise NoPostgreSQL("no PostgreSQL here: neither `initdb` nor /usr/lib/postgresql/*/bin")
-    return Path(on_path).resolve().parent
+    return Path(on_path).resolve().parent if on_path else None
 
 
 def unprivileged() -> dict[str, int]:

@@ -34,20 +34,10 @@ from materials.store import connection as connecting
 from materials.store import recording, tables
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
-from tests.peers import postgresql
 from tests.unit.materials import made_records as made
 
 any_record = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgresql.Server]:
-    try:
-        with postgresql.running() as server:
-            yield server
-    except postgresql.NoPostgreSQL as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture
@@ -62,7 +52,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
         url = str(tmp_path / "assay.db")
     else:
         pytest.importorskip("psycopg")
-        url = request.getfixturevalue("server").make(f"test{uuid4().hex}")
+        url = request.getfixturevalue("postgresql_server").make(f"test{uuid4().hex}")
     with Ledger.open(url) as ledger:
         yield ledger
 
