@@ -7,27 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     Boolean,
-    ColumnElement,
     Connection,
     Engine,
     Float,
     Integer,
     Select,
     func,
-    literal,
-    literal_column,
     or_,
     select,
 )
 
 from materials.errors import QueryError
-from materials.expressions import Both, ColumnKind, Comparison, Either, ElementsIn, Expression, Has, Not, SortKey
+from materials.expressions import ColumnKind, Expression, SortKey
 from materials.query import nearest
 from materials.serialization import structure_from_json
 from materials.store import tables
-from materials.store.conditions import condition
-from materials.store.connection import persistent, reading
-from materials.store.rows import CHUNK, chunks
+from materials.store.planning import planned
+from materials.store.rows import chunks
+from materials.store.transactions import persistent, reading
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -42,9 +39,6 @@ _EVIDENCE = {
     "failures": tables.failures,
     "rankings": tables.rankings,
 }
-
-
-_FEW_ROWS = 20_000  # quick to read and sort; more, and the sort's own index meets enough of them soon
 
 
 def columns() -> dict[str, ColumnKind]:
@@ -146,7 +140,7 @@ class Answering:
             query = query.where(view.c.campaign_id == campaign_id)
         with reading(self.engine) as connection:
             if where is not None:
-                query = query.where(*_conditions(connection, campaign_id, where))
+                query = query.where(*planned(connection, campaign_id, where))
             if not sort:
                 return _dicts(connection, query.order_by(view.c.rank, view.c.material_id).limit(limit))
             # Those that have a value, then those that have none: so that an index gives the first few in order.
@@ -224,63 +218,6 @@ def _ordered(query: Select[Any], sort: Sequence[SortKey], *, first_has_values: b
         column = view.c[key.column].desc() if key.descending else view.c[key.column].asc()
         query = query.order_by(column if first_has_values and number == 0 else column.nulls_last())
     return query.order_by(view.c.rank, view.c.material_id)
-
-
-def _conditions(connection: Connection, campaign_id: str | None, where: Expression) -> list[ColumnElement[bool]]:
-    """Say a query in SQL so that the planner finds the quick way.
-
-    What few rows meet is looked up by its own index; what many meet is left to be met on the way along the sort's.
-    """
-    conditions = [condition(term) for term in _terms(where)]
-    if campaign_id is None:
-        return conditions
-    if connection.dialect.name == "sqlite":  # whose planner takes any range for a narrow one
-        conditions = [
-            said if share is None else func.likelihood(said, literal_column(share))
-            for term, said in zip(_terms(where), conditions, strict=True)
-            for share in [_share(connection, campaign_id, term)]
-        ]
-    return [*conditions, *_systems(connection, campaign_id, where)]
-
-
-def _share(connection: Connection, campaign_id: str, term: Expression) -> str | None:
-    """Say roughly which part of the rows meets a comparison that has an index; None where it has none."""
-    if not isinstance(term, Comparison) or term.column not in tables.SORTED_BY:
-        return None
-    view = tables.ranked_candidates
-    mine = select(literal(1)).where(view.c.campaign_id == campaign_id, condition(term))
-    counted = select(func.count()).select_from(mine.limit(_FEW_ROWS + 1).subquery())
-    return "0.9" if connection.execute(counted).scalar_one() > _FEW_ROWS else "0.0001"
-
-
-def _systems(connection: Connection, campaign_id: str, where: Expression) -> list[ColumnElement[bool]]:
-    """Name the chemical systems that a query's elements mean, where their rows are few."""
-    view, table = tables.ranked_candidates, tables.systems
-    asked = [term for term in _terms(where) if _is_of_elements(term)]
-    if not asked:
-        return []
-    mine = select(table.c.chemsys, table.c.n_rows).where(table.c.campaign_id == campaign_id)
-    meant = mine.where(*[condition(term, table.c.chemsys) for term in asked]).limit(CHUNK + 1)
-    found = connection.execute(meant).all()
-    if len(found) > CHUNK or sum(row.n_rows for row in found) > _FEW_ROWS:
-        return []
-    return [view.c.chemsys.in_([row.chemsys for row in found])]
-
-
-def _terms(where: Expression) -> Sequence[Expression]:
-    return [inner for term in where.terms for inner in _terms(term)] if isinstance(where, Both) else [where]
-
-
-def _is_of_elements(term: Expression) -> bool:
-    match term:
-        case Has() | ElementsIn():
-            return True
-        case Not():
-            return _is_of_elements(term.term)
-        case Both() | Either():
-            return all(map(_is_of_elements, term.terms))
-        case _:
-            return False
 
 
 def _kind(kind: Any) -> ColumnKind:

@@ -1,72 +1,25 @@
-"""Opening the database: URLs, secrets kept out of messages, transactions, the schema's version.
-
-A write is acknowledged when its method returns; it then survives kill -9 and a loss of power (SQLite in WAL mode
-with synchronous=FULL: a commit a batch, so that the price is a few milliseconds a batch).
-"""
+"""Opening the database: the engine, the tables where there are none, the schema's version."""
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
-import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, inspect, select, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import NoSuchModuleError
 
-from materials.errors import AssayError, LedgerError, LedgerLost, LedgerOutdated, LedgerTooNew
+from materials.errors import AssayError, LedgerError, LedgerOutdated, LedgerTooNew
 from materials.serialization import dumps
 from materials.store.tables import CREATE_VIEW, SCHEMA_VERSION, metadata, schema_version
+from materials.store.transactions import alone_with_the_schema, translated
+from materials.store.urls import mask
 
-DEFAULT_URL = "sqlite:///assay.db"
 BUSY_TIMEOUT_S = 30
-PATIENCE_S = 600.0  # with a database that answered before: its server is started again, or the network is
-SCHEMA_LOCK = 0x41737361  # "Assa": the advisory lock under which PostgreSQL tables are made and changed
-_GAVE_WAY = ("40001", "40P01")  # PostgreSQL ended a transaction for another's sake: a serialization failure, a deadlock
 # A network that is cut: both ends notice within a minute. Until then the server keeps the locks of who is gone.
 _CUT = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-
-Arguments = ParamSpec("Arguments")
-Answer = TypeVar("Answer")
-_LOG = logging.getLogger("assay.ledger")
-
-
-def parse_url(url: str | None) -> URL:
-    """Understand a database URL, or the path of an SQLite file; None is `./assay.db`.
-
-    Raises:
-        LedgerError: it is neither.
-    """
-    found = url or DEFAULT_URL
-    if "://" not in found:
-        return URL.create("sqlite", database=found)
-    try:
-        parsed = make_url(found)
-    except (ArgumentError, ValueError):  # the latter for a port that is no number
-        parsed = None
-    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
-        raise LedgerError(
-            f"Cannot use the database URL {mask(found)}: give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
-        )
-    if parsed.get_backend_name() != "sqlite":
-        # libpq would look for it at each connection: it may be hidden by then, and what is known can be masked.
-        password = parsed.password or os.environ.get("PGPASSWORD")
-        return parsed.set(drivername="postgresql+psycopg", password=password)
-    return parsed
-
-
-def mask(url: str | URL) -> str:
-    """Write a URL with its secrets as `***`."""
-    shown = url.render_as_string(hide_password=False) if isinstance(url, URL) else url
-    shown = re.sub(r"(?i)((?:pass|secret|token|key)\w*=)[^&#\s]*", r"\1***", shown)
-    return re.sub(r"(://[^:/?#]*:)(.*)(?=@)", r"\1***", shown)
 
 
 def connect(url: URL, *, must_exist: bool = False) -> Engine:
@@ -85,105 +38,6 @@ def connect(url: URL, *, must_exist: bool = False) -> Engine:
         engine.dispose()
         raise
     return engine
-
-
-@contextmanager
-def translated(engine: Engine) -> Iterator[None]:
-    """Turn the database's errors into `LedgerError` with the masked URL, and no statement, values or password.
-
-    Raises:
-        LedgerError: something went wrong.
-    """
-    try:
-        yield
-    except SQLAlchemyError as error:
-        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-        secrets = [engine.url.password, *[value for key, value in engine.url.query.items() if "pass" in key.lower()]]
-        for secret in secrets:
-            reason = reason.replace(str(secret), "***") if secret else reason
-        again = isinstance(error, DBAPIError) and (
-            error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _GAVE_WAY
-        )
-        kind = LedgerLost if again else LedgerError
-        raise kind(f"The ledger at {mask(engine.url)} could not be used: {reason}") from None
-
-
-@contextmanager
-def writing(engine: Engine, alone_on: str | None = None) -> Iterator[Connection]:
-    """Give a connection in one transaction that writes: all of it, or nothing.
-
-    Args:
-        engine: Of the database.
-        alone_on: A matter of which nobody else writes meanwhile, so that what was looked at holds when it is answered.
-            SQLite has one writer at a time anyway.
-    """
-    with translated(engine), _connected(engine, writes=True) as connection:
-        if alone_on is not None and engine.dialect.name == "postgresql":
-            connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK, func.hashtext(alone_on))))
-        yield connection
-        connection.commit()
-
-
-@contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """Give a connection that sees one state of the database, however many questions it asks."""
-    with translated(engine), _connected(engine, writes=False) as connection:
-        yield connection
-
-
-def persistent(method: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
-    """Say it again where the database went away meanwhile: telling it twice is telling it once."""
-
-    @functools.wraps(method)
-    def told(*arguments: Arguments.args, **options: Arguments.kwargs) -> Answer:
-        patience = _Patience()
-        while True:
-            try:
-                return method(*arguments, **options)
-            except LedgerLost as lost:
-                patience.wait(lost, f"{lost}; once more")
-
-    return told
-
-
-class _Patience:
-    """Waits, each time longer, and says so once."""
-
-    def __init__(self) -> None:
-        self.until, self._pause, self.said = time.monotonic() + PATIENCE_S, 0.1, False
-
-    def wait(self, error: Exception, words: str) -> None:
-        """Wait before the next try; raise the error where there were enough."""
-        if time.monotonic() > self.until:
-            raise error
-        if not self.said:
-            _LOG.warning(words)
-        self.said, self._pause = True, min(2 * self._pause, 5.0)
-        time.sleep(self._pause)
-
-
-@contextmanager
-def _connected(engine: Engine, *, writes: bool) -> Iterator[Connection]:
-    """Open a connection and its transaction; where the database does not answer, wait until it does.
-
-    That it answered once was seen when the ledger was opened: so it is away, and may come back.
-    """
-    options: dict[str, Any] = {"assay_writes": True} if writes else {}
-    if not writes and engine.dialect.name == "postgresql":
-        options = {"isolation_level": "REPEATABLE READ"}
-    with ExitStack() as stack:
-        patience = _Patience()
-        while True:
-            try:
-                connection = stack.enter_context(engine.connect()).execution_options(**options)
-                connection.begin()
-                break
-            except OperationalError as error:
-                stack.close()
-                patience.wait(error, f"The ledger at {mask(engine.url)} does not answer; what is to be written waits")
-        if patience.said:
-            _LOG.warning("The ledger at %s answers again", mask(engine.url))
-        yield connection
 
 
 def _prepare(engine: Engine, must_exist: bool) -> None:
@@ -280,8 +134,7 @@ def _create(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         _use_wal(engine)
     with engine.connect().execution_options(assay_writes=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
+        alone_with_the_schema(connection)
         if inspect(connection).has_table("schema_version"):
             return  # another process was faster
         metadata.create_all(connection)

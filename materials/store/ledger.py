@@ -11,9 +11,10 @@ from typing import Self
 from sqlalchemy import Engine
 
 from materials.store.answering import Answering
-from materials.store.connection import connect, mask, parse_url
+from materials.store.connection import connect
 from materials.store.reading import Reading
 from materials.store.recording import Recording
+from materials.store.urls import mask, parse_url
 
 
 class Ledger(Recording, Reading, Answering):

@@ -20,7 +20,6 @@ from materials.records import (
     Stability,
 )
 from materials.store import tables
-from materials.store.connection import persistent, reading
 from materials.store.rows import (
     chunks,
     read_calculation,
@@ -29,6 +28,7 @@ from materials.store.rows import (
     read_ranking,
     read_record,
 )
+from materials.store.transactions import persistent, reading
 
 
 class Reading:

@@ -22,7 +22,6 @@ from materials.records import (
 )
 from materials.serialization import plain
 from materials.store import tables
-from materials.store.connection import persistent, writing
 from materials.store.rows import (
     calculation_row,
     candidate_row,
@@ -31,6 +30,7 @@ from materials.store.rows import (
     ranking_row,
     record_row,
 )
+from materials.store.transactions import persistent, writing
 
 _ANALYZE_FROM = 1_000  # rows that a publication changed
 

@@ -14,11 +14,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, select, text, update
+from sqlalchemy import Connection, inspect, select, update
 from sqlalchemy.engine import URL
 
-from materials.store.connection import SCHEMA_LOCK, engine_of, mask, parse_url, translated, version_of
+from materials.store.connection import engine_of, version_of
 from materials.store.tables import SCHEMA_VERSION, schema_version
+from materials.store.transactions import alone_with_the_schema, translated
+from materials.store.urls import mask, parse_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +79,7 @@ def upgrade(url: str | None) -> Upgrade | None:
     writing = engine.execution_options(assay_writes=True)
     try:
         with translated(engine), writing.connect() as connection, connection.begin():
-            if engine.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
+            alone_with_the_schema(connection)
             found = _found(connection)
             if found >= SCHEMA_VERSION:
                 return None  # another process was faster

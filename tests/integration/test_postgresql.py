@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, event, text
 
 from materials.errors import LedgerError, LedgerLost, LedgerOutdated, LedgerTooNew
 from materials.query import parse, parse_sort
-from materials.store import connection as connecting
+from materials.store import transactions
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
 from tests.integration.test_prefect import METALS, SCREENING, crystals
@@ -191,7 +191,7 @@ def test_a_connection_lost_in_the_middle_is_no_matter_unless_it_is_lost_each_tim
         lost.clear()
         assert len(ledger.calculations()) == 1
         assert len(lost) == 1
-        monkeypatch.setattr(connecting, "PATIENCE_S", 1)
+        monkeypatch.setattr(transactions, "PATIENCE_S", 1)
         with pytest.raises(LedgerLost, match="terminating connection"):
             ledger.add_equivalences(campaign_id, {"m2": "m1"}, "identity")
         assert 2 < len(lost) < 10

@@ -31,7 +31,7 @@ from materials.query import parse, parse_sort
 from materials.records import Failure, Prediction, RankedCandidate
 from materials.serialization import structure_from_json, structure_to_json
 from materials.store import connection as connecting
-from materials.store import recording, tables
+from materials.store import recording, tables, transactions
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
@@ -521,7 +521,7 @@ def test_it_waits_for_a_writer_who_takes_long(
         assert len(ledger.campaigns()) == 1
         said = [record.getMessage().split(path)[-1] for record in caplog.records]
         assert said == [" does not answer; what is to be written waits", " answers again"]
-        monkeypatch.setattr(connecting, "PATIENCE_S", 0.3)
+        monkeypatch.setattr(transactions, "PATIENCE_S", 0.3)
         with closing(sqlite3.connect(path, isolation_level=None)) as slow:
             slow.execute("BEGIN IMMEDIATE")
             with pytest.raises(LedgerError, match="database is locked"):
