@@ -22,7 +22,7 @@ from materials.errors import AssayError, CodeNotInstalled
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from models.dft.contract import DFTResult
+    from models.dft.contract import DFTCode, DFTResult
 
 # What has to be the same on both sides for a task to travel, or for its numbers to mean the same.
 AS_HERE = ("python", "assay", "dask", "chgnet", "matgl", "torch")
@@ -96,19 +96,44 @@ def _versions(there: Surroundings) -> Check:
 
 def _examine_dft(hardware: DFTJobs, folder: Path, say: Callable[[str], None], *, wait_s: float) -> Check:
     """Run a calculation of a second or two as a campaign would."""
-    from flows.dft.attempts import LOG
-    from flows.dft.executor import open_executor
-    from flows.jobs import folder_of, job_for, run_jobs
     from models.dft.codes import CodeChoice, open_code
 
     code = open_code(CodeChoice(name="gpaw"))
     where = folder / f"doctor-{uuid4().hex[:8]}"
+    start = time.monotonic()
+    try:
+        result, log = _compute(code, hardware, where, say, wait_s)
+    except CodeNotInstalled as error:
+        return Check(name="DFT job", ok=False, found="GPAW, with which it is tried, is not here", fix=str(error))
+    except (AssayError, OSError) as error:
+        return Check(name="DFT job", ok=False, found=str(error), fix="see `dft` in the cluster file")
+    took = time.monotonic() - start
+    if result is None:
+        found = f"no result within {duration(took)}; the job was taken back"
+        return Check(name="DFT job", ok=False, found=found, fix="ask for less, or another queue; or wait longer")
+    if result.status != "converged":
+        found = f"{result.status}: {result.message}"
+        return Check(name="DFT job", ok=False, found=found, fix=f"its files are in {where}")
+    rmtree(where, ignore_errors=True)
+    ranks = f"{hardware.cores} rank{'s' if hardware.cores > 1 else ''}"
+    waited = f"{duration(max(took - result.wall_time_s, 0.0))} in the queue and around it"
+    found = f"GPAW {code.version()} computed aluminium in {duration(result.wall_time_s)} with {ranks}, after {waited}"
+    return Check(name="DFT job", ok=True, found=f"{found}, on {_place(log)}")
+
+
+def _compute(
+    code: DFTCode, hardware: DFTJobs, where: Path, say: Callable[[str], None], wait_s: float
+) -> tuple[DFTResult | None, list[str]]:
+    """Compute aluminium; the result and the lines of the job's log, or None where it did not end in time."""
+    from flows.dft.attempts import LOG
+    from flows.dft.executor import open_executor
+    from flows.jobs import folder_of, job_for, run_jobs
+
     results: list[DFTResult] = []
     stop = threading.Event()
     timer = threading.Timer(wait_s, stop.set)
     timer.daemon = True
     timer.start()
-    start = time.monotonic()
     try:
         crystal = _aluminium()
         # Its own name each time: a job that was sent before is not sent again.
@@ -124,28 +149,19 @@ def _examine_dft(hardware: DFTJobs, folder: Path, say: Callable[[str], None], *,
             stop=stop,
             say=say,
         )
-        log = (folder_of(where, job.calculation_id) / LOG).read_text(errors="replace").splitlines() if results else []
-    except CodeNotInstalled as error:
-        return Check(name="DFT job", ok=False, found="GPAW, with which it is tried, is not here", fix=str(error))
-    except (AssayError, OSError) as error:
-        return Check(name="DFT job", ok=False, found=str(error), fix="see `dft` in the cluster file")
     finally:
         timer.cancel()
-    took = time.monotonic() - start
     if not results:
-        found = f"no result within {duration(took)}; the job was taken back"
-        return Check(name="DFT job", ok=False, found=found, fix="ask for less, or another queue; or wait longer")
-    result = results[0]
-    if result.status != "converged":
-        found = f"{result.status}: {result.message}"
-        return Check(name="DFT job", ok=False, found=found, fix=f"its files are in {where}")
-    rmtree(where, ignore_errors=True)
+        return None, []
+    log = folder_of(where, job.calculation_id) / LOG
+    return results[0], log.read_text(errors="replace").splitlines()
+
+
+def _place(log: list[str]) -> str:
+    """Say where a job ran, by the first line of its script."""
     place = next((line.partition(" begins on ")[2].strip() for line in log if " begins on " in line), "")
     host, number = place.partition(" at ")[0], place.rpartition(" as ")[2] if " as " in place else ""
-    ranks = f"{hardware.cores} rank{'s' if hardware.cores > 1 else ''}"
-    waited = f"{duration(max(took - result.wall_time_s, 0.0))} in the queue and around it"
-    found = f"GPAW {code.version()} computed aluminium in {duration(result.wall_time_s)} with {ranks}, after {waited}"
-    return Check(name="DFT job", ok=True, found=f"{found}, on {host}" + (f", {number}" if number else ""))
+    return host + (f", {number}" if number else "")
 
 
 def _aluminium() -> Structure:
