@@ -16,7 +16,7 @@ from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
 from flows.crashes import HEARTBEAT
 from flows.progress import Progress
-from flows.pseudopotentials import elements_of, refuse_uncovered
+from flows.sources import elements_of
 from flows.stages.assess import assess_screened
 from flows.stages.choose import choose, gather_pool
 from flows.stages.propose import propose
@@ -98,13 +98,9 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
 
     campaign = request.campaign
     if request.use_dft and campaign.dft.budget:
-        choice = campaign.dft.choice()
-        if choice.pseudopotentials is not None:
-            refuse_uncovered(campaign, choice.pseudopotentials)
-        code = open_code(choice)
+        code = open_code(campaign.dft.choice())
+        code.find_potentials(elements_of((*campaign.sources, *campaign.competing)))
         code.version()
-        if choice.name == "vasp":
-            code.find_potcars(elements_of(campaign))  # type: ignore[attr-defined]  # the one code that has a library
     _upgrade_own(request.ledger_url, progress)
     with Ledger.open(request.ledger_url) as ledger:
         run = Run(

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from flows.campaign import Campaign
 from flows.load import check, read_yaml
 from flows.section import Section
-from flows.sources import Element, named_elements
+from flows.sources import Element
 from materials.errors import CampaignError
 from models.dft.espresso_output import RYDBERG
 from models.dft.pseudopotentials import Family, Pseudopotential, functional_named, read_header, sha256_of
@@ -98,23 +97,3 @@ def _pseudopotential(file: Path, element: str, functional: str, entry: Entry) ->
         cutoff_ev=entry.cutoff_ry * RYDBERG,
         density_cutoff_ev=entry.density_cutoff_ry * RYDBERG,
     )
-
-
-def elements_of(campaign: Campaign) -> set[str]:
-    """Name the elements that a campaign's sources will bring for certain."""
-    return {element for source in (*campaign.sources, *campaign.competing) for element in named_elements(source)}
-
-
-def refuse_uncovered(campaign: Campaign, family: Family) -> None:
-    """Refuse a campaign that names elements for which there is no pseudopotential.
-
-    Elements that show only later, in a file or a database's answer, become rows of the table that failed.
-
-    Raises:
-        CampaignError: It names the elements.
-    """
-    if lacking := sorted(elements_of(campaign) - family.elements.keys()):
-        raise CampaignError(
-            f"dft.pseudopotentials: {family.name} has none for {', '.join(lacking)}, which the sources name; add them "
-            "to its table, or leave these elements out"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -167,8 +168,12 @@ Source = Annotated[
 ]
 
 
-def named_elements(source: Source) -> set[str]:
-    """Name the elements that a source will bring for certain, as far as its section says."""
+def elements_of(sources: Iterable[Source]) -> set[str]:
+    """Name the elements that sources will bring for certain, as far as their sections say."""
+    return set().union(*map(_named, sources))
+
+
+def _named(source: Source) -> set[str]:
     match source:
         case Prototypes():
             return {element for elements in source.roles.values() for element in elements}

@@ -180,6 +180,17 @@ class DFTCode(Protocol):
         """
         ...
 
+    def find_potentials(self, elements: Iterable[str]) -> None:
+        """Make sure that there are frozen cores for these elements, before anything is spent.
+
+        Elements that show only later, in a file or a database's answer, become calculations that fail.
+
+        Raises:
+            CampaignError: The campaign's own table has none for some.
+            DFTError: They were looked for in vain; the message says where.
+        """
+        ...
+
     def settings(
         self,
         preset: str,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from materials.errors import CodeNotInstalled, DFTError
+from materials.errors import CampaignError, CodeNotInstalled, DFTError
 from models.dft.contract import DFTSettings, clean_environment
 from models.dft.folder import DRIVER, DrivenCode
 from models.dft.presets import settings_for
@@ -77,6 +77,19 @@ class Espresso(DrivenCode):
             DFTError: The campaign names none.
         """
         return self.family.identity
+
+    def find_potentials(self, elements: Iterable[str]) -> None:
+        """Make sure that the table has a pseudopotential for each element.
+
+        Raises:
+            CampaignError: It lacks some.
+            DFTError: The campaign names no table.
+        """
+        if lacking := sorted(set(elements) - self.family.elements.keys()):
+            raise CampaignError(
+                f"dft.pseudopotentials: {self.family.name} has none for {', '.join(lacking)}, which the sources name; "
+                "add them to its table, or leave these elements out"
+            )
 
     def settings(
         self,

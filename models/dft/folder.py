@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,9 @@ class DrivenCode:
 
     name: str
     logs: tuple[str, ...] = ()
+
+    def find_potentials(self, elements: Iterable[str]) -> None:
+        """Take it that the code brings them along; a calculation that finds none says so."""
 
     def task(self, structure: Structure, settings: DFTSettings) -> dict[str, Any]:
         """What the physics of the code will read: the symmetrised primitive cell, and what is asked of it."""

@@ -77,7 +77,7 @@ class Vasp(DrivenCode):
         any_crystal = Structure(Lattice.cubic(3.5), ["Li"], [[0, 0, 0]])
         return f"POTCAR-{input_set(self.choice, any_crystal).user_potcar_functional}"
 
-    def find_potcars(self, elements: Iterable[str]) -> None:
+    def find_potentials(self, elements: Iterable[str]) -> None:
         """Make sure that there is a POTCAR for each element, before anything is spent.
 
         Raises:

@@ -7,8 +7,10 @@ import pytest
 
 from flows.campaign import Campaign
 from flows.load import load_campaign
-from flows.pseudopotentials import load_family, refuse_uncovered
+from flows.pseudopotentials import load_family
+from flows.sources import elements_of
 from materials.errors import CampaignError
+from models.dft.espresso import Espresso
 from models.dft.pseudopotentials import functional_named, read_header
 
 HEADER = (
@@ -128,9 +130,9 @@ def test_a_campaign_finds_its_table_and_refuses_what_it_lacks(table: Path, tmp_p
     choice = campaign.dft.choice()
     assert choice.pseudopotentials is not None
     with pytest.raises(CampaignError, match=r"dft.pseudopotentials: mine-1 has none for As, which the sources name"):
-        refuse_uncovered(campaign, choice.pseudopotentials)
+        Espresso(choice.pseudopotentials).find_potentials(elements_of(campaign.sources))
     path.write_text(CAMPAIGN.replace(", As", ""))
-    refuse_uncovered(load_campaign(path), choice.pseudopotentials)
+    Espresso(choice.pseudopotentials).find_potentials(elements_of(load_campaign(path).sources))
 
 
 @pytest.mark.parametrize("dft", ["{code: espresso}", "{pseudopotentials: table.yaml}"])

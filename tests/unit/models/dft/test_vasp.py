@@ -181,9 +181,9 @@ def test_a_u_that_cannot_be_corrected_is_refused() -> None:
 
 def test_no_library_no_file_and_no_release_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(DFTError, match=r"no POTCAR Ca_sv of PBE.*pmg config -p"):
-        Vasp().find_potcars(["Li", "Ca"])
+        Vasp().find_potentials(["Li", "Ca"])
     with pytest.raises(DFTError, match="no POTCAR for Es"):
-        Vasp().find_potcars(["Es"])
+        Vasp().find_potentials(["Es"])
     with pytest.raises(DFTError, match="PBE_99"):
         settings(half_heusler(), potcars="PBE_99")
     monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path / "gone"))
@@ -191,7 +191,7 @@ def test_no_library_no_file_and_no_release_are_told(monkeypatch: pytest.MonkeyPa
         settings(half_heusler())
     monkeypatch.delitem(SETTINGS, "PMG_VASP_PSP_DIR")
     with pytest.raises(CodeNotInstalled, match=r"PMG_VASP_PSP_DIR.*\.pmgrc\.yaml"):
-        Vasp().find_potcars([])
+        Vasp().find_potentials([])
 
 
 @pytest.mark.parametrize("cation", ["Ca", "Es"])
