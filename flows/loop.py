@@ -99,8 +99,8 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
     campaign = request.campaign
     if request.use_dft and campaign.dft.budget:
         code = open_code(campaign.dft.choice())
-        code.find_potentials(elements_of((*campaign.sources, *campaign.competing)))
         code.version()
+        code.find_potentials(elements_of((*campaign.sources, *campaign.competing)))
     _upgrade_own(request.ledger_url, progress)
     with Ledger.open(request.ledger_url) as ledger:
         run = Run(
