@@ -94,6 +94,8 @@ def test_broken_again_and_again_it_ends_as_an_undisturbed_campaign(
     slow = a_running_job(queue, tmp_path)
     queue.freeze(slow.name)
     queue.let_time_run_out(slow.name)
+    # Slurm looks only now and then; until it has, the node that dies next could be this job's.
+    wait(lambda: (slow.name, "RUNNING") not in {(job.name, job.state) for job in queue.jobs()})
     # A node dies.
     wait(lambda: done(tmp_path) > 0)
     on_a_node = a_running_job(queue, tmp_path)
