@@ -183,24 +183,65 @@ def status(campaign: str | None, style: str, ledger: str | None) -> None:
 
 
 @assay.command()
+@click.option(
+    "--cluster",
+    "cluster_file",
+    type=click.Path(path_type=Path),
+    help="Also start one worker and one DFT job as this file says, look around there, and end them.",
+)
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@FOLDER
 @LEDGER
-def doctor(style: str, ledger: str | None) -> None:
+def doctor(cluster_file: Path | None, style: str, folder: Path, ledger: str | None) -> None:
     """Check what a campaign needs: potentials, DFT codes, database, Prefect, GPU, shadowed packages."""
     from flows import doctor as checks
+    from flows.load import load_cluster
 
+    cluster = None if cluster_file is None else load_cluster(cluster_file)
     results = checks.examine(ledger)
+    if cluster is not None:
+        from flows.cluster_doctor import examine_cluster
+
+        results += examine_cluster(cluster, folder=folder, say=lambda line: click.echo(line, err=True))
     click.echo(checks.written(results, style))
     if any(check.needed and not check.ok for check in results):
         sys.exit(1)
 
 
-@assay.command()
-def schema() -> None:
-    """Print the JSON schema of a campaign file."""
-    from flows.load import campaign_schema
+@assay.group()
+def db() -> None:
+    """Look after the ledger's database."""
 
-    click.echo(campaign_schema(), nl=False)
+
+@db.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@LEDGER
+def upgrade(yes: bool, ledger: str | None) -> None:
+    """Bring a ledger that an older Assay wrote to this version: all of it, or nothing.
+
+    An SQLite file is copied first. `assay run` does the same to an SQLite file by itself.
+    """
+    from materials.store.upgrading import due, upgrade
+
+    planned = due(ledger)
+    if planned is None:
+        click.echo("Nothing to do: the ledger is of this version, or there is none yet.")
+        return
+    before = f" A copy goes to {planned.backup} first." if planned.backup else " Make a backup first (pg_dump)."
+    click.echo(f"{planned.url}: schema version {planned.found} becomes {planned.wanted}.{before}")
+    if not yes and not click.confirm("Go on?"):
+        raise click.Abort
+    upgrade(ledger)
+    click.echo("Done.")
+
+
+@assay.command()
+@click.option("--cluster", "for_cluster", is_flag=True, help="That of a cluster file.")
+def schema(for_cluster: bool) -> None:
+    """Print the JSON schema of a campaign file."""
+    from flows.load import campaign_schema, cluster_schema
+
+    click.echo(cluster_schema() if for_cluster else campaign_schema(), nl=False)
 
 
 def _open(url: str | None) -> Ledger:

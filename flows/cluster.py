@@ -5,32 +5,50 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flows.cluster_file import Workers
+from flows.worker_pool import WorkerPool
 from materials.environment import secrets_hidden
 from materials.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster, WorkerPlugin
 
+# What every worker process finds in its environment, wherever it is started.
+WORKER_ENVIRONMENT: Mapping[str, str] = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONSAFEPATH": "1",  # a working directory that shadows models/ must not be imported
+    "HF_HUB_OFFLINE": "1",  # matgl otherwise asks a hub at import
+}
+# Results are fetched at once, so that there is nothing to spill; and a worker that pauses for want of memory, which
+# it does long before it is ended, would never take a task again, and no other take its place.
+WORKER_SETTINGS: Mapping[str, Any] = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+}
 # Without worker-saturation the innocent neighbours of a task that kills its worker are blamed with it;
 # with the default lost-worker-timeout a worker that is slow to come back is dropped for good.
-SETTINGS = {
+SETTINGS: Mapping[str, Any] = {
     "distributed.scheduler.allowed-failures": 1,
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.deploy.lost-worker-timeout": "5 minutes",
     "distributed.comm.timeouts.connect": "60s",
-    "distributed.nanny.pre-spawn-environ": {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONSAFEPATH": "1",  # a working directory that shadows models/ must not be imported
-        "HF_HUB_OFFLINE": "1",  # matgl otherwise asks a hub at import
-    },
+    "distributed.nanny.pre-spawn-environ": dict(WORKER_ENVIRONMENT),
+    **WORKER_SETTINGS,
 }
+LOCAL_S = 120.0  # within which a worker on this machine is back, however busy the machine
+CONNECT_S = 30.0  # to reach somebody's scheduler
+ATTEMPT_S = 5.0  # of that, one attempt
+ADDRESS_S = 15.0  # a scheduler that grows with its work has workers by then
+SUPPLY_S = 30.0  # between two attempts to start what is missing here
 
 
 @contextmanager
@@ -52,44 +70,147 @@ def main_hidden() -> Iterator[None]:
 
 
 @contextmanager
-def open_client(workers: Workers) -> Iterator[Client]:
+def open_workers(workers: Workers, *, folder: Path, say: Callable[[str], None]) -> Iterator[WorkerPool]:
     """Start the workers, or reach those that run already, and end what was started.
 
+    Those that wait in a queue may come later: `WorkerPool.wait` waits for the first.
+
+    Args:
+        workers: What the cluster file says.
+        folder: Logs of jobs go below it.
+        say: Where a line for a person goes.
+
     Raises:
-        ClusterError: The scheduler cannot be reached, or has no worker.
+        ClusterError: The workers cannot be had.
     """
     import dask
-    from distributed import Client
+    import distributed  # noqa: F401  # it loads its own settings, which would be lost with ours at the end
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a killed worker is told once, by us, as a row
-    with dask.config.set(SETTINGS):
-        if workers.kind == "address":
-            if not workers.address:
-                raise ClusterError(
-                    "workers.address: is missing; kind: address needs the scheduler's, such as tcp://host:8786"
-                )
-            try:
-                client = Client(workers.address, timeout="30s", set_as_default=False)
-            except OSError as error:
-                raise ClusterError(
-                    f"workers.address: no Dask scheduler answers at {workers.address}: {error}"
-                ) from None
-            with client:
-                if not client.scheduler_info(n_workers=-1)["workers"]:
-                    raise ClusterError(
-                        f"workers.address: the scheduler at {workers.address} has no workers; start some"
-                    )
-                yield client
-            return
-        with (
-            main_hidden(),
-            _environment_kept(),
-            secrets_hidden(),
-            _local_cluster(workers) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            client.register_plugin(_deaf_to_interrupts())
-            yield client
+    opened = {"local": _local_workers, "slurm": _slurm_workers, "address": _others_workers}[workers.kind]
+    with dask.config.set(SETTINGS), opened(workers, folder, say) as pool:
+        yield pool
+
+
+@contextmanager
+def _local_workers(workers: Workers, folder: Path, say: Callable[[str], None]) -> Iterator[WorkerPool]:
+    from distributed import Client
+
+    with (
+        main_hidden(),
+        _environment_kept(),
+        secrets_hidden(),
+        _local_cluster(workers) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.register_plugin(_deaf_to_interrupts())
+        yield WorkerPool(client, _Local(cluster))
+
+
+@contextmanager
+def _slurm_workers(workers: Workers, folder: Path, say: Callable[[str], None]) -> Iterator[WorkerPool]:
+    try:
+        from flows.slurm_workers import open_slurm_workers
+    except ImportError as error:
+        raise ClusterError(
+            f"workers.kind: slurm needs dask-jobqueue, which cannot be imported ({error}): pip install 'assay[slurm]'"
+        ) from None
+    with open_slurm_workers(workers, folder, say) as pool:
+        yield pool
+
+
+@contextmanager
+def _others_workers(workers: Workers, folder: Path, say: Callable[[str], None]) -> Iterator[WorkerPool]:
+    assert workers.address is not None
+    with _connected(workers.address) as client:
+        found = client.run_on_scheduler(_settings_found())
+        ahead = found["worker-saturation"] * found["threads"] <= 1
+        if not ahead or found["allowed-failures"] > 1:
+            say(
+                f"The scheduler at {workers.address} runs with worker-saturation {found['worker-saturation']:g} and"
+                f" allowed-failures {found['allowed-failures']}, its workers with up to {found['threads']} threads."
+                " With 1.0, 1 and 1 a structure that kills its worker costs less (configs/clusters/address.yaml)."
+            )
+        yield WorkerPool(client, _Address(workers.address, ahead=ahead))
+
+
+def _connected(address: str) -> Client:
+    """Reach somebody's scheduler.
+
+    Raises:
+        ClusterError: None answers.
+    """
+    from distributed import Client
+
+    deadline = time.monotonic() + CONNECT_S
+    while True:
+        try:
+            # As long as this it would look for a scheduler that has died, too, before it lets us go.
+            return Client(address, timeout=ATTEMPT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or time.monotonic() > deadline:
+                raise ClusterError(f"workers.address: no Dask scheduler answers at {address}: {error}") from None
+        time.sleep(1)
+
+
+class _Local:
+    """Processes on this machine, which come back when they die."""
+
+    ours_alone = True
+    ahead = True
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self._count = len(cluster.worker_spec)
+        self.most: int | None = self._count
+        self._tried = time.monotonic()
+
+    def title(self, present: int) -> str:
+        return f"{self._count} workers"
+
+    def check(self, present: int, paused: int, without_s: float) -> None:
+        if without_s > LOCAL_S:
+            raise ClusterError(
+                f"All workers ended, and none could be started again within {LOCAL_S:g} s. Look whether memory or disk"
+                " are full, and at what `assay doctor` says; the same command goes on from here."
+            )
+        now = time.monotonic()
+        if present < self._count and now - self._tried > SUPPLY_S:  # one that nobody watches any more
+            self._tried = now
+            self._cluster.scale(self._count)
+
+
+class _Address:
+    """Workers of a scheduler that somebody else started, for us or for many."""
+
+    most: int | None = None
+    ours_alone = False
+
+    def __init__(self, address: str, *, ahead: bool) -> None:
+        self.address, self.ahead = address, ahead
+
+    def title(self, present: int) -> str:
+        return f"the {present} workers at {self.address}"
+
+    def check(self, present: int, paused: int, without_s: float) -> None:
+        if without_s > ADDRESS_S:
+            found = f"{paused} workers, all paused for want of memory" if paused else "no workers"
+            raise ClusterError(
+                f"workers.address: the scheduler at {self.address} has had {found} for {ADDRESS_S:g} s; start some, and"
+                " the same command goes on from here."
+            )
+
+
+def _settings_found() -> Any:
+    # Nested, so that it travels as code: somebody's scheduler may know nothing of us.
+    def found(dask_scheduler: Any = None) -> dict[str, Any]:
+        return {
+            "worker-saturation": dask_scheduler.WORKER_SATURATION,
+            "allowed-failures": dask_scheduler.allowed_failures,
+            "threads": max((worker.nthreads for worker in dask_scheduler.workers.values()), default=1),
+        }
+
+    return found
 
 
 def _local_cluster(workers: Workers) -> LocalCluster:
@@ -124,9 +245,7 @@ def _local_cluster(workers: Workers) -> LocalCluster:
 @contextmanager
 def _environment_kept() -> Iterator[None]:
     """Take back what Dask sets in this process's environment for its workers to inherit: it is meant for them alone."""
-    names = SETTINGS["distributed.nanny.pre-spawn-environ"]
-    assert isinstance(names, dict)
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-# What a DFT job itself says to sbatch: more would make it another job.
+# What a job of ours itself says to sbatch: more would make it another job.
 OURS = frozenset(
     {"--job-name", "-J", "--output", "-o", "--error", "-e", "--open-mode", "--export", "--export-file", "--chdir", "-D"}
     | {"--array", "-a", "--wrap", "--requeue", "--no-requeue", "--time", "-t", "--mem", "--parsable", "--test-only"}
@@ -62,6 +62,10 @@ class Queue(Section):
     def _one_line_each(cls, value: list[str]) -> list[str]:
         if any(not option.isprintable() or not option for option in value):
             raise ValueError("takes options of one line each")
+        for option in value:
+            word = re.split(r"[= ]", option)[0]
+            if not option.startswith("-") or word in OURS or (not word.startswith("--") and word[:2] in OURS):
+                raise ValueError(f"{option!r} is not an option that may be given here")
         return value
 
 
@@ -79,7 +83,7 @@ class Workers(Queue):
         ge=1,
         le=1024,
         title="Workers",
-        description="Processes, one thread each; with kind slurm, the most jobs at once. "
+        description="Processes, one thread each; with kind slurm, the most jobs at once, each with one worker. "
         "Empty: one for each core here; with device cuda, one for each GPU.",
     )
     minimum: int = Field(
@@ -104,22 +108,30 @@ class Workers(Queue):
         title="Wait for a worker (s)",
         description="How long the first worker may wait in a queue before the campaign gives up.",
     )
-    device: Literal["cpu", "cuda"] = Field(default="cpu", title="Device", description="Where the potential runs.")
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        title="Device",
+        description="Where the potential runs. With kind slurm, options such as --gres=gpu:1 ask for the GPU.",
+    )
     address: str | None = Field(
         default=None, title="Scheduler address", description="For kind address, such as tcp://10.0.0.5:8786."
     )
     interface: str | None = Field(
         default=None,
         title="Network interface",
-        description="For kind slurm: by which workers reach this machine, such as ib0. Empty: found by itself.",
+        description="For kind slurm: by which nodes reach this machine, such as ib0. Empty: found by itself. "
+        "The Dask scheduler listens there, the only server that listens on more than loopback; it speaks TLS, and only "
+        "to those who show a certificate that is made for the run and lies in its folder.",
     )
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Workers:
         if (self.kind == "address") != (self.address is not None):
             raise ValueError("kind: address and address: tcp://HOST:PORT go together")
-        if self.count is not None and self.minimum > self.count:
-            raise ValueError(f"minimum ({self.minimum}) is above count ({self.count})")
+        if self.kind != "slurm" and (self.queue or self.account or self.options or self.set_up or self.container):
+            raise ValueError("queue, account, options, set_up and container are for kind: slurm")
+        if self.kind == "slurm" and self.minimum > self.resolved_count():
+            raise ValueError(f"minimum ({self.minimum}) is above count ({self.resolved_count()})")
         return self
 
     def resolved_count(self) -> int:
@@ -183,10 +195,6 @@ class DFTJobs(Queue):
             least, most = getattr(self, name), getattr(self, f"max_{name}")
             if most is not None and most < least:
                 raise ValueError(f"max_{name} ({most:g}) is below {name} ({least:g})")
-        for option in self.options:
-            word = re.split(r"[= ]", option)[0]
-            if not option.startswith("-") or word in OURS or (not word.startswith("--") and word[:2] in OURS):
-                raise ValueError(f"options: {option!r} is not an option that may be given here")
         return self
 
     def limits(self) -> Limits:

@@ -29,8 +29,8 @@ def examine(ledger_url: str | None) -> list[Check]:
     """Look at everything a campaign may need."""
     checks: list[Callable[[], Check]] = [
         _python,
-        *[lambda name=name: _shadowed(name) for name in ("flows", "materials", "models")],
-        lambda: _potential("chgnet", needed=True),
+        *[lambda name=name: shadowed(name) for name in ("flows", "materials", "models")],
+        lambda: potential("chgnet"),
         _compiler,
         lambda: _importable("matgl", "other potentials of the matgl family", "pip install 'matgl>=4.1.2,<5'"),
         lambda: _dft("gpaw"),
@@ -49,11 +49,12 @@ def written(checks: list[Check], style: str) -> str:
     if style == "json":
         return json.dumps([asdict(check) for check in checks], indent=1, ensure_ascii=False)
     lines = []
+    width = max(18, *(len(check.name) for check in checks))
     for check in checks:
         mark = "ok  " if check.ok else ("FAIL" if check.needed else "none")
-        lines.append(f"{mark}  {check.name:18s} {check.found}")
+        lines.append(f"{mark}  {check.name:{width}s} {check.found}")
         if not check.ok and check.fix:
-            lines.append(f"      {'':18s} fix: {check.fix}")
+            lines.append(f"      {'':{width}s} fix: {check.fix}")
     return "\n".join(lines)
 
 
@@ -62,7 +63,8 @@ def _python() -> Check:
     return Check(name="python", ok=sys.version_info >= (3, 11), found=found, fix="use Python >= 3.11")
 
 
-def _shadowed(name: str) -> Check:
+def shadowed(name: str) -> Check:
+    """Look whether importing a room of ours finds ours."""
     spec = importlib.util.find_spec(name)
     here = Path(__file__).resolve().parent.parent / name
     found = Path(spec.origin).resolve().parent if spec and spec.origin else None
@@ -87,15 +89,16 @@ def _importable(package: str, what: str, fix: str) -> Check:
     return Check(name=package, ok=there, found=what if there else "not installed", fix=fix, needed=False)
 
 
-def _potential(kind: str, *, needed: bool) -> Check:
+def potential(kind: str, *, device: str = "cpu") -> Check:
+    """Load a potential, which checks that it gets well-known compounds right."""
     try:
         from models.potentials.load import load_potential
 
-        identity = load_potential(kind)
+        identity = load_potential(kind, device=device)
     except (AssayError, ImportError) as error:
-        return Check(name=kind, ok=False, found=str(error), fix=f"pip install {kind}", needed=needed)
+        return Check(name=kind, ok=False, found=str(error), fix=f"pip install {kind}")
     found = f"{identity.method}, {identity.level_of_theory}, weights {identity.weights_hash[:8]}, anchors agree"
-    return Check(name=kind, ok=True, found=found, needed=needed)
+    return Check(name=kind, ok=True, found=found)
 
 
 def _compiler() -> Check:

@@ -167,8 +167,17 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
 
 def campaign_schema() -> str:
     """Write the JSON schema of a campaign file, for editors and for `configs/campaign.schema.json`."""
+    return _schema(Campaign)
+
+
+def cluster_schema() -> str:
+    """Write the JSON schema of a cluster file, for editors and for `configs/cluster.schema.json`."""
+    return _schema(Cluster)
+
+
+def _schema(model: type[BaseModel]) -> str:
     import json
 
-    schema = Campaign.model_json_schema()
+    schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

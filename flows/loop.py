@@ -105,6 +105,7 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
         code.version()
         if choice.name == "vasp":
             code.find_potcars(elements_of(campaign))  # type: ignore[attr-defined]  # the one code that has a library
+    _upgrade_own(request.ledger_url, progress)
     with Ledger.open(request.ledger_url) as ledger:
         run = Run(
             campaign=campaign,
@@ -133,6 +134,18 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
             raise
         finally:
             ledger.end_run(run_id, state)
+
+
+def _upgrade_own(url: str | None, progress: Progress) -> None:
+    """Bring an SQLite file of an older Assay to this version; a server's database is not ours to change unasked."""
+    from materials.store.upgrading import due, upgrade
+
+    planned = due(url)
+    if planned is not None and planned.backup is not None:
+        upgrade(url)
+        progress.say(
+            f"Ledger {planned.url}: schema version {planned.found} became {planned.wanted}; as it was: {planned.backup}"
+        )
 
 
 @contextmanager

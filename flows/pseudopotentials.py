@@ -11,9 +11,8 @@ from flows.load import check, read_yaml
 from flows.section import Section
 from flows.sources import Element, named_elements
 from materials.errors import CampaignError
+from models.dft.espresso_output import RYDBERG
 from models.dft.pseudopotentials import Family, Pseudopotential, functional_named, read_header, sha256_of
-
-RYDBERG_EV = 13.605693122994  # CODATA 2018
 
 
 class Entry(Section):
@@ -96,8 +95,8 @@ def _pseudopotential(file: Path, element: str, functional: str, entry: Entry) ->
         file=entry.file,
         valence=header.valence,
         sha256=digest,
-        cutoff_ev=entry.cutoff_ry * RYDBERG_EV,
-        density_cutoff_ev=entry.density_cutoff_ry * RYDBERG_EV,
+        cutoff_ev=entry.cutoff_ry * RYDBERG,
+        density_cutoff_ev=entry.density_cutoff_ry * RYDBERG,
     )
 
 

@@ -4,6 +4,7 @@
     ├── InputError                 exit code 2: the user can mend it before anything runs
     │   ├── CampaignError          a campaign or cluster file says something impossible
     │   ├── QueryError             a --where, --sort or material id that cannot be answered
+    │   ├── LedgerOutdated         the database was written by an older version, and wants `assay db upgrade`
     │   └── LedgerTooNew           the database was written by a newer version; it is left untouched
     ├── SourceError                a source of structures could not answer
     │   ├── SourceUnavailable      unreachable, or still failing after retries
@@ -20,6 +21,7 @@
     │   ├── SchedulerUnreachable   the queueing system does not answer
     │   └── JobRefused             it does not take a job
     ├── LedgerError                the database could not be read or written
+    │   └── LedgerLost             it went away meanwhile
     └── ClusterError               workers could not be had, or all of them are gone
 
 A message names what was found, where (file, key), and what to do. Trouble with a single structure is no
@@ -45,6 +47,10 @@ class CampaignError(InputError):
 
 class QueryError(InputError):
     """A query of the ledger cannot be answered as it stands."""
+
+
+class LedgerOutdated(InputError):
+    """The database was written by an older version of Assay."""
 
 
 class LedgerTooNew(InputError):
@@ -113,6 +119,10 @@ class JobRefused(DFTError):
 
 class LedgerError(AssayError):
     """The database could not be read or written."""
+
+
+class LedgerLost(LedgerError):
+    """The database went away while it was asked or told."""
 
 
 class ClusterError(AssayError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FILE = "job.sh"
 SET_UP_FAILED = "assay: a set-up line failed"
+_FAILED = f"{{ echo {shlex.quote(SET_UP_FAILED)}; exit 1; }}"
 BEGINS = "assay: {name} begins"
 
 
@@ -45,17 +46,21 @@ def text(task: Task, words: Sequence[str], set_up: Sequence[str], directives: Se
         "SLURM_EXPORT_ENV": "ALL",  # else srun passes on no more than sbatch was told to
     }
     begins = BEGINS.format(name=task.name)
-    failed = f"{{ echo {shlex.quote(SET_UP_FAILED)}; exit 1; }}"
     lines = [
         "#!/bin/bash",
         *(f"#SBATCH {directive}" for directive in directives),
         f'echo {shlex.quote(begins)} on "$(hostname)" at "$(date)" "${{SLURM_JOB_ID:+as job $SLURM_JOB_ID}}"',
         *(f"export {name}={shlex.quote(value)}" for name, value in settings.items()),
-        *(f"{{\n{line}\n}} || {failed}" for line in set_up),
-        f"cd {shlex.quote(str(task.folder.resolve()))} || {failed}",
+        *guarded(set_up),
+        f"cd {shlex.quote(str(task.folder.resolve()))} || {_FAILED}",
         f"exec {shlex.join(words)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def guarded(set_up: Sequence[str]) -> list[str]:
+    """Set-up lines, each of which ends the job where it fails."""
+    return [f"{{\n{line}\n}} || {_FAILED}" for line in set_up]
 
 
 def began(name: str, log: Path) -> bool:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from flows.cluster import open_client
+from flows.cluster import open_workers
 from flows.context import Run
 from flows.export import write_trajectory
 from flows.progress import Counter
+from flows.worker_pool import LOOK_S, WorkerPool
 from materials.errors import AssayError, ClusterError
 from materials.records import Calculation, Candidate, Failure
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Future
     from pymatgen.core import Structure
 
     from models.relaxation import Frame
@@ -28,7 +30,8 @@ FIRST_CHUNK_SITES = 240  # before anything is measured
 LEAST_SITES = 40  # of the last chunks, which are small so that the workers end together
 MOST_STRUCTURES = 2000  # in a chunk, however quick they are: a GPU wants many, a message not too many
 SUSPECTS = 8  # structures that fail one after the other, with no success before
-CHUNKS_IN_FLIGHT = 2  # a worker: one that runs and one that waits, so that 10^5 candidates never lie in memory at once
+LIVES = 3  # workers that may end before a chunk does, by their walltime or by somebody's hand
+RESULT_S = 30.0  # to fetch what a worker has done
 
 
 def screen(run: Run) -> int:
@@ -44,15 +47,14 @@ def screen(run: Run) -> int:
         return 0
     identity = run.potential_identity
     start = time.perf_counter()
-    with open_client(run.cluster.workers) as client:
-        n_workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-        title = f"Screening with {identity.method} on {n_workers} workers"
+    with open_workers(run.cluster.workers, folder=run.folder, say=run.progress.say) as pool:
+        title = f"Screening with {identity.method} on {pool.title()}"
         with run.progress.counting(title, len(missing), "structures") as counter:
-            screening = _Screening(run, client, counter, n_workers)
+            screening = _Screening(run, pool, counter)
             try:
                 screening.work(_Chunks(run, missing))
             finally:
-                relaxing = screening.busy_s / n_workers
+                relaxing = screening.busy_s / max(pool.mean(), 1.0)
                 run.progress.spend("relaxation", relaxing)
                 run.progress.spend("waiting for workers", max(time.perf_counter() - start - relaxing, 0.0))
     return len(missing)
@@ -113,61 +115,106 @@ class _Chunks:
 class _Screening:
     """Keeps every worker busy, writes what comes back, and finds the structure that kills."""
 
-    def __init__(self, run: Run, client: Client, counter: Counter, n_workers: int) -> None:
-        self.run, self.client, self.counter, self.n_workers = run, client, counter, n_workers
+    def __init__(self, run: Run, pool: WorkerPool, counter: Counter) -> None:
+        self.run, self.pool, self.counter = run, pool, counter
         self.busy_s = 0.0  # of all workers, in the potential
         self.alone: deque[Chunk] = deque()  # of chunks that killed their worker, one by one
-        self.flying: dict[Future, Chunk] = {}
+        self.last: deque[Chunk] = deque()  # of those the ones that killed again, where others might have done it
+        self.flying: dict[Future[Any], Chunk] = {}
+        self.landed: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self.suspect: list[tuple[Chunk, str, str]] = []  # failed before anything succeeded: theirs, or our fault?
         self.succeeded = False
+        self.proving = False  # the last ones, with no other beside them
 
     def work(self, chunks: _Chunks) -> None:
-        from distributed import as_completed
-
-        stream = as_completed(loop=self.client.loop)
-        self._fill(stream, chunks)
+        self._fill(chunks)
         while self.flying:
-            future = next(stream)
-            self._land(future, self.flying.pop(future), chunks)
             self.run.check_stop()
-            self._fill(stream, chunks)
+            self.pool.check()
+            self._recall_short_lived()
+            try:
+                future = self.landed.get(timeout=LOOK_S)
+            except queue.Empty:
+                continue
+            if future in self.flying:
+                self._land(future, chunks)
+            self._fill(chunks)
         self._judge_suspects(at_end=True)
 
-    def _fill(self, stream: object, chunks: _Chunks) -> None:
+    def _fill(self, chunks: _Chunks) -> None:
         from models.screening import relax_chunk
 
-        while len(self.flying) < CHUNKS_IN_FLIGHT * self.n_workers:
-            chunk = self.alone.popleft() if self.alone else chunks.cut(self.n_workers)
-            if chunk is None:
-                return
-            future = self.client.submit(
+        while len(self.flying) < self.pool.window and (chunk := self._next(chunks)) is not None:
+            future = self.pool.client.submit(
                 relax_chunk, self.run.potential, self.run.relaxation, chunk, pure=False, key=_key(chunk)
             )
             self.flying[future] = chunk
-            stream.add(future)  # type: ignore[attr-defined]
+            future.add_done_callback(self.landed.put)
 
-    def _land(self, future: Future, chunk: Chunk, chunks: _Chunks) -> None:
-        from distributed import KilledWorker
+    def _next(self, chunks: _Chunks) -> Chunk | None:
+        if self.alone:
+            return self.alone.popleft()
+        chunk = chunks.cut(self.pool.most)
+        if chunk is None and self.last and not self.flying:
+            self.proving = True
+            chunk = self.last.popleft()
+        return chunk
 
+    def _land(self, future: Future, chunks: _Chunks) -> None:
+        if future.cancelled():
+            self.pool.check(at_once=True)
+            raise ClusterError(
+                "The Dask scheduler has dropped what it was sent: it was restarted. What had ended is in the ledger; "
+                "the same command goes on from there."
+            )
         error = future.exception()
         if error is None:
-            answers = future.result()
+            try:
+                answers = future.result(timeout=RESULT_S)
+            except TimeoutError:  # the worker that had it is gone, and it is being done again
+                future.add_done_callback(self.landed.put)
+                return
             self._keep(answers.calculations, answers.trajectories)
             took = sum(calculation.wall_time_s for calculation in answers.calculations)
-            chunks.measured(sum(map(len, chunk.values())), took)
+            chunks.measured(sum(map(len, self.flying[future].values())), took)
             self.busy_s += took
             self.succeeded = True
             self._judge_suspects()
         elif isinstance(error, AssayError):
             raise error
-        elif len(chunk) > 1:
-            self.alone.extend({material_id: structure} for material_id, structure in chunk.items())
         else:
-            killed = isinstance(error, KilledWorker)
-            what = "its worker process died each time it was tried (memory, or a crash)" if killed else repr(error)
-            self.suspect.append((chunk, "KilledWorker" if killed else type(error).__name__, what))
-            self._judge_suspects()
+            self._doubt(self.flying[future], error)
+        self._end(future)
+
+    def _end(self, future: Future) -> None:
+        del self.flying[future]
+        self.pool.forget(future.key)
         future.release()
+
+    def _doubt(self, chunk: Chunk, error: BaseException) -> None:
+        """Find the culprit in a chunk that did not come back."""
+        from distributed import KilledWorker
+
+        killed = isinstance(error, KilledWorker | _ShortLived)
+        if len(chunk) > 1:
+            self.alone.extend({material_id: structure} for material_id, structure in chunk.items())
+        elif killed and not self.pool.ours_alone and not self.proving:
+            self.last.append(chunk)
+        else:
+            name = "KilledWorker" if killed else type(error).__name__
+            what = "its worker process died each time it was tried (memory, or a crash)"
+            if isinstance(error, _ShortLived) or not killed:
+                what = str(error) if killed else repr(error)
+            self.suspect.append((chunk, name, what))
+            self._judge_suspects()
+
+    def _recall_short_lived(self) -> None:
+        """Take back what outlives one worker after the other: Dask would try it for ever."""
+        for future, chunk in list(self.flying.items()):
+            if self.pool.lives(future.key) > LIVES:
+                future.cancel()
+                self._end(future)
+                self._doubt(chunk, _ShortLived(f"{LIVES} workers ended before it did: its relaxation takes too long"))
 
     def _judge_suspects(self, *, at_end: bool = False) -> None:
         """Record what failed; but where nothing works at all, it is not the structures' fault."""
@@ -197,6 +244,10 @@ class _Screening:
             campaign_id, [_failure(c) for c in calculations if c.status not in ("converged", "max_steps")]
         )
         self.counter.advance(len(calculations))
+
+
+class _ShortLived(Exception):
+    """Workers ended, each before its chunk did."""
 
 
 def _failure(calculation: Calculation) -> Failure:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, Connection, Engine, Float, Integer, func, or_, select
+from sqlalchemy import Boolean, ColumnElement, Connection, Engine, Float, Integer, Select, func, literal, or_, select
 
 from materials.errors import QueryError
-from materials.expressions import ColumnKind, Expression, SortKey
+from materials.expressions import Both, ColumnKind, Comparison, Either, ElementsIn, Expression, Has, Not, SortKey
 from materials.query import nearest
 from materials.serialization import structure_from_json
 from materials.store import tables
 from materials.store.conditions import condition
 from materials.store.connection import reading
-from materials.store.rows import chunks
+from materials.store.rows import CHUNK, chunks
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -29,6 +29,9 @@ _EVIDENCE = {
     "failures": tables.failures,
     "rankings": tables.rankings,
 }
+
+
+_FEW_ROWS = 20_000  # quick to read and sort; more, and the sort's own index meets enough of them soon
 
 
 def columns() -> dict[str, ColumnKind]:
@@ -124,14 +127,20 @@ class Answering:
         query = select(*shown)
         if campaign_id is not None:
             query = query.where(view.c.campaign_id == campaign_id)
-        if where is not None:
-            query = query.where(condition(where))
-        for key in sort:
-            column = view.c[key.column]
-            query = query.order_by((column.desc() if key.descending else column.asc()).nulls_last())
-        query = query.order_by(view.c.rank, view.c.material_id).limit(limit)
         with reading(self.engine) as connection:
-            return _dicts(connection, query)
+            if where is not None:
+                query = query.where(*_conditions(connection, campaign_id, where))
+            if not sort:
+                return _dicts(connection, query.order_by(view.c.rank, view.c.material_id).limit(limit))
+            # Those that have a value, then those that have none: so that an index gives the first few in order.
+            first = view.c[sort[0].column]
+            found = _dicts(
+                connection, _ordered(query.where(first.is_not(None)), sort, first_has_values=True).limit(limit)
+            )
+            if limit is None or len(found) < limit:
+                left = None if limit is None else limit - len(found)
+                found += _dicts(connection, _ordered(query.where(first.is_(None)), sort[1:]).limit(left))
+            return found
 
     def structures(self, material_ids: Iterable[str]) -> dict[str, Structure]:
         """Give the best structure known of each: of a converged DFT calculation, of a potential's, or as proposed."""
@@ -187,6 +196,68 @@ class Answering:
                     query = select(table).where(about).order_by(table.c.created_at, table.c.attempt)
                 found[kind] = _dicts(connection, query)
         return found
+
+
+def _ordered(query: Select[Any], sort: Sequence[SortKey], *, first_has_values: bool = False) -> Select[Any]:
+    view = tables.ranked_candidates
+    for number, key in enumerate(sort):
+        column = view.c[key.column].desc() if key.descending else view.c[key.column].asc()
+        query = query.order_by(column if first_has_values and number == 0 else column.nulls_last())
+    return query.order_by(view.c.rank, view.c.material_id)
+
+
+def _conditions(connection: Connection, campaign_id: str | None, where: Expression) -> list[ColumnElement[bool]]:
+    """Say a query in SQL so that the planner finds the quick way.
+
+    What few rows meet is looked up by its own index; what many meet is left to be met on the way along the sort's.
+    """
+    conditions = [condition(term) for term in _terms(where)]
+    if campaign_id is None:
+        return conditions
+    if connection.dialect.name == "sqlite":  # whose planner takes any range for a narrow one
+        conditions = [
+            func.likely(said) if _is_dense(connection, campaign_id, term) else said
+            for term, said in zip(_terms(where), conditions, strict=True)
+        ]
+    return [*conditions, *_systems(connection, campaign_id, where)]
+
+
+def _is_dense(connection: Connection, campaign_id: str, term: Expression) -> bool:
+    if not isinstance(term, Comparison) or term.column not in tables.SORTED_BY:
+        return False
+    view = tables.ranked_candidates
+    mine = select(literal(1)).where(view.c.campaign_id == campaign_id, condition(term))
+    counted = select(func.count()).select_from(mine.limit(_FEW_ROWS + 1).subquery())
+    return bool(connection.execute(counted).scalar_one() > _FEW_ROWS)
+
+
+def _systems(connection: Connection, campaign_id: str, where: Expression) -> list[ColumnElement[bool]]:
+    """Name the chemical systems that a query's elements mean, where their rows are few."""
+    view, table = tables.ranked_candidates, tables.systems
+    asked = [term for term in _terms(where) if _is_of_elements(term)]
+    if not asked:
+        return []
+    mine = select(table.c.chemsys, table.c.n_rows).where(table.c.campaign_id == campaign_id)
+    found = connection.execute(mine.where(*[condition(term, table.c.chemsys) for term in asked])).all()
+    if sum(row.n_rows for row in found) > _FEW_ROWS or len(found) > CHUNK:
+        return []
+    return [view.c.chemsys.in_([row.chemsys for row in found])]
+
+
+def _terms(where: Expression) -> Sequence[Expression]:
+    return [inner for term in where.terms for inner in _terms(term)] if isinstance(where, Both) else [where]
+
+
+def _is_of_elements(term: Expression) -> bool:
+    match term:
+        case Has() | ElementsIn():
+            return True
+        case Not():
+            return _is_of_elements(term.term)
+        case Both() | Either():
+            return all(map(_is_of_elements, term.terms))
+        case _:
+            return False
 
 
 def _kind(kind: Any) -> ColumnKind:

@@ -28,9 +28,15 @@ _OPERATORS = {
 }
 
 
-def condition(expression: Expression) -> ColumnElement[bool]:
-    """Say the same of a row of the ranked table in SQL."""
+def condition(expression: Expression, chemsys: ColumnElement[str] | None = None) -> ColumnElement[bool]:
+    """Say the same of a row of the ranked table in SQL.
+
+    Args:
+        expression: As `materials.query.parse` gave it.
+        chemsys: Where elements are looked up, if not in the ranked table.
+    """
     view = tables.ranked_candidates
+    system = view.c.chemsys if chemsys is None else chemsys
     match expression:
         case Comparison():
             return _OPERATORS[expression.operator](view.c[expression.column], expression.value)
@@ -39,16 +45,16 @@ def condition(expression: Expression) -> ColumnElement[bool]:
         case IsNull():
             return view.c[expression.column].is_(None)
         case Has():
-            return ("-" + view.c.chemsys + "-").contains(f"-{expression.element}-", autoescape=True)
+            return ("-" + system + "-").contains(f"-{expression.element}-", autoescape=True)
         case ElementsIn():
             # "K-Mg-Sb" -> "-K--Mg--Sb-": take out the allowed ones, and nothing may be left.
-            left: ColumnElement[str] = "-" + func.replace(view.c.chemsys, "-", "--") + "-"
+            left: ColumnElement[str] = "-" + func.replace(system, "-", "--") + "-"
             for element in expression.elements:
                 left = func.replace(left, f"-{element}-", "")
             return left == ""
         case Not():
-            return not_(condition(expression.term))
+            return not_(condition(expression.term, chemsys))
         case Both():
-            return and_(*[condition(term) for term in expression.terms])
+            return and_(*[condition(term, chemsys) for term in expression.terms])
         case Either():
-            return or_(*[condition(term) for term in expression.terms])
+            return or_(*[condition(term, chemsys) for term in expression.terms])

@@ -6,26 +6,33 @@ with synchronous=FULL: a commit a batch, so that the price is a few milliseconds
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from materials.errors import AssayError, LedgerError, LedgerTooNew
+from materials.errors import AssayError, LedgerError, LedgerLost, LedgerOutdated, LedgerTooNew
 from materials.serialization import dumps
 from materials.store.tables import CREATE_VIEW, SCHEMA_VERSION, metadata, schema_version
 
 DEFAULT_URL = "sqlite:///assay.db"
 BUSY_TIMEOUT_S = 30
-_CREATION_LOCK = 0x41737361  # "Assa": the advisory lock under which PostgreSQL tables are made
+PATIENCE_S = 600.0  # with a database that answered before: its server is started again, or the network is
+SCHEMA_LOCK = 0x41737361  # "Assa": the advisory lock under which PostgreSQL tables are made and changed
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+_LOG = logging.getLogger("assay.ledger")
 
 
 def parse_url(url: str | None) -> URL:
@@ -64,10 +71,11 @@ def connect(url: URL, *, must_exist: bool = False) -> Engine:
 
     Raises:
         LedgerTooNew: it was written by a newer version; it is left untouched.
+        LedgerOutdated: it was written by an older version, and has to be upgraded first.
         LedgerError: it cannot be reached, is missing though it must exist, or is not a ledger of ours.
     """
     _check_file(url, must_exist)
-    engine = _engine(url)
+    engine = engine_of(url)
     try:
         _prepare(engine, must_exist)
     except AssayError:
@@ -90,20 +98,63 @@ def translated(engine: Engine) -> Iterator[None]:
         secrets = [engine.url.password, *[value for key, value in engine.url.query.items() if "pass" in key.lower()]]
         for secret in secrets:
             reason = reason.replace(str(secret), "***") if secret else reason
-        raise LedgerError(f"The ledger at {mask(engine.url)} could not be used: {reason}") from None
+        gone = isinstance(error, DBAPIError) and error.connection_invalidated
+        kind = LedgerLost if gone else LedgerError
+        raise kind(f"The ledger at {mask(engine.url)} could not be used: {reason}") from None
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """Give a connection in one transaction that writes: all of it, or nothing."""
-    with translated(engine), engine.connect().execution_options(assay_writes=True) as connection, connection.begin():
+    with translated(engine), _connected(engine.execution_options(assay_writes=True)) as connection:
         yield connection
+        connection.commit()
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Give a connection that sees one state of the database."""
-    with translated(engine), engine.connect() as connection:
+    with translated(engine), _connected(engine) as connection:
+        yield connection
+
+
+def persistent(method: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+    """Say it again where the database went away while it was told: telling it twice is telling it once."""
+
+    @functools.wraps(method)
+    def told(*arguments: Arguments.args, **options: Arguments.kwargs) -> Answer:
+        while True:
+            try:
+                return method(*arguments, **options)
+            except LedgerLost as lost:
+                _LOG.warning("%s; saying it again", lost)
+
+    return told
+
+
+@contextmanager
+def _connected(engine: Engine) -> Iterator[Connection]:
+    """Open a connection and its transaction; where the database does not answer, wait until it does.
+
+    That it answered once was seen when the ledger was opened: so it is away, and may come back.
+    """
+    with ExitStack() as stack:
+        until, pause, waiting = time.monotonic() + PATIENCE_S, 0.2, False
+        while True:
+            try:
+                connection = stack.enter_context(engine.connect())
+                connection.begin()
+                break
+            except OperationalError:
+                stack.close()
+                if time.monotonic() > until:
+                    raise
+                if not waiting:
+                    _LOG.warning("The ledger at %s does not answer; what is to be written waits", mask(engine.url))
+                waiting, pause = True, min(2 * pause, 5.0)
+                time.sleep(pause)
+        if waiting:
+            _LOG.warning("The ledger at %s answers again", mask(engine.url))
         yield connection
 
 
@@ -111,7 +162,12 @@ def _prepare(engine: Engine, must_exist: bool) -> None:
     with translated(engine):
         with engine.connect() as connection:
             tables = set(inspect(connection).get_table_names())
-            version = _version(connection, tables, engine.url)
+            version = version_of(connection, tables, engine.url)
+        if version is not None and version < SCHEMA_VERSION:
+            raise LedgerOutdated(
+                f"The ledger at {mask(engine.url)} has schema version {version}; this Assay wants {SCHEMA_VERSION}: "
+                "`assay db upgrade` brings it there"
+            )
         if version is None:
             if must_exist:
                 raise LedgerError(f"There is no ledger at {mask(engine.url)} yet: `assay run CAMPAIGN.yaml` makes one")
@@ -128,7 +184,12 @@ def _check_file(url: URL, must_exist: bool) -> None:
         raise LedgerError(f"Cannot make the ledger {path}: the folder {path.parent} does not exist; make it first")
 
 
-def _engine(url: URL) -> Engine:
+def engine_of(url: URL) -> Engine:
+    """Make an engine for a URL that `parse_url` gave; nothing is opened yet.
+
+    Raises:
+        LedgerError: PostgreSQL's driver is missing.
+    """
     settings: dict[str, Any] = {"hide_parameters": True, "json_serializer": dumps}
     try:
         if url.get_backend_name() != "sqlite":
@@ -156,7 +217,13 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _version(connection: Connection, tables: set[str], url: URL) -> int | None:
+def version_of(connection: Connection, tables: set[str], url: URL) -> int | None:
+    """Read a ledger's schema version; None where there is no ledger yet.
+
+    Raises:
+        LedgerTooNew: A newer version wrote it.
+        LedgerError: It is some other database.
+    """
     if not tables:
         return None
     if "schema_version" not in tables:
@@ -178,7 +245,7 @@ def _create(engine: Engine) -> None:
         _use_wal(engine)
     with engine.connect().execution_options(assay_writes=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATION_LOCK})
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
         if inspect(connection).has_table("schema_version"):
             return  # another process was faster
         metadata.create_all(connection)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from materials.records import (
@@ -22,7 +22,7 @@ from materials.records import (
 )
 from materials.serialization import plain
 from materials.store import tables
-from materials.store.connection import writing
+from materials.store.connection import persistent, writing
 from materials.store.rows import (
     calculation_row,
     candidate_row,
@@ -31,6 +31,8 @@ from materials.store.rows import (
     ranking_row,
     record_row,
 )
+
+_ANALYZE_FROM = 1_000  # rows that a publication changed
 
 
 class Recording:
@@ -50,8 +52,7 @@ class Recording:
             "config": config,
             "created_at": _now(),
         }
-        with writing(self.engine) as connection:
-            _insert(connection, tables.campaigns, [row])
+        self._keep(tables.campaigns, [row])
         return str(row["campaign_id"])
 
     def start_run(
@@ -78,17 +79,18 @@ class Recording:
             "config": config,
             "budget": budget,
         }
-        with writing(self.engine) as connection:
-            _insert(connection, tables.runs, [row])
+        self._keep(tables.runs, [row])
         return str(row["run_id"])
 
+    @persistent
     def end_run(self, run_id: str, state: str) -> None:
         """Note how a run ended: `finished`, `stopped`, `failed`."""
         with writing(self.engine) as connection:
             ended = update(tables.runs).where(tables.runs.c.run_id == run_id)
             connection.execute(ended.values(ended_at=_now(), state=state))
 
-    def add_candidates(self, campaign_id: str, candidates: Iterable[Candidate]) -> None:
+    @persistent
+    def add_candidates(self, campaign_id: str, candidates: Sequence[Candidate]) -> None:
         """Keep proposals. The structure of a `material_id` is the first one told; parents are joined on reading."""
         with writing(self.engine) as connection:
             for chunk in chunks(candidates):
@@ -101,10 +103,10 @@ class Recording:
             {"campaign_id": campaign_id, "material_id": duplicate, "duplicate_of": kept, "stage": stage}
             for duplicate, kept in equivalences.items()
         ]
-        with writing(self.engine) as connection:
-            _insert(connection, tables.equivalences, rows)
+        self._keep(tables.equivalences, rows)
 
-    def add_calculations(self, calculations: Iterable[Calculation]) -> None:
+    @persistent
+    def add_calculations(self, calculations: Sequence[Calculation]) -> None:
         """Keep calculations, for all campaigns.
 
         The first converged answer to a question stays for good. Before it, each answer that differs from the last
@@ -115,7 +117,8 @@ class Recording:
             for chunk in chunks(calculations):
                 _insert(connection, tables.calculations, _attempts(connection, chunk, now))
 
-    def add_stabilities(self, campaign_id: str, stabilities: Iterable[Stability]) -> None:
+    @persistent
+    def add_stabilities(self, campaign_id: str, stabilities: Sequence[Stability]) -> None:
         """Keep hull distances; one that says what the latest of its material says already is left out."""
         columns = ("fidelity", "energy_above_hull", "decomposition_energy_per_atom", "reference_version")
         table = tables.stabilities
@@ -135,25 +138,28 @@ class Recording:
                 ]
                 _insert(connection, table, news)
 
-    def add_predictions(self, campaign_id: str, predictions: Iterable[Prediction]) -> None:
+    def add_predictions(self, campaign_id: str, predictions: Sequence[Prediction]) -> None:
         """Keep what the surrogate believed; what it said first of a round stays."""
         self._add(tables.predictions, campaign_id, predictions)
 
-    def add_selections(self, campaign_id: str, selections: Iterable[Selection]) -> None:
+    def add_selections(self, campaign_id: str, selections: Sequence[Selection]) -> None:
         """Keep a batch; a material is selected once in a campaign, and its first round stays."""
         self._add(tables.selections, campaign_id, selections)
 
-    def add_failures(self, campaign_id: str, failures: Iterable[Failure]) -> None:
+    def add_failures(self, campaign_id: str, failures: Sequence[Failure]) -> None:
         """Keep failures."""
         self._add(tables.failures, campaign_id, failures)
 
+    @persistent
     def publish(self, campaign_id: str, rows: Sequence[RankedCandidate]) -> int:
         """Make these rows the campaign's table; return how many of them were new, changed or gone.
 
         Readers see the old table or the new one, nothing between. Rows that say what they said are not written.
         """
-        table = tables.rankings
+        table, campaigns = tables.rankings, tables.campaigns
         with writing(self.engine) as connection:
+            # One publication of a campaign at a time; SQLite has but one writer anyway.
+            connection.execute(select(campaigns).where(campaigns.c.campaign_id == campaign_id).with_for_update())
             known = connection.execute(select(table).where(table.c.campaign_id == campaign_id)).mappings()
             old = {row["material_id"]: dict(row) for row in known}
             new = [ranking_row(campaign_id, row) for row in rows]
@@ -163,12 +169,30 @@ class Recording:
                     delete(table).where(table.c.campaign_id == campaign_id, table.c.material_id.in_(gone))
                 )
             _insert(connection, table, changed, replace=[name for name in self._RANKING_COLUMNS if "_id" not in name])
+            if changed or old:
+                _count_systems(connection, campaign_id)
+            if len(changed) + len(old) > _ANALYZE_FROM:
+                connection.execute(text("ANALYZE rankings"))  # or the planner thinks the table as it was, or empty
         return len(changed) + len(old)
 
-    def _add(self, table: Table, campaign_id: str, records: Iterable[Any]) -> None:
+    @persistent
+    def _keep(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        with writing(self.engine) as connection:
+            _insert(connection, table, rows)
+
+    @persistent
+    def _add(self, table: Table, campaign_id: str, records: Sequence[Any]) -> None:
         with writing(self.engine) as connection:
             for chunk in chunks(records):
                 _insert(connection, table, [record_row(campaign_id, record) for record in chunk])
+
+
+def _count_systems(connection: Connection, campaign_id: str) -> None:
+    table, mine = tables.systems, tables.rankings.c.campaign_id == campaign_id
+    connection.execute(delete(table).where(table.c.campaign_id == campaign_id))
+    system = tables.rankings.c.chemsys
+    counted = select(literal(campaign_id), system, func.count()).where(mine).group_by(system)
+    connection.execute(insert(table).from_select(["campaign_id", "chemsys", "n_rows"], counted))
 
 
 def _now() -> str:

@@ -1,6 +1,7 @@
 """The ledger's tables, and the view that people query.
 
-Everything but `rankings` is append-only. `rankings` is derived: what `publish` last said of each material.
+Everything but `rankings` and `systems` is append-only. Those two are derived: what `publish` last said of each
+material, and how many rows each chemical system has among them.
 `sequence` columns order what may be said more than once; the latest holds.
 """
 
@@ -23,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -221,12 +222,41 @@ rankings = Table(
     _number("volume_per_atom"),
     _text("known_as"),
     _text("message"),
-    Index("rankings_by_rank", "campaign_id", "rank"),
-    Index("rankings_by_score", "campaign_id", "score"),
-    Index("rankings_by_energy_above_hull", "campaign_id", "energy_above_hull"),
-    Index("rankings_by_decomposition_energy", "campaign_id", "decomposition_energy_per_atom"),
-    Index("rankings_by_band_gap", "campaign_id", "band_gap"),
 )
+
+systems = Table(
+    "systems",
+    metadata,
+    Column("campaign_id", Text, ForeignKey("campaigns.campaign_id"), primary_key=True),
+    _text("chemsys", primary_key=True),
+    Column("n_rows", Integer, nullable=False),
+)
+
+
+def _ranking_index(name: str, *columns: Any) -> None:
+    """Index rankings within a campaign; what is sorted by ends with the rank, for ties, and leaves out nulls.
+
+    An index without its many nulls tells the planner how few rows have a band gap.
+    """
+    there = columns[0].is_not(None)
+    sparse: dict[str, Any] = {"sqlite_where": there, "postgresql_where": there} if columns[0].nullable else {}
+    ordered = [columns[0].desc() if columns[0] is rankings.c.score else columns[0], *columns[1:]]
+    Index(f"rankings_by_{name}", rankings.c.campaign_id, *ordered, **sparse)
+
+
+_ranking_index("rank", rankings.c.rank)
+_ranking_index("status", rankings.c.status, rankings.c.rank)
+_ranking_index("chemsys", rankings.c.chemsys)
+SORTED_BY = (
+    "score",
+    "meets_targets",
+    "energy_above_hull",
+    "decomposition_energy_per_atom",
+    "band_gap",
+    "predicted_band_gap",
+)
+for _name in SORTED_BY:
+    _ranking_index(_name, rankings.c[_name], rankings.c.rank)
 
 _VIEW_COLUMNS = ", ".join(f'rankings."{column.name}"' for column in rankings.columns if column.name != "campaign_id")
 CREATE_VIEW = text(

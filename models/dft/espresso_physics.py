@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -22,11 +21,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.espresso import EspressoProfile, EspressoTemplate
 
 from models.dft.course import Died, Ended, NotConverged, climb, gap
+from models.dft.espresso_output import RYDBERG, Output, raise_refusal
 
-# As pw.x has them: CODATA 2018.
-RYDBERG = 13.605693122994  # eV
-HARTREE = 2 * RYDBERG
-BOHR = 0.529177210903  # Å
 HERE = Path(".")  # the driver works in the calculation's folder
 SCRATCH = Path("pw")  # the density, and what else pw.x leaves behind
 LOG = "scf.pwo"
@@ -45,10 +41,6 @@ LADDER: dict[str, dict[str, Any]] = {
         "patience": 3,
     },
 }
-# Routines that fail because a density on its way to convergence went astray: another way may lead there.
-NUMERICAL = ("cdiaghg", "rdiaghg", "c_bands", "mix_rho", "cegterg", "regterg", "pcegterg", "pregterg")
-# How a refused allocation reads, from Fortran, C++ or the system.
-NO_MEMORY = re.compile(r"Error allocating|Allocation would exceed|Cannot allocate|bad_alloc")
 
 
 class PwCalculator(Calculator):
@@ -65,7 +57,11 @@ class PwCalculator(Calculator):
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
         """Converge the density with the first rung of the ladder that leads there."""
         super().calculate(atoms, properties, system_changes)
-        self.rungs = climb(LADDER, self._attempt, LOG)
+        try:
+            self.rungs = climb(LADDER, self._attempt, LOG)
+        except (Ended, Died):
+            shutil.rmtree(SCRATCH, ignore_errors=True)  # what failed shall not fill the disk
+            raise
 
     def _attempt(self, rung: str) -> None:
         shutil.rmtree(SCRATCH, ignore_errors=True)
@@ -74,75 +70,6 @@ class PwCalculator(Calculator):
             raise NotConverged(f"not in {output.scf_steps} steps")
         self.output = output
         self.results = {"energy": output.energy, "forces": output.forces, "stress": output.stress}
-
-
-class Output:
-    """What pw.x wrote into its XML file, in eV and Å, and with ASE's sign of the stress."""
-
-    def __init__(self, path: Path, calculation: str) -> None:
-        root = ET.parse(path).getroot()
-        self.output = root.find("output")
-        # One that dies leaves what the run before it wrote.
-        if self.output is None or root.findtext("input/control_variables/calculation") != calculation:
-            raise Died(f"{path}: pw.x ended without a result of this run")
-        self.converged = self._text("convergence_info/scf_conv/convergence_achieved") == "true"
-        self.scf_steps = int(self._text("convergence_info/scf_conv/n_scf_steps"))
-
-    def _text(self, tag: str) -> str:
-        assert self.output is not None
-        return (self.output.findtext(tag) or "0").strip()
-
-    def _array(self, tag: str) -> Any:
-        return np.array(self._text(tag).split(), dtype=float)
-
-    @property
-    def energy(self) -> float:
-        """Between the internal and the free energy, at half of -TS: where both go when the smearing goes to zero.
-
-        https://doi.org/10.1088/0953-8984/1/4/007
-        """
-        return HARTREE * (float(self._text("total_energy/etot")) - 0.5 * float(self._text("total_energy/demet")))
-
-    @property
-    def forces(self) -> Any:
-        """Of each atom, eV/Å, (n, 3)."""
-        return self._array("forces").reshape(-1, 3) * HARTREE / BOHR
-
-    @property
-    def stress(self) -> Any:
-        """Voigt, eV/Å³, positive where the cell wants to shrink."""
-        tensor = -self._array("stress").reshape(3, 3) * HARTREE / BOHR**3
-        return tensor.ravel()[[0, 4, 8, 5, 2, 1]]
-
-    @property
-    def fermi_level(self) -> float:
-        """In eV."""
-        return HARTREE * float(self._text("band_structure/fermi_energy"))
-
-    @property
-    def n_kpoints(self) -> int:
-        """Irreducible ones."""
-        return int(self._text("band_structure/nks"))
-
-    @property
-    def electrons(self) -> float:
-        """Valence electrons in the cell."""
-        return float(self._text("band_structure/nelec"))
-
-    @property
-    def magnetization(self) -> float:
-        """Total moment of the cell, μB."""
-        return float(self._text("magnetization/total"))
-
-    def levels(self) -> Any:
-        """Eigenvalues (eV) of each spin channel, (spins, k-points, bands)."""
-        assert self.output is not None
-        rows = [
-            np.array((point.findtext("eigenvalues") or "").split(), dtype=float)
-            for point in self.output.findall("band_structure/ks_energies")
-        ]
-        spins = 2 if self._text("band_structure/lsda") == "true" else 1
-        return HARTREE * np.array(rows).reshape(len(rows), spins, -1).swapaxes(0, 1)
 
 
 def ground_state(atoms: Any, task: Any) -> tuple[PwCalculator, list[str]]:
@@ -181,9 +108,10 @@ def band_gap(calc: PwCalculator, settings: Any) -> float:
             raise Ended("scf_not_converged", f"the levels at the density did not converge: {error}") from None
 
     moment = output.magnetization if settings["magnetic_moments"] else None
-    found = gap(output.electrons, moment, output.levels(), finer)
-    shutil.rmtree(SCRATCH, ignore_errors=True)  # the last that was wanted of the density
-    return found
+    try:
+        return gap(output.electrons, moment, output.levels(), finer)
+    finally:
+        shutil.rmtree(SCRATCH, ignore_errors=True)  # the last that was wanted of the density
 
 
 def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_bands: int | None = None) -> Output:
@@ -212,10 +140,8 @@ def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_band
         template.execute(HERE, profile)
     except subprocess.CalledProcessError as error:
         code = error.returncode
-    raise_refusal(Path(template.outputname).read_text(errors="replace"))
-    for line in Path(template.errorname).read_text(errors="replace").splitlines():
-        if NO_MEMORY.search(line):
-            raise Ended("out_of_memory", line)
+    said, errors = (Path(file).read_text(errors="replace") for file in (template.outputname, template.errorname))
+    raise_refusal(said, errors)
     try:
         shutil.copy(SCRATCH / "pw.save" / "data-file-schema.xml", f"{name}.xml")
         return Output(Path(f"{name}.xml"), calculation)
@@ -273,20 +199,3 @@ def with_fractions(atoms: Any, valence: dict[str, float]) -> Any:
         fractions = [m / valence[symbol] for m, symbol in zip(moments, atoms.symbols, strict=True)]
         found.set_initial_magnetic_moments(np.clip(fractions, -0.9, 0.9))
     return found
-
-
-def raise_refusal(said: str) -> None:
-    """Raise what pw.x said between its lines of percent signs, if it did.
-
-    Raises:
-        NotConverged: It lost its way in the cycle.
-        Ended: It refused.
-    """
-    match = re.search(r"%{20,}\s*\n(.*?)\n\s*%{20,}", said, re.DOTALL)
-    if match is None:
-        return
-    words = " ".join(match[1].split())
-    routine = re.search(r"routine\s+(\S+)", words)
-    if routine is not None and routine[1] in NUMERICAL:
-        raise NotConverged(words)
-    raise Ended("failed", words)

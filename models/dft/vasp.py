@@ -24,7 +24,7 @@ from models.dft.contract import DFTResult, DFTSettings, Limits
 from models.dft.folder import DRIVER, DrivenCode
 from models.dft.presets import symmetrised
 from models.dft.vasp_potcars import library, potcar
-from models.dft.vasp_sets import SetChoice, input_set, potcar_titles, settings_of
+from models.dft.vasp_sets import SetChoice, input_set, potcars_of, settings_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -85,7 +85,7 @@ class Vasp(DrivenCode):
             CodeNotInstalled: There are no POTCARs at all.
         """
         library()
-        potcar_titles(self.choice, elements)
+        potcars_of(self.choice, elements, strict=True)
 
     def settings(
         self,
@@ -98,8 +98,10 @@ class Vasp(DrivenCode):
     ) -> DFTSettings:
         """Settings as the input set has them, whatever the preset says.
 
+        Without a POTCAR for an element there are settings nevertheless: of a calculation that fails.
+
         Raises:
-            DFTError: There is no such set or no POTCAR for an element; or the energy could stand in no hull.
+            DFTError: There is no such set; or the energy could stand in no hull.
             CodeNotInstalled: There are no POTCARs at all.
         """
         return settings_of(self.choice, elements, structure, relax=relax, geometry=geometry)
@@ -113,12 +115,13 @@ class Vasp(DrivenCode):
             "cell": cell.lattice.matrix.tolist(),
             "scaled_positions": cell.frac_coords.tolist(),
             "program": words(),
+            "lacking": settings.inputs.get("lacking", []),
         }
 
     def write_inputs(self, folder: Path, structure: Structure, settings: DFTSettings, limits: Limits) -> None:
         """Write VASP's four files and `task.json`; where a run has begun, custodian's corrections of them stay."""
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "checkpoint.json").exists():
+        if not (folder / "checkpoint.json").exists() and "lacking" not in settings.inputs:
             for name, text in input_files(structure, settings).items():
                 new = folder / f"{name}.ours"
                 new.write_text(text)

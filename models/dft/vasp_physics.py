@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,14 @@ from pymatgen.io.vasp.outputs import Vasprun
 
 from models.dft import course
 from models.dft.course import Died, Ended
+from models.dft.vasp_book import CHECKPOINT, POLL_S, Book
 from models.dft.vasp_output import read_run
 
 LEASH = Path(__file__).with_name("leash.py")
-CHECKPOINT = "checkpoint.json"
 FIRST_RELAXATION = "vasprun.xml.relax1"  # what custodian calls it once it has ended
-# custodian looks whether VASP has ended so often (s), and every so many looks at what it has written meanwhile.
-POLL_S = 0.2
+# Wave functions and densities are many times as large as all the rest, and nothing here reads them.
+HEAVY = ("WAVECAR", "CHG", "CHGCAR", "AECCAR0", "AECCAR1", "AECCAR2", "TMPCAR")
+# custodian looks whether VASP has ended every POLL_S seconds, and every so many times at what it has written meanwhile.
 LOOKS = 150
 # Corrections of one run, and of all runs of a calculation, before custodian gives up.
 MOST_CORRECTIONS = 5
@@ -42,56 +42,6 @@ REFUSALS = re.compile(r"I REFUSE TO CONTINUE|VERY BAD NEWS|EEEEEEE|internal erro
 MEMORY = re.compile(
     r"insufficient virtual memory|Allocation would exceed|Error allocating|Cannot allocate", re.IGNORECASE
 )
-
-
-class Book:
-    """What the calculation has come to, over all its attempts: it lies in the checkpoint.
-
-    A thread writes it at each step: whoever is killed has told how far he was.
-    """
-
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.before = 0  # ionic steps of the runs before this one
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-
-    @property
-    def n_steps(self) -> int:
-        """Ionic steps so far."""
-        return self.before + steps_in("OSZICAR")
-
-    def write(self) -> None:
-        """Write it down."""
-        with self._lock:
-            if not self._closed.is_set():
-                content = {
-                    "before": self.before,
-                    "n_steps": self.n_steps,
-                    "wall_time_s": time.time() - self.started,
-                }
-                course.write(CHECKPOINT, content)
-
-    def turn_page(self) -> None:
-        """Count what has run, before VASP writes a new OSZICAR."""
-        with self._lock:
-            self.before = self.n_steps
-            if os.path.exists("OSZICAR"):
-                os.replace("OSZICAR", "OSZICAR.counted")
-        self.write()
-
-    def keep(self) -> None:
-        """Write it down at each step, and every ten seconds."""
-        last, written = -1, 0.0
-        while not self._closed.wait(POLL_S):
-            if self.n_steps != last or time.monotonic() > written + 10:
-                last, written = self.n_steps, time.monotonic()
-                self.write()
-
-    def close(self) -> None:
-        """Write no more: the calculation has ended."""
-        with self._lock:
-            self._closed.set()
 
 
 class Job(VaspJob):
@@ -119,6 +69,8 @@ def compute(task: Any, started: float) -> dict[str, Any]:
     A relaxation is run twice, as the Materials Project does: the second run has the plane waves of its own cell.
     """
     settings = task["settings"]
+    if lacking := task["lacking"]:
+        raise Ended("failed", f"there is no {settings['potentials']} for {', '.join(lacking)} in pymatgen's folder")
     warnings.simplefilter("ignore")  # the log is for VASP's words and custodian's
     course.check_geometry(
         Atoms(numbers=task["numbers"], scaled_positions=task["scaled_positions"], cell=task["cell"], pbc=True)
@@ -134,6 +86,7 @@ def compute(task: Any, started: float) -> dict[str, Any]:
         max_errors=MOST_CORRECTIONS_IN_ALL,
         polling_time_step=POLL_S,
         monitor_freq=LOOKS,
+        skip_over_errors=True,  # a handler that stumbles over a file must not end a run that is well
         terminate_on_nonzero_returncode=False,  # some MPIs have one for a run that ended well
     )
     said = ""
@@ -143,6 +96,9 @@ def compute(task: Any, started: float) -> dict[str, Any]:
         said = str(error)
     finally:
         book.close()
+    for name in HEAVY:
+        for path in Path().glob(f"{name}*"):
+            path.unlink()
     return result_of(settings, corrections(custodian.run_log), said, book.n_steps)
 
 
@@ -193,21 +149,13 @@ def resume(book: Book, relaxes: bool) -> None:
     book.turn_page()
 
 
-def steps_in(name: str) -> int:
-    """Ionic steps that an OSZICAR tells of."""
-    try:
-        with open(name, errors="replace") as file:
-            return sum(" F= " in line for line in file)
-    except FileNotFoundError:
-        return 0
-
-
 def corrections(log: Any) -> list[dict[str, Any]]:
     """What custodian found and did, without the classes that found it."""
     return [
         {"errors": list(correction["errors"]), "actions": correction["actions"] or []}
         for job in log
         for correction in job["corrections"]
+        if not correction.get("skipped")
     ]
 
 
@@ -270,4 +218,5 @@ def told(repaired: list[dict[str, Any]], said: str) -> str:
     """What custodian did about it, in words."""
     errors = [error for correction in repaired for error in correction["errors"]]
     tried = f"custodian saw {', '.join(errors)}" if errors else "custodian saw nothing that it knows"
-    return f"{tried}; {' '.join(said.split())}".strip("; ")
+    words = re.sub(r"<[\w.]*\.(\w+) object at \w+>", r"\1", " ".join(said.split()))
+    return f"{tried}; {words}".strip("; ")

@@ -16,6 +16,10 @@ HOW_TO_POTCARS = (
 )
 
 
+class NoPotcar(DFTError):
+    """For one element there is no POTCAR."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PotcarFile:
     """One POTCAR of the library."""
@@ -31,7 +35,8 @@ def potcar(symbol: str, release: str) -> PotcarFile:
     """Find a POTCAR by pymatgen's settings.
 
     Raises:
-        DFTError: It is not there.
+        NoPotcar: It is not there.
+        DFTError: There is no such release.
         CodeNotInstalled: No POTCARs are.
     """
     return _potcar(symbol, release, library())
@@ -64,7 +69,7 @@ def _potcar(symbol: str, release: str, folder: str) -> PotcarFile:
         raise DFTError(f"dft.potcars: pymatgen knows no release {release!r} of POTCARs") from None
     except OSError as error:
         said = " ".join(str(error).split())
-        raise DFTError(f"There is no POTCAR {symbol} of {release}: {said}; {HOW_TO_POTCARS}") from None
+        raise NoPotcar(f"There is no POTCAR {symbol} of {release}: {said}; {HOW_TO_POTCARS}") from None
     return PotcarFile(
         symbol=symbol,
         title=str(found.TITEL),

@@ -11,7 +11,7 @@ from materials.corrections import MP2020_LEVEL, foreign_potcars
 from materials.errors import DFTError
 from models.dft.contract import DFTSettings
 from models.dft.presets import symmetrised
-from models.dft.vasp_potcars import potcar, quiet
+from models.dft.vasp_potcars import NoPotcar, PotcarFile, potcar, quiet
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -56,7 +56,7 @@ def input_set(choice: SetChoice, structure: Structure, *, relax: bool | None = N
         relax: Whether positions and cell are relaxed; None: as the set does.
 
     Raises:
-        DFTError: There is no such set, or it does not know an element.
+        DFTError: There is no such set.
     """
     from pymatgen.io.vasp import sets
 
@@ -74,12 +74,6 @@ def input_set(choice: SetChoice, structure: Structure, *, relax: bool | None = N
         more["user_potcar_functional"] = choice.potcars
     with quiet():
         made: VaspInputSet = getattr(sets, name)(symmetrised(structure).get_sorted_structure(), **more)
-        try:
-            made.potcar_symbols  # noqa: B018  it is made from the set's table
-        except KeyError as error:
-            raise DFTError(
-                f"{name} has no POTCAR for {error.args[0]}: leave that element out of the campaign"
-            ) from None
     return made
 
 
@@ -96,7 +90,7 @@ def settings_of(
         geometry: Whose geometry it is.
 
     Raises:
-        DFTError: There is no such set or no POTCAR for an element; or the energy could stand in no hull.
+        DFTError: There is no such set; or the energy could stand in no hull.
         CodeNotInstalled: There are no POTCARs at all.
     """
     made = input_set(choice, structure, relax=relax)
@@ -104,13 +98,19 @@ def settings_of(
     assert cell is not None
     with quiet():
         incar, kpoints = dict(made.incar), made.kpoints
-        symbols = made.potcar_symbols
-    release = str(made.user_potcar_functional)
-    potcars = [potcar(symbol, release) for symbol in symbols]
-    titles = potcar_titles(choice, {*map(str, elements), *(element.symbol for element in cell.elements)})
+    release, symbols = str(made.user_potcar_functional), made.poscar.site_symbols
+    hubbards = hubbards_of(incar, symbols)
+    potcars = potcars_of(choice, {*map(str, elements), *symbols})
+    inputs = {
+        "INCAR": incar,
+        "KPOINTS": None if kpoints is None else str(kpoints).splitlines()[1:],  # the first line is a comment
+        "POTCAR": [[file.symbol, file.title, file.fingerprint] for s in symbols if (file := potcars.get(s))],
+    }
+    if lacking := [symbol for symbol in symbols if symbol not in potcars]:
+        inputs["lacking"] = lacking  # the calculation will fail, and say why
+    titles = {element: file.title for element, file in potcars.items()}
     divisions, shift = mesh_of(kpoints, incar, cell)
-    hubbards = hubbards_of(incar, made.poscar.site_symbols)
-    electrons = sum(file.electrons * count for file, count in zip(potcars, made.poscar.natoms, strict=True))
+    electrons = sum(potcars[s].electrons * n for s, n in zip(symbols, made.poscar.natoms, strict=True) if s in potcars)
     return DFTSettings(
         code="vasp",
         preset=name,
@@ -121,7 +121,7 @@ def settings_of(
         kpoint_shift=shift,
         gap_kpoints=divisions,
         smearing_ev=float(incar["SIGMA"]),
-        convergence_energy_ev=float(incar["EDIFF"]) / electrons,
+        convergence_energy_ev=float(incar["EDIFF"]) / (electrons or 1.0),
         convergence_density=0.0,  # VASP judges the energy alone
         max_scf_steps=int(incar["NELM"]),
         magnetic_moments=_moments(incar, cell),
@@ -131,11 +131,7 @@ def settings_of(
         max_steps=int(incar["NSW"]),
         geometry=geometry,
         level=level_of(choice, name, release, titles, hubbards),
-        inputs={
-            "INCAR": incar,
-            "KPOINTS": None if kpoints is None else str(kpoints).splitlines()[1:],  # the first line is a comment
-            "POTCAR": [[file.symbol, file.title, file.fingerprint] for file in potcars],
-        },
+        inputs=inputs,
     )
 
 
@@ -164,24 +160,32 @@ def level_of(choice: SetChoice, name: str, release: str, titles: dict[str, str],
     return f"{choice.functional}/POTCAR-{release}/{name}"
 
 
-def potcar_titles(choice: SetChoice, elements: Iterable[str]) -> dict[str, str]:
-    """Element -> TITEL of the POTCAR that a set takes for it.
+def potcars_of(choice: SetChoice, elements: Iterable[str], *, strict: bool = False) -> dict[str, PotcarFile]:
+    """Find the POTCAR that a set takes for each element.
+
+    Args:
+        choice: Which input set.
+        elements: Whose.
+        strict: Whether one that is not there is an error; else it is left out.
 
     Raises:
-        DFTError: There is none.
+        NoPotcar: There is none, or the set knows none.
         CodeNotInstalled: There are no POTCARs at all.
     """
     from pymatgen.io.vasp import sets
 
-    kind = getattr(sets, choice.name)
     with quiet():
-        made = kind(user_potcar_functional=choice.potcars or None)
+        made = getattr(sets, choice.name)(user_potcar_functional=choice.potcars or None)
     table = made._config_dict["POTCAR"]
     found = {}
     for element in sorted(elements):
-        if element not in table:
-            raise DFTError(f"{choice.name} has no POTCAR for {element}: leave that element out of the campaign")
-        found[element] = potcar(table[element], str(made.user_potcar_functional)).title
+        try:
+            if element not in table:
+                raise NoPotcar(f"{choice.name} has no POTCAR for {element}: leave that element out of the campaign")
+            found[element] = potcar(table[element], str(made.user_potcar_functional))
+        except NoPotcar:
+            if strict:
+                raise
     return found
 
 

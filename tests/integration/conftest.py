@@ -3,10 +3,22 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pymatgen.core import Lattice, Structure
 
+from flows.campaign import Campaign
+from flows.cluster_file import Cluster, Workers
+from flows.context import Run
+from flows.progress import Progress
+from materials.identity import material_id
+from materials.records import Candidate
+from materials.store.ledger import Ledger
+
+ROOT = Path(__file__).parents[2]
 ASSAY = Path(sys.executable).with_name("assay")
 SMALL = Path(__file__).with_name("small.yaml")
 
@@ -50,3 +62,64 @@ def finished(tmp_path_factory: pytest.TempPathFactory, gpaw: None) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "said.txt").write_text(run(folder, "run", str(SMALL)))
     return folder
+
+
+def candidate(symbol: str, a: float) -> Candidate:
+    """An fcc crystal."""
+    structure = Structure(Lattice([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]]), [symbol], [[0, 0, 0]])
+    return Candidate(
+        material_id=material_id(structure),
+        formula=symbol,
+        chemsys=symbol,
+        structure=structure,
+        source="test",
+        source_version="1",
+    )
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make runs of a campaign whose potential is one of tests/peers/calculators.py."""
+    # The calculators live in tests/, which is no package of ours; workers start in another directory.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    opened: list[Ledger] = []
+
+    def make(
+        calculator: str,
+        candidates: list[Candidate],
+        workers: Workers | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        **screening: object,
+    ) -> Run:
+        campaign = Campaign.model_validate(
+            {
+                "name": "test",
+                "sources": [{"kind": "files", "path": "none"}],
+                "screening": {
+                    "potential": {
+                        "kind": "ase",
+                        "model": f"tests.peers.calculators:{calculator}",
+                        "level_of_theory": "toy",
+                    },
+                    "max_steps": 100,
+                    **screening,
+                },
+            }
+        )
+        ledger = Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}")
+        opened.append(ledger)
+        campaign_id = ledger.add_campaign(campaign.name, campaign.identity())
+        ledger.add_candidates(campaign_id, candidates)
+        return Run(
+            campaign=campaign,
+            cluster=Cluster(workers=workers or Workers(count=2, memory_gib=2)),
+            campaign_id=campaign_id,
+            ledger=ledger,
+            folder=tmp_path / "runs",
+            progress=Progress(say),
+        )
+
+    yield make
+    for ledger in opened:
+        ledger.close()

@@ -21,9 +21,9 @@ from ase.io import write
 from flows.campaign import Campaign
 from flows.cluster import SETTINGS
 from flows.load import load_cluster
-from tests.integration.test_postgresql import binaries
 from tests.peers import compose
 from tests.peers.compose import ROOT, Stack
+from tests.peers.postgresql import binaries
 
 TEXT = compose.FILE.read_text()
 CONTAINERFILE = (ROOT / "deploy" / "Containerfile").read_text()

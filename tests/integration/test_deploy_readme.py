@@ -17,9 +17,9 @@ import psycopg
 import pytest
 
 from tests.integration.conftest import ASSAY, SMALL
-from tests.integration.test_postgresql import binaries, unprivileged
 from tests.peers import compose
 from tests.peers.compose import ROOT, Stack
+from tests.peers.postgresql import binaries, unprivileged
 
 README = (ROOT / "deploy" / "README.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL))

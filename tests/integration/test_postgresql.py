@@ -3,99 +3,55 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
-import signal
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
+from ase.io import write
 from sqlalchemy import create_engine, text
 
-from materials.errors import LedgerError, LedgerTooNew
+from materials.errors import LedgerError, LedgerOutdated, LedgerTooNew
 from materials.query import parse, parse_sort
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
+from tests.integration.test_prefect import METALS, SCREENING, crystals
+from tests.peers import postgresql
 from tests.unit.materials import made_records as made
 
 pytestmark = pytest.mark.postgresql
 pytest.importorskip("psycopg")
 
-PASSWORD = "s3cret/word@x"
 ROOT = Path(__file__).parents[2]
-
-
-def binaries() -> Path | None:
-    """The newest PostgreSQL on this machine: on the PATH, or where Debian hides it."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3].split(".")[0]))
-    on_path = shutil.which("initdb")
-    if found:
-        return found[-1].parent
-    return Path(on_path).resolve().parent if on_path else None
-
-
-def unprivileged() -> dict[str, int]:
-    """PostgreSQL refuses to run as root: whom it runs as then."""
-    if os.geteuid() != 0:
-        return {}
-    nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+OLD = ROOT / "tests" / "unit" / "materials"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A server with a password, on loopback; its URL without a database."""
-    bin_folder = binaries()
-    if bin_folder is None:
-        pytest.skip("no PostgreSQL here: neither `initdb` nor /usr/lib/postgresql/*/bin")
-    who = unprivileged()
-    # Not pytest's own folder: only its owner may enter that.
-    with TemporaryDirectory(prefix="assay-postgresql-", dir="/tmp") as name:
-        folder, port = Path(name), free_port()
-        (folder / "password").write_text(PASSWORD)
-        for path in (folder, folder / "password"):
-            os.chown(path, who.get("user", -1), who.get("group", -1))
-        initdb = [bin_folder / "initdb", "-D", folder / "data", "-U", "assay", "--pwfile", folder / "password"]
-        subprocess.run([*initdb, "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"], cwd=folder, check=True, **who)
-        settings = [f"port={port}", "listen_addresses=127.0.0.1", "fsync=off", f"unix_socket_directories={folder}"]
-        flags = [part for setting in settings for part in ("-c", setting)]
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                [bin_folder / "postgres", "-D", folder / "data", *flags], cwd=folder, stderr=log, **who
-            )
-        try:
-            ready = [bin_folder / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
-            for _ in range(300):
-                if subprocess.run(ready, check=False).returncode == 0:
-                    break
-                assert process.poll() is None, (folder / "log").read_text()
-            yield f"postgresql://assay:{PASSWORD.replace('/', '%2F').replace('@', '%40')}@127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGINT)  # at once, whoever is still connected
-            process.wait(timeout=30)
+def running() -> Iterator[postgresql.Server]:
+    try:
+        with postgresql.running() as server:
+            yield server
+    except postgresql.NoPostgreSQL as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture
-def url(server: str, request: pytest.FixtureRequest) -> str:
+def server(running: postgresql.Server) -> str:
+    """Its URL without a database."""
+    return running.url
+
+
+@pytest.fixture
+def url(running: postgresql.Server, request: pytest.FixtureRequest) -> str:
     """A database of its own for each test."""
-    name = request.node.name.lower()
-    engine = create_engine(f"{server.replace('postgresql', 'postgresql+psycopg')}/postgres")
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}"'))
-    engine.dispose()
-    return f"{server}/{name}"
+    return running.make(request.node.name.lower()[:60])
 
 
 def test_everything_told_comes_back_once(url: str) -> None:
@@ -185,3 +141,108 @@ def test_a_wrong_password_is_told_without_it(server: str) -> None:
     assert "wr0ng" not in str(caught.value)
     with Ledger.open(f"{server}/postgres") as ledger:
         assert "s3cret" not in repr(ledger)
+
+
+def test_an_older_one_is_upgraded_when_somebody_says_so(url: str, running: postgresql.Server) -> None:
+    engine = create_engine(url.replace("postgresql", "postgresql+psycopg", 1))
+    with engine.begin() as connection:
+        for statement in (OLD / "schema-1-postgresql.sql").read_text().split(";\n"):
+            if statement.strip():
+                connection.execute(text(statement))
+        connection.execute(text("INSERT INTO campaigns VALUES ('q-1', 'q', 'h', '{}', '2026-01-01')"))
+    for must_exist in (True, False):
+        with pytest.raises(LedgerOutdated, match=r"schema version 1; this Assay wants 2: `assay db upgrade`"):
+            Ledger.open(url, must_exist=must_exist)
+    environment = {**os.environ, "ASSAY_DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
+    upgrade = [str(Path(sys.executable).with_name("assay")), "db", "upgrade"]
+    asked = subprocess.run(upgrade, env=environment, input="n\n", capture_output=True, text=True)
+    assert asked.returncode == 130
+    assert "schema version 1 becomes 2. Make a backup first (pg_dump)." in asked.stdout
+    assert "s3cret" not in asked.stdout + asked.stderr
+    subprocess.run([*upgrade, "--yes"], env=environment, check=True)
+    assert "Nothing to do" in subprocess.run(upgrade, env=environment, capture_output=True, text=True).stdout
+    with Ledger.open(url) as ledger, Ledger.open(running.make("fresh")) as fresh:
+        assert [c["campaign_id"] for c in ledger.campaigns()] == ["q-1"]
+        assert shape(ledger) == shape(fresh)
+    engine.dispose()
+
+
+def shape(ledger: Ledger) -> dict[str, Any]:
+    """Tables, columns and indexes."""
+    with ledger.engine.connect() as connection:
+        columns = "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
+        found = connection.execute(text(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")).all()
+        indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+        return {"columns": found, "indexes": connection.execute(text(indexes)).all()}
+
+
+def test_what_is_told_while_the_server_is_gone_lands_once(url: str, running: postgresql.Server) -> None:
+    told = [f"m{i}" for i in range(60)]
+    with Ledger.open(url) as ledger, ThreadPoolExecutor(4) as threads:
+        campaign_id = ledger.add_campaign("q", {})
+
+        def tell(name: str) -> None:
+            ledger.add_candidates(campaign_id, [made.candidate(name)])
+            ledger.add_calculations([made.calculation(name)])
+            ledger.publish(campaign_id, [made.ranked(name)])
+            time.sleep(0.02)
+
+        waiting = [threads.submit(tell, name) for name in told]
+        time.sleep(0.3)
+        running.kill()
+        time.sleep(3)
+        running.start()
+        for future in waiting:
+            future.result(timeout=120)
+        assert set(ledger.candidate_ids(campaign_id)) == set(told)
+        assert set(ledger.calculations()) == set(told)
+        with ledger.engine.connect() as connection:
+            counts = [
+                connection.execute(text(f"SELECT count(*) FROM {table}")).scalar()
+                for table in ("proposals", "calculations")
+            ]
+        assert counts == [60, 60]
+
+
+@pytest.mark.slow
+def test_two_campaigns_in_one_ledger_while_the_server_is_killed(
+    url: str, running: postgresql.Server, tmp_path: Path
+) -> None:
+    metals = {"one": METALS[:9], "two": METALS[9:]}
+    for name, symbols in metals.items():
+        write(tmp_path / f"{name}.extxyz", crystals(symbols))
+        content = {"name": name, "sources": [{"kind": "files", "path": f"{name}.extxyz"}], "screening": SCREENING}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(yaml.safe_dump({"workers": {"count": 1, "memory_gib": 2}}))
+
+    def start(name: str, ledger: str) -> subprocess.Popen[str]:
+        command = [Path(sys.executable).with_name("assay"), "run", f"{name}.yaml", "--no-dft", "--cluster", cluster]
+        environment = {**os.environ, "ASSAY_DATABASE_URL": ledger, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    both = [start(name, url) for name in metals]
+    with Ledger.open(url) as ledger:
+        until = time.monotonic() + 300
+        while len(ledger.calculations()) < 5:
+            assert time.monotonic() < until
+            assert all(process.poll() is None for process in both), [p.communicate() for p in both]
+            time.sleep(0.2)
+    running.kill()
+    time.sleep(5)
+    running.start()
+    said = [process.communicate(timeout=400)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert any("answers again" in words for words in said)
+    assert not any("s3cret" in words for words in said)
+    undisturbed = str(tmp_path / "undisturbed.db")
+    for name in metals:
+        process = start(name, undisturbed)
+        assert process.communicate(timeout=400)[1] is not None
+        assert process.returncode == 0
+    with Ledger.open(url) as one, Ledger.open(undisturbed) as other:
+        assert len(one.calculations()) == len(other.calculations())
+        for name in metals:
+            assert one.table(one.find_campaign(name)) == other.table(other.find_campaign(name))

@@ -1,7 +1,6 @@
 """Screening over real Dask workers, with structures that do their worst."""
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,72 +8,11 @@ import numpy as np
 import pytest
 from ase import units
 from ase.io import read
-from pymatgen.core import Lattice, Structure
 
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster, Workers
-from flows.context import Interrupted, Run
-from flows.progress import Progress
+from flows.context import Interrupted
 from flows.stages.screen import screen
 from materials.errors import ClusterError
-from materials.identity import material_id
-from materials.records import Candidate
-from materials.store.ledger import Ledger
-
-ROOT = Path(__file__).parents[2]
-
-
-def candidate(symbol: str, a: float) -> Candidate:
-    structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [symbol], [[0, 0, 0]]).get_primitive_structure()
-    return Candidate(
-        material_id=material_id(structure),
-        formula=symbol,
-        chemsys=symbol,
-        structure=structure,
-        source="test",
-        source_version="1",
-    )
-
-
-@pytest.fixture
-def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    # The calculators live in tests/, which is no package of ours; workers start in another directory.
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    opened: list[Ledger] = []
-
-    def make(calculator: str, candidates: list[Candidate], **screening: object) -> Run:
-        campaign = Campaign.model_validate(
-            {
-                "name": "test",
-                "sources": [{"kind": "files", "path": "none"}],
-                "screening": {
-                    "potential": {
-                        "kind": "ase",
-                        "model": f"tests.peers.calculators:{calculator}",
-                        "level_of_theory": "toy",
-                    },
-                    "max_steps": 100,
-                    **screening,
-                },
-            }
-        )
-        ledger = Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}")
-        opened.append(ledger)
-        campaign_id = ledger.add_campaign(campaign.name, campaign.identity())
-        ledger.add_candidates(campaign_id, candidates)
-        return Run(
-            campaign=campaign,
-            cluster=Cluster(workers=Workers(count=2, memory_gib=2)),
-            campaign_id=campaign_id,
-            ledger=ledger,
-            folder=tmp_path / "runs",
-            progress=Progress(lambda line: None),
-        )
-
-    yield make
-    for ledger in opened:
-        ledger.close()
+from tests.integration.conftest import candidate
 
 
 def test_each_poison_takes_only_its_own_structure(make_run: Any) -> None:

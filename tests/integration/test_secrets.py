@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ import yaml
 
 from flows.campaign import Campaign
 from tests.integration.test_compose import Api, listening
-from tests.integration.test_postgresql import binaries
 from tests.peers import compose, materials_project
 from tests.peers.compose import ROOT, Stack
+from tests.peers.postgresql import binaries
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.prefect, pytest.mark.slow, pytest.mark.long]
 
@@ -81,6 +81,16 @@ class Seen:
     sockets: set[tuple[str, int]] = field(default_factory=set)  # where connections were taken
 
 
+def kind_of(process: psutil.Process) -> str:
+    """Tell Dask workers by what Python's spawn runs, DFT processes by the folder in which they work."""
+    with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+        if any("spawn_main" in word for word in process.cmdline()):
+            return "dask"
+        if "dft" in Path(process.cwd()).parts:
+            return "dft"
+    return ""
+
+
 @contextmanager
 def watched(of: int) -> Iterator[Seen]:
     """Look at what a process starts, as long as it runs."""
@@ -88,17 +98,17 @@ def watched(of: int) -> Iterator[Seen]:
     ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(0.25):
-            try:
+        rounds = 0
+        while not ended.wait(0.2):
+            with suppress(psutil.NoSuchProcess):
                 top = psutil.Process(of)
-                seen.sockets |= listening(top)
+                if rounds % 10 == 0:
+                    seen.sockets |= listening(top)
                 for process in top.children(recursive=True):
-                    words = " ".join(process.cmdline())
-                    kind = "dask" if "spawn_main" in words else "dft" if "_driver.py" in words else ""
+                    kind = kind_of(process)
                     if kind:
                         seen.computing[f"{kind}-{process.pid}"] = process.environ()
-            except psutil.Error:
-                continue
+            rounds += 1
 
     thread = threading.Thread(target=look)
     thread.start()

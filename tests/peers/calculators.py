@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 from ase.calculators.calculator import all_changes
@@ -29,3 +30,17 @@ class Poisoned(Balls):
         super().calculate(atoms, properties, system_changes)
         if "Ar" in symbols:
             self.results["energy"] = float("nan")
+
+
+class Slow(Balls):
+    """Balls that take their time, so that there is time to break something."""
+
+    def __init__(self, seconds: float = 0.05) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
+    ) -> None:
+        time.sleep(self._seconds)
+        super().calculate(atoms, properties, system_changes)

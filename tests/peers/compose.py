@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from tests.integration.test_postgresql import binaries, unprivileged
+from tests.peers.postgresql import binaries, unprivileged
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = Path(sys.executable).parent

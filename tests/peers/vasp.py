@@ -39,7 +39,7 @@ from ase.optimize import BFGS
 
 from tests.peers import vasp_files as files
 
-GAP = 1.2
+GAP, OVERLAP = 1.2, 0.5  # eV
 ANIONS = frozenset({"H", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Ge", "As", "Se", "Br", "Sb", "Te", "I"})
 ENTROPY = 2e-4  # eV/atom
 # What each trouble has VASP say, on standard output or error.
@@ -112,9 +112,9 @@ def bands(task: files.Input) -> tuple[np.ndarray, np.ndarray, float, float]:
         occupations[spin, :, :full] = 1.0
         if full < n_bands:
             occupations[spin, :, full] = count - full
-        if insulates:
+        if full < n_bands:
             top, bottom = energies[spin, :, full - 1].max(), energies[spin, :, full].min()
-            energies[spin, :, full:] += GAP - (bottom - top)
+            energies[spin, :, full:] += (GAP if insulates else -OVERLAP) - (bottom - top)
     fermi = float(energies[0, :, int(each[0]) - 1].max())
     return energies, occupations, fermi, moment
 

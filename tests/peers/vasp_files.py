@@ -325,7 +325,10 @@ def outcar_head(task: Input, n_bands: int) -> str:
         f"   IBRION = {tags['IBRION']:6d}    ionic relax: 0-MD 1-quasi-New 2-CG\n"
         f"   NELECT = {task.n_electrons:12.4f}    total number of electrons\n\n{RULE}\n\n{cell}\n"
         f" k-points in reciprocal lattice and weights: Automatic mesh\n{points}\n\n"
-        f" maximum number of plane-waves:      1000\n\n{RULE}\n\n\n"
+        " maximum number of plane-waves:      1000\n\n"
+        " initial charge density was supplied:\n charge density of overlapping atoms calculated\n"
+        f" number of electron {task.n_electrons:14.7f} magnetization {sum(tags['MAGMOM']):14.7f}\n"
+        f" keeping initial charge density in first step\n\n\n{RULE}\n\n\n"
     )
 
 

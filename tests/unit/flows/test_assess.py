@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import Campaign
+from flows.campaign import DFT, Campaign
 from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
-from flows.stages.assess import assess_screened
+from flows.stages.assess import assess_screened, assess_validated
 from flows.stages.choose import gather_pool
+from flows.stages.propose import _named_as_kept
 from flows.stages.publish import publish
 from materials.records import Calculation
 from materials.store.ledger import Ledger
@@ -108,3 +110,89 @@ def test_without_dft_nobody_is_described_and_the_table_is_the_same(run: Run, mon
     assert np.isfinite(described.features).all()
     assert publish(run, found, described) == 0
     assert run.ledger.ranked(run.campaign_id) == before
+
+
+# A database that computes at the level of our DFT
+
+
+def computed(
+    material_id: str, structure: Structure, per_atom: float, *, by: str = "materials-project-1"
+) -> Calculation:
+    return made.calculation(
+        material_id,
+        method=by,
+        fidelity="dft",
+        level_of_theory="PBE+U/MP2020",
+        settings_hash=by,
+        structure=structure,
+        energy=per_atom * len(structure),
+    )
+
+
+def with_database(run: Run) -> None:
+    """The database knows the elements, the crystal that the second candidate is, and a phase that nobody proposed."""
+    screened(run)
+    run.ledger.add_candidates(run.campaign_id, [made.candidate("twin", role="competing", parents=("mp-2",))])
+    run.ledger.add_calculations(
+        [
+            told(run, "twin", SALT, -3.2),
+            computed("twin", SALT, -3.3),
+            *(computed(f"element {name}", s, -1.1) for name, s in ELEMENTS.items()),
+        ]
+    )
+    run.ledger.add_selections(run.campaign_id, [made.selection("second"), made.selection("third", rank=2)])
+
+
+def test_a_candidate_is_judged_on_the_databases_hull_and_not_against_itself(run: Run) -> None:
+    with_database(run)
+    found = assess_screened(run)
+    # `twin` is the crystal that `second` stands for.
+    assert {name: entry.energy_per_atom for name, entry in found.references.items()} == pytest.approx(
+        {"second": -3.3, "element Na": -1.1, "element Cl": -1.1}
+    )
+    ours = {"second": computed("second", SALT, -3.25, by="vasp-6.4.2")}
+    stabilities = assess_validated(run, found, {"PBE+U/MP2020": ours})
+    # From the elements alone; the database's energy of the same crystal is no competitor.
+    assert stabilities["second"].decomposition_energy_per_atom == pytest.approx(-3.25 + 1.1)
+    assert set(stabilities["second"].decomposition) == {"element Na", "element Cl"}
+    # To another candidate it is one, and it is the database's energy that counts.
+    ours["third"] = computed("third", OTHER, -3.0, by="vasp-6.4.2")
+    stabilities = assess_validated(run, found, {"PBE+U/MP2020": ours})
+    assert stabilities["third"].decomposition_energy_per_atom == pytest.approx(0.3)
+    assert set(stabilities["third"].decomposition) == {"second"}
+
+
+def test_energies_of_another_level_do_not_meet_the_database(run: Run) -> None:
+    with_database(run)
+    found = assess_screened(run)
+    level = "PBE/POTCAR-PBE_64/MatPESStaticSet"
+    ours = {"second": replace(computed("second", SALT, -3.25, by="vasp-6.4.2"), level_of_theory=level)}
+    assert assess_validated(run, found, {level: ours}) == {}  # it has no elements of its own level
+
+
+def test_what_dft_answers_does_not_change_what_is_asked(run: Run) -> None:
+    with_database(run)
+    before = assess_screened(run)
+    object.__setattr__(run, "campaign", run.campaign.model_copy(update={"dft": DFT(code="vasp", budget=0)}))
+    run.ledger.add_calculations(
+        [
+            computed("element Na", ELEMENTS["Na"], -9.0, by="vasp-6.4.2"),
+            replace(computed("twin", SALT, -9.0, by="vasp-6.4.3"), status="crashed", energy=None),
+        ]
+    )
+    after = assess_screened(run)
+    assert after.entries == before.entries
+    assert after.references == before.references
+
+
+def test_a_databases_energy_goes_to_whoever_stands_for_its_crystal() -> None:
+    kept = [made.candidate("ours", parents=("rock salt", "mp-1", "mp-2")), made.candidate("theirs", parents=("mp-3",))]
+    energies = {
+        "mp-1": computed("one", SALT, -3.0),
+        "mp-2": computed("two", SALT, -3.1),
+        "mp-3": computed("theirs", OTHER, -2.0),
+        "mp-4": computed("too large to keep", OTHER, -2.0),
+    }
+    named = {c.material_id: c for c in _named_as_kept(energies, kept)}
+    assert named.keys() == {"ours", "theirs", "too large to keep"}
+    assert named["ours"].energy == pytest.approx(-6.2)

@@ -1,40 +1,155 @@
-"""What a user is told where a GPU is asked for and cannot be had."""
+"""What a user is told where workers cannot be had, or where none is left."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 import types
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from distributed import Client, LocalCluster
 
-from flows.cluster import open_client
+from flows import cluster, worker_pool
+from flows.cluster import open_workers
 from flows.cluster_file import Workers
+from flows.worker_pool import WorkerPool
 from materials.errors import ClusterError
 
+ROOT = Path(__file__).parents[3]
 GPU = Workers(device="cuda", count=1, memory_gib=2)
+ONE = Workers(count=1, memory_gib=1)
 
 
-def test_dask_cuda_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def quiet(line: str) -> None:
+    pass
+
+
+def checked_until(pool: WorkerPool, until: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline
+        pool.check()
+        time.sleep(0.05)
+
+
+def test_dask_cuda_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
-    with pytest.raises(ClusterError, match=r"pip install 'assay\[gpu\]'"), open_client(GPU):
+    with (
+        pytest.raises(ClusterError, match=r"pip install 'assay\[gpu\]'"),
+        open_workers(GPU, folder=tmp_path, say=quiet),
+    ):
         pass
 
 
-def test_one_worker_a_gpu_is_asked_for_and_a_missing_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_worker_a_gpu_is_asked_for_and_a_missing_driver_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked = {}
 
-    def cluster(**options: object) -> None:
+    def no_driver(**options: object) -> None:
         asked.update(options)
         raise RuntimeError("NVML Shared Library Not Found")
 
-    monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=cluster))
-    with pytest.raises(ClusterError, match=r"no GPU can be used here.*NVML"), open_client(GPU):
+    monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=no_driver))
+    with (
+        pytest.raises(ClusterError, match=r"no GPU can be used here.*NVML"),
+        open_workers(GPU, folder=tmp_path, say=quiet),
+    ):
         pass
     assert (asked["n_workers"], asked["threads_per_worker"], asked["memory_limit"]) == (1, 1, 2 * 2**30)
 
 
+def test_dask_jobqueue_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in ("flows.slurm_workers", "flows.slurm_jobs", "flows.jobqueue"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in [name for name in sys.modules if name.startswith("dask_jobqueue")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with (
+        pytest.raises(ClusterError, match=r"pip install 'assay\[slurm\]'"),
+        open_workers(Workers(kind="slurm", count=1), folder=tmp_path, say=quiet),
+    ):
+        pass
+
+
+def test_dask_jobqueue_leaves_ctrl_c_alone_and_loads_in_any_thread() -> None:
+    pytest.importorskip("dask_jobqueue")
+    program = """
+import signal, threading
+def load():
+    import flows.slurm_workers
+    loaded.append(True)
+loaded = []
+thread = threading.Thread(target=load)
+thread.start()
+thread.join()
+assert loaded
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
-def test_two_campaigns_side_by_side_warn_of_nothing() -> None:
-    one = Workers(count=1, memory_gib=1)
-    with open_client(one) as here, open_client(one) as there:
-        assert here.submit(abs, -1).result(timeout=60) == there.submit(abs, 1).result(timeout=60) == 1
+def test_two_campaigns_side_by_side_warn_of_nothing(tmp_path: Path) -> None:
+    with (
+        open_workers(ONE, folder=tmp_path, say=quiet) as here,
+        open_workers(ONE, folder=tmp_path, say=quiet) as there,
+    ):
+        results = [pool.client.submit(abs, -1).result(timeout=60) for pool in (here, there)]
+    assert results == [1, 1]
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_again_are_an_error_and_no_wait(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cluster, "LOCAL_S", 5.0)
+    with open_workers(ONE, folder=tmp_path, say=quiet) as pool:
+        pid = pool.client.submit(os.getpid).result(timeout=60)
+        # No Python starts with this; the one that runs here has it behind it.
+        monkeypatch.setenv("PYTHONHOME", "/nowhere")
+        os.kill(pid, signal.SIGKILL)
+        start = time.monotonic()
+        with pytest.raises(ClusterError, match="none could be started again"):
+            checked_until(pool, lambda: False, 60)
+        assert time.monotonic() - start < 40
+        monkeypatch.delenv("PYTHONHOME")
+
+
+class _Steady:
+    """Workers that are there, whatever happens."""
+
+    most: int | None = None
+    ours_alone = True
+    ahead = False
+
+    def title(self, present: int) -> str:
+        return f"{present} workers"
+
+    def check(self, present: int, paused: int, without_s: float) -> None:
+        pass
+
+
+def test_a_task_that_no_worker_can_run_is_an_error_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "STUCK_S", 1.0)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as one,
+        Client(one, set_as_default=False) as client,
+    ):
+        pool = WorkerPool(client, _Steady())
+        checked_until(pool, lambda: pool.present == 1)
+        assert (pool.most, pool.window, pool.title()) == (1, 1, "1 workers")
+        fine = client.submit(abs, -1, pure=False)
+        checked_until(pool, fine.done)
+        stuck = client.submit(abs, -1, pure=False, resources={"GPU": 1}, key="stuck")
+        start = time.monotonic()
+        with pytest.raises(ClusterError, match=r"None of the 1 workers can run the task stuck: .*resource"):
+            checked_until(pool, lambda: False)
+        assert time.monotonic() - start < 10
+        stuck.release()

@@ -1,6 +1,7 @@
 """What a user gets for a mistake in a campaign file: one sentence with the file, the key and the fix."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.campaign import Campaign
-from flows.load import campaign_schema, check, load_campaign, load_cluster
+from flows.cluster_file import Cluster
+from flows.load import campaign_schema, check, cluster_schema, load_campaign, load_cluster
 from materials.errors import CampaignError
 
 GOOD = """
@@ -95,9 +97,20 @@ def test_a_raised_budget_is_the_same_campaign(tmp_path: Path) -> None:
     assert other.identity() != small.identity()
 
 
-def test_the_committed_schema_is_fresh() -> None:
-    committed = Path(__file__).parents[3] / "configs" / "campaign.schema.json"
-    assert committed.read_text() == campaign_schema(), "run: assay schema > configs/campaign.schema.json"
+def test_vasps_fields_leave_other_campaigns_what_they_were(tmp_path: Path) -> None:
+    assert not {"input_set", "functional", "potcars"} & load(tmp_path, GOOD).identity()["dft"].keys()
+    choice = load(tmp_path, f"{GOOD}dft: {{code: vasp, input_set: MatPESStaticSet, functional: r2SCAN}}\n")
+    assert choice.identity()["dft"]["functional"] == "r2SCAN"
+    assert (choice.dft.choice().input_set, choice.dft.choice().functional) == ("MatPESStaticSet", "r2SCAN")
+    with pytest.raises(CampaignError, match=r"dft: functional: r2SCAN goes with input_set: MatPESStaticSet"):
+        load(tmp_path, f"{GOOD}dft: {{code: vasp, functional: r2SCAN}}\n")
+
+
+def test_the_committed_schemas_are_fresh() -> None:
+    configs = Path(__file__).parents[3] / "configs"
+    campaign, cluster = configs / "campaign.schema.json", configs / "cluster.schema.json"
+    assert campaign.read_text() == campaign_schema(), "run: assay schema > configs/campaign.schema.json"
+    assert cluster.read_text() == cluster_schema(), "run: assay schema --cluster > configs/cluster.schema.json"
 
 
 def test_the_schema_accepts_what_we_accept(tmp_path: Path) -> None:
@@ -112,11 +125,13 @@ def test_the_committed_campaigns_are_good(path: Path) -> None:
     assert load_campaign(path).name
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[3] / "configs" / "clusters").glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_the_committed_clusters_are_good(path: Path) -> None:
+@pytest.mark.parametrize("name", ["laptop", "gpu", "slurm", "slurm-gpu", "address"])
+def test_the_committed_clusters_are_good(name: str) -> None:
+    path = Path(__file__).parents[3] / "configs" / "clusters" / f"{name}.yaml"
     assert load_cluster(path).workers
+    # What is commented out there is good as well, all of it at once.
+    whole = re.sub(r"^  # (\w+: )", r"  \1", path.read_text(), flags=re.MULTILINE)
+    assert check(Cluster, yaml.safe_load(whole), name).workers
 
 
 @given(

@@ -1,5 +1,6 @@
 """The table of pseudopotentials: what is wrong is told with its file and key, before anything runs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,16 @@ def test_a_campaign_without_a_table_is_the_one_that_it_was(tmp_path: Path) -> No
     path.write_text(CAMPAIGN.split("dft:")[0])
     assert "pseudopotentials" not in load_campaign(path).identity()["dft"]
     assert Campaign.model_fields["dft"].default.pseudopotentials is None
+
+
+@pytest.mark.skipif(not Path("/usr/share/espresso/pseudo").exists(), reason="no quantum-espresso-data")
+def test_the_readme_shows_a_campaign_and_a_table_that_go_together(tmp_path: Path, root: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.+?)```", (root / "README.md").read_text(), re.DOTALL)
+    (dft,) = [block for block in blocks if block.startswith("dft: {code: espresso")]
+    (table,) = [block for block in blocks if block.startswith("family:")]
+    (tmp_path / "debian-lda.yaml").write_text(table)
+    path = tmp_path / "campaign.yaml"
+    path.write_text(CAMPAIGN.split("dft:")[0] + dft)
+    family = load_campaign(path).dft.choice().pseudopotentials
+    assert family is not None
+    assert f"LDA/{family.identity}/PW{family.cutoffs_ev(['Al'])[0]:g}/" in table

@@ -71,3 +71,17 @@ def test_only_the_lowest_polymorphs_of_a_composition(polymorphs: int) -> None:
     found = plan(within=0.5, polymorphs=polymorphs)
     of_li3p = [name for name in found.phases if name.startswith("Li3P")]
     assert of_li3p == ["Li3P", "Li3P second", "Li3P third"][:polymorphs]
+
+
+def test_what_a_database_has_computed_is_not_computed_again() -> None:
+    known = {"Li", "Mg", "P", "Li3P", "Mg3P2 bixbyite", "Na"}
+    found = plan_validation(ENTRIES, SIZES, "LiMgP", within=0.0, max_sites=8, polymorphs=1, known=known)
+    # However large it is, and what it lacks is computed as ever.
+    assert found.phases == ("LiMgP other",)
+    assert found.stand_ins == {}
+    assert found.left_out == ()
+    assert found.n_known == 5  # of its own chemical system
+    everything = plan_validation(
+        ENTRIES, SIZES, "LiMgP", within=0.5, max_sites=2, polymorphs=3, known=[e.entry_id for e in ENTRIES]
+    )
+    assert everything.phases == ()

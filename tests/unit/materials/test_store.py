@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Structure
+from sqlalchemy import func, select
 
 from materials.errors import LedgerError, LedgerTooNew, QueryError
 from materials.query import parse, parse_sort
@@ -29,15 +31,36 @@ from materials.serialization import structure_from_json, structure_to_json
 from materials.store import tables
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
+from tests.peers import postgresql
 from tests.unit.materials import made_records as made
 
 any_record = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgresql.Server]:
+    try:
+        with postgresql.running() as server:
+            yield server
+    except postgresql.NoPostgreSQL as missing:
+        pytest.skip(str(missing))
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def sqlite_ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Ledger.open(str(tmp_path / "assay.db")) as ledger:
+        yield ledger
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    if request.param == "sqlite":
+        url = str(tmp_path / "assay.db")
+    else:
+        pytest.importorskip("psycopg")
+        url = request.getfixturevalue("server").make(f"test{uuid4().hex}")
+    with Ledger.open(url) as ledger:
         yield ledger
 
 
@@ -123,10 +146,10 @@ def test_telling_twice_adds_nothing(ledger: Ledger) -> None:
         ledger.publish(campaign_id, [made.ranked()])
 
     def counts() -> dict[str, int]:
-        with sqlite3.connect(str(ledger.engine.url.database)) as connection:
+        with ledger.engine.connect() as connection:
             return {
-                name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
-                for name in tables.metadata.tables
+                name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for name, table in tables.metadata.tables.items()
             }
 
     tell()
@@ -189,6 +212,15 @@ def test_a_failed_answer_may_be_bettered_and_a_converged_one_never_changes(ledge
         (2, "walltime", "second"),
         (3, "converged", ""),
     ]
+
+
+def test_a_databases_energy_is_found_beside_our_own(ledger: Ledger) -> None:
+    theirs = made.calculation(method="materials-project-2026.10.01", fidelity="dft", settings_hash="2026.10.01")
+    ours = replace(theirs, method="vasp-6.4.2", settings_hash="s2", energy=-6.9)
+    ledger.add_calculations([theirs, ours])
+    assert ledger.calculations(["m1"], fidelity="dft")["m1"].energy == -6.9
+    assert ledger.calculations(["m1"], fidelity="dft", not_by="vasp")["m1"].energy == -7.0
+    assert ledger.calculations(["m1"], fidelity="dft", not_by="gpaw")["m1"].energy == -6.9
 
 
 def test_nan_and_infinity_are_nothing_known(ledger: Ledger) -> None:
@@ -278,7 +310,8 @@ def test_the_table_answers_queries(ledger: Ledger) -> None:
     assert row["predicted"] == {"band_gap": [5.0, 0.5], "decomposition_energy_per_atom": [-0.1, 0.02]}
 
 
-def test_pandas_and_sqlite3_read_the_view(ledger: Ledger) -> None:
+def test_pandas_and_sqlite3_read_the_view(sqlite_ledger: Ledger) -> None:
+    ledger = sqlite_ledger
     ledger.publish(ledger.add_campaign("one", {}), [made.ranked()])
     with sqlite3.connect(str(ledger.engine.url.database)) as connection:
         frame = pd.read_sql("SELECT * FROM ranked_candidates", connection)
@@ -360,7 +393,7 @@ def test_a_newer_ledger_is_refused_and_left_untouched(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE surprise (x)")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(LedgerTooNew, match="schema version 2; this Assay knows 1") as caught:
+    with pytest.raises(LedgerTooNew, match="schema version 3; this Assay knows 2") as caught:
         Ledger.open(str(path))
     assert caught.value.exit_code == 2
     assert path.read_bytes() == before
@@ -426,6 +459,7 @@ def test_threads_share_one_ledger(ledger: Ledger) -> None:
 WRITER = """
 import sys
 from materials.store.ledger import Ledger
+from tests.peers import postgresql
 from tests.unit.materials import made_records as made
 name, path, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with Ledger.open(path) as ledger:

@@ -19,16 +19,8 @@ from models.dft import espresso
 from models.dft.contract import Limits, clean_environment, level_of_theory
 from models.dft.course import Died, Ended, NotConverged
 from models.dft.espresso import Espresso
-from models.dft.espresso_physics import (
-    BOHR,
-    LADDER,
-    RYDBERG,
-    Output,
-    command,
-    parameters,
-    raise_refusal,
-    with_fractions,
-)
+from models.dft.espresso_output import BOHR, RYDBERG, Output, raise_refusal
+from models.dft.espresso_physics import LADDER, command, parameters, with_fractions
 from models.dft.pseudopotentials import Family, Pseudopotential
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -233,11 +225,11 @@ def test_what_the_run_before_left_is_not_read_as_a_result() -> None:
 
 def test_its_own_words_are_quoted_or_climbed_past() -> None:
     with pytest.raises(Ended, match=r"^Error in routine readpp \(1\): file .*Xx.UPF not found$") as refused:
-        raise_refusal((RECORDED / "refused.pwo").read_text())
+        raise_refusal((RECORDED / "refused.pwo").read_text(), "")
     assert refused.value.status == "failed"
     with pytest.raises(NotConverged, match=r"cdiaghg \(34\): S matrix not positive definite"):
-        raise_refusal((RECORDED / "lost-its-way.pwo").read_text())
-    raise_refusal((RECORDED / "silicon-scf.pwo").read_text())
+        raise_refusal((RECORDED / "lost-its-way.pwo").read_text(), "")
+    raise_refusal((RECORDED / "silicon-scf.pwo").read_text(), "")
 
 
 def test_a_calculation_from_input_to_result(pw: StandIn, tmp_path: Path) -> None:
@@ -294,6 +286,7 @@ def test_each_end_that_was_recorded(
     assert words in result.message
     assert pw.runs == started
     assert (tmp_path / "x" / "result.json").exists() is (status != "crashed")
+    assert not (tmp_path / "x" / "pw").exists()
 
 
 def test_what_the_table_lacks_is_a_row_that_failed(pw: StandIn, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from tests.peers import vasp as peer
 SYMBOLS = {
     "PBE": ["Li_sv", "Mg_pv", "P", "Fe_pv", "O", "Mn_pv", "F"],
     "PBE_54": ["Li_sv", "Mg_pv", "P", "Fe_pv", "O"],
-    "PBE_64": ["Li_sv", "Mg_pv", "P"],
+    "PBE_64": ["Li_sv", "Mg_pv", "P", "Fe_pv", "O"],
 }
 REAL = Path(ase.test.__file__).parent / "testdata" / "vasp"  # of a real VASP 6.3
 
@@ -181,19 +181,26 @@ def test_a_u_that_cannot_be_corrected_is_refused() -> None:
 
 def test_no_library_no_file_and_no_release_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(DFTError, match=r"no POTCAR Ca_sv of PBE.*pmg config -p"):
-        settings(rock_salt("Ca"))
-    with pytest.raises(DFTError, match="Es"):
-        settings(rock_salt("Es"))
+        Vasp().find_potcars(["Li", "Ca"])
+    with pytest.raises(DFTError, match="no POTCAR for Es"):
+        Vasp().find_potcars(["Es"])
     with pytest.raises(DFTError, match="PBE_99"):
         settings(half_heusler(), potcars="PBE_99")
-    with pytest.raises(DFTError, match="Ca_sv"):
-        Vasp().find_potcars(["Li", "Ca"])
     monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path / "gone"))
     with pytest.raises(CodeNotInstalled, match=r"gone.*no such folder"):
         settings(half_heusler())
     monkeypatch.delitem(SETTINGS, "PMG_VASP_PSP_DIR")
     with pytest.raises(CodeNotInstalled, match=r"PMG_VASP_PSP_DIR.*\.pmgrc\.yaml"):
         Vasp().find_potcars([])
+
+
+@pytest.mark.parametrize("cation", ["Ca", "Es"])
+def test_a_crystal_without_a_potcar_fails_and_nothing_else_does(tmp_path: Path, cation: str) -> None:
+    asked = settings(rock_salt(cation))
+    assert asked.inputs["lacking"] == [cation]
+    Vasp().write_inputs(tmp_path, rock_salt(cation), asked, Limits())
+    assert json.loads((tmp_path / "task.json").read_text())["lacking"] == [cation]
+    assert not (tmp_path / "POTCAR").exists()
 
 
 def test_the_program_tells_its_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -223,8 +230,6 @@ def test_the_program_tells_its_version(monkeypatch: pytest.MonkeyPatch, tmp_path
 )
 @pytest.mark.parametrize("structure", [half_heusler(), rock_salt("Fe")], ids=["LiMgP", "FeO"])
 def test_inputs_are_pymatgens(tmp_path: Path, name: str, theirs: type, structure: Structure) -> None:
-    if name.startswith("MatPES") and "Fe" in structure.composition:
-        pytest.skip("no POTCARs for it here")
     asked = settings(structure, name)
     Vasp(SetChoice(name=name)).write_inputs(tmp_path / "a", structure, asked, Limits(walltime_s=7.0))
     folder = tmp_path / "a"

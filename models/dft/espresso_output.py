@@ -1,0 +1,114 @@
+"""What pw.x says: the XML file that it writes, and the words with which it refuses."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.dft.course import Died, Ended, NotConverged
+
+# As pw.x has them: CODATA 2018.
+RYDBERG = 13.605693122994  # eV
+HARTREE = 2 * RYDBERG
+BOHR = 0.529177210903  # Å
+# Routines that fail because a density on its way to convergence went astray: another way may lead there.
+NUMERICAL = ("cdiaghg", "rdiaghg", "c_bands", "mix_rho", "cegterg", "regterg", "pcegterg", "pregterg")
+# How a refused allocation reads, from Fortran, C++ or the system.
+NO_MEMORY = re.compile(r"Error allocating|Allocation would exceed|Cannot allocate|bad_alloc")
+
+
+class Output:
+    """What pw.x wrote into its XML file, in eV and Å, and with ASE's sign of the stress."""
+
+    def __init__(self, path: Path, calculation: str) -> None:
+        root = ET.parse(path).getroot()
+        self.output = root.find("output")
+        # One that dies leaves what the run before it wrote.
+        if self.output is None or root.findtext("input/control_variables/calculation") != calculation:
+            raise Died(f"{path}: pw.x ended without a result of this run")
+        self.converged = self._text("convergence_info/scf_conv/convergence_achieved") == "true"
+        self.scf_steps = int(self._text("convergence_info/scf_conv/n_scf_steps"))
+
+    def _text(self, tag: str) -> str:
+        assert self.output is not None
+        return (self.output.findtext(tag) or "0").strip()
+
+    def _array(self, tag: str) -> Any:
+        return np.array(self._text(tag).split(), dtype=float)
+
+    @property
+    def energy(self) -> float:
+        """Between the internal and the free energy, at half of -TS: where both go when the smearing goes to zero.
+
+        https://doi.org/10.1088/0953-8984/1/4/005
+        """
+        return HARTREE * (float(self._text("total_energy/etot")) - 0.5 * float(self._text("total_energy/demet")))
+
+    @property
+    def forces(self) -> Any:
+        """Of each atom, eV/Å, (n, 3)."""
+        return self._array("forces").reshape(-1, 3) * HARTREE / BOHR
+
+    @property
+    def stress(self) -> Any:
+        """Voigt, eV/Å³, positive where the cell wants to shrink."""
+        tensor = -self._array("stress").reshape(3, 3) * HARTREE / BOHR**3
+        return tensor.ravel()[[0, 4, 8, 5, 2, 1]]
+
+    @property
+    def fermi_level(self) -> float:
+        """In eV."""
+        return HARTREE * float(self._text("band_structure/fermi_energy"))
+
+    @property
+    def n_kpoints(self) -> int:
+        """Irreducible ones."""
+        return int(self._text("band_structure/nks"))
+
+    @property
+    def electrons(self) -> float:
+        """Valence electrons in the cell."""
+        return float(self._text("band_structure/nelec"))
+
+    @property
+    def magnetization(self) -> float:
+        """Total moment of the cell, μB."""
+        return float(self._text("magnetization/total"))
+
+    def levels(self) -> Any:
+        """Eigenvalues (eV) of each spin channel, (spins, k-points, bands)."""
+        assert self.output is not None
+        rows = [
+            np.array((point.findtext("eigenvalues") or "").split(), dtype=float)
+            for point in self.output.findall("band_structure/ks_energies")
+        ]
+        spins = 2 if self._text("band_structure/lsda") == "true" else 1
+        return HARTREE * np.array(rows).reshape(len(rows), spins, -1).swapaxes(0, 1)
+
+
+def raise_refusal(said: str, errors: str) -> None:
+    """Raise what pw.x said between its lines of percent signs, or of a refused allocation, if it did.
+
+    Args:
+        said: Its standard output.
+        errors: Its standard error.
+
+    Raises:
+        NotConverged: It lost its way in the cycle.
+        Ended: It refused, or had not enough memory.
+    """
+    match = re.search(r"%{20,}\s*\n(.*?)\n\s*%{20,}", said, re.DOTALL)
+    if match is None:
+        lines = [line for line in errors.splitlines() if NO_MEMORY.search(line)]
+        if lines:
+            raise Ended("out_of_memory", lines[0])
+        return
+    words = " ".join(match[1].split())
+    routine = re.search(r"routine\s+(\S+)", words)
+    if routine is not None and routine[1] in NUMERICAL:
+        raise NotConverged(words)
+    raise Ended("failed", words)

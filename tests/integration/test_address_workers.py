@@ -1,0 +1,149 @@
+"""Workers of somebody else's scheduler: real `dask scheduler` and `dask worker` processes, some of which die."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import cluster
+from flows.cluster_file import Workers
+from flows.stages import screen as screening
+from flows.stages.screen import screen
+from materials.errors import ClusterError
+from tests.integration.conftest import ROOT, candidate
+from tests.peers.slurm import _free_ports
+
+DASK = Path(sys.executable).with_name("dask")
+SETTINGS = {
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
+}
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def dask(*arguments: str, settings: Mapping[str, str] = SETTINGS) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [str(DASK), *arguments],
+        env={**os.environ, **settings, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def scheduler(port: int, settings: Mapping[str, str] = SETTINGS) -> Any:
+    arguments = ("--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0")
+    return dask("scheduler", *arguments, settings=settings)
+
+
+def worker(port: int, *arguments: str) -> Any:
+    # So that it ends when its scheduler has.
+    quick = ("--death-timeout", "10", "--dashboard-address", "127.0.0.1:0", "--host", "127.0.0.1")
+    return dask("worker", f"tcp://127.0.0.1:{port}", *quick, *(arguments or ("--nthreads", "1")))
+
+
+@pytest.fixture
+def port() -> int:
+    return _free_ports(1)[0]
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "CHUNK_S", 0.5)
+    monkeypatch.setattr(screening, "LEAST_SITES", 3)
+    monkeypatch.setattr(screening, "FIRST_CHUNK_SITES", 3)
+
+
+def hardware(port: int) -> Workers:
+    return Workers(kind="address", address=f"tcp://127.0.0.1:{port}")
+
+
+def done(run: Any) -> int:
+    identity = run.potential_identity
+    return len(run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash))
+
+
+def after(run: Any, batches: int, action: Callable[[], None]) -> None:
+    keep = run.ledger.add_calculations
+    left = batches
+
+    def kept(calculations: Any) -> None:
+        nonlocal left
+        keep(calculations)
+        left -= 1
+        if left == 0:
+            action()
+
+    run.ledger.add_calculations = kept
+
+
+def test_a_scheduler_that_dies_is_told_in_seconds_and_the_next_one_goes_on(make_run: Any, port: int) -> None:
+    candidates = [candidate(symbol, 3.4 + 0.02 * i) for i in range(15) for symbol in ("Cu", "Ag")]
+    run = make_run("Slow", candidates, hardware(port))
+    killed: list[float] = []
+    with scheduler(port) as process, worker(port), worker(port):
+        after(run, 2, lambda: (process.kill(), killed.append(time.monotonic())))
+        with pytest.raises(ClusterError, match=r"Dask scheduler is lost.*the same command goes on"):
+            screen(run)
+        assert time.monotonic() - killed[0] < 10
+    assert 0 < done(run) < 30
+    before = done(run)
+    with scheduler(port), worker(port):
+        assert screen(run) == 30 - before
+    assert done(run) == 30
+    assert not run.ledger.failures(run.campaign_id)
+
+
+def test_no_workers_at_the_start_or_later_is_an_error_in_seconds(
+    make_run: Any, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ADDRESS_S", 4.0)
+    run = make_run("Slow", [candidate("Cu", 3.4 + 0.005 * i) for i in range(60)], hardware(port))
+    nobody = ClusterError, f"scheduler at tcp://127.0.0.1:{port} has had no workers for 4 s"
+    with scheduler(port):
+        with pytest.raises(nobody[0], match=nobody[1]):
+            screen(run)
+        with worker(port) as only:
+            monkeypatch.setattr(cluster, "ADDRESS_S", 30.0)
+            after(run, 2, lambda: (only.terminate(), monkeypatch.setattr(cluster, "ADDRESS_S", 4.0)))
+            with pytest.raises(nobody[0], match=nobody[1]):
+                screen(run)
+    assert 0 < done(run) < 60
+    assert not run.ledger.failures(run.campaign_id)
+
+
+def test_nobody_there_is_told_with_the_address(make_run: Any, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 2.0)
+    run = make_run("Balls", [candidate("Cu", 3.6)], hardware(port))
+    with pytest.raises(ClusterError, match=f"no Dask scheduler answers at tcp://127.0.0.1:{port}"):
+        screen(run)
+
+
+def test_neighbours_are_not_blamed_where_workers_are_shared_and_settings_dasks_own(make_run: Any, port: int) -> None:
+    said: list[str] = []
+    healthy = [candidate(symbol, 3.4 + 0.02 * i) for i in range(4) for symbol in ("Cu", "Ni", "Ag")]
+    killer = candidate("Xe", 3.6)
+    run = make_run("Poisoned", [*healthy, killer], hardware(port), said.append)
+    with scheduler(port, {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}), worker(port, "--nthreads", "4"):
+        assert screen(run) == 13
+    failures = {failure.material_id: failure.message for failure in run.ledger.failures(run.campaign_id)}
+    assert set(failures) == {killer.material_id}
+    assert "died" in failures[killer.material_id]
+    assert any("worker-saturation 1.1 and allowed-failures 1" in line for line in said)
