@@ -19,7 +19,7 @@ from tests.peers import slurm
 pytestmark = [pytest.mark.slurm, pytest.mark.dft, pytest.mark.slow]
 
 CLUSTER = {
-    "workers": {"kind": "local", "count": 2},
+    "workers": {"kind": "slurm", "count": 2, "memory_gib": 0.9},
     "dft": {"kind": "slurm", "concurrent": 3, "memory_gib": 1.0, "walltime_s": 600},
 }
 

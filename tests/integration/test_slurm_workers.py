@@ -166,7 +166,7 @@ def test_jobs_come_and_go_with_the_work(tmp_path: Path, slurm: Slurm) -> None:
         assert address.startswith("tls://")
         strangers = [(address.replace("tls", "tcp"), None), (address, Security.temporary())]
         for where, certificate in strangers:
-            with pytest.raises(OSError, match="Timed out|reset"):
+            with pytest.raises(OSError, match=r"Timed out|reset"):
                 Client(where, security=certificate, timeout=3, set_as_default=False)
 
 
