@@ -44,9 +44,9 @@ def done(folder: Path) -> int:
     return int(ask(folder, "select count(*) from calculations where fidelity = 'dft'")[0][0])
 
 
-def a_running_job(queue: slurm.Slurm, folder: Path, mode: str | None = None) -> slurm.Job:
+def a_running_job(queue: slurm.Slurm, folder: Path, mode: str | None = None, seconds: float = 180) -> slurm.Job:
     """Wait for a DFT job that is at work: its lock is held by who computes; `mode`: static or relax."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for job in queue.jobs():
             if job.name.startswith("dft-") and job.state == "RUNNING":
