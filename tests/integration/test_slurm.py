@@ -1,5 +1,6 @@
 """A whole campaign on a real Slurm that is broken while it runs; its ledger ends as that of an undisturbed one."""
 
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from tests.peers import slurm
 pytestmark = [pytest.mark.slurm, pytest.mark.dft, pytest.mark.slow]
 
 CLUSTER = {
-    "workers": {"kind": "local", "count": 2},
+    "workers": {"kind": "slurm", "count": 2, "memory_gib": 0.9},
     "dft": {"kind": "slurm", "concurrent": 3, "memory_gib": 1.0, "walltime_s": 600},
 }
 
@@ -43,17 +44,23 @@ def done(folder: Path) -> int:
     return int(ask(folder, "select count(*) from calculations where fidelity = 'dft'")[0][0])
 
 
-def a_running_job(queue: slurm.Slurm, folder: Path) -> slurm.Job:
-    """Wait for a DFT job that is at work: its lock is held by who computes."""
-    deadline = time.monotonic() + 120
+def a_running_job(queue: slurm.Slurm, folder: Path, mode: str | None = None, seconds: float = 180) -> slurm.Job:
+    """Wait for a DFT job that is at work: its lock is held by who computes; `mode`: static or relax."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for job in queue.jobs():
             if job.name.startswith("dft-") and job.state == "RUNNING":
-                key = job.name.split("-")[1]
-                if Gpaw().worker(folder / "assay-runs" / "dft" / key) is not None:
+                lies = folder / "assay-runs" / "dft" / key_of(job)
+                asked = json.loads((lies / "task.json").read_text())["settings"]["mode"]
+                if mode in (None, asked) and Gpaw().worker(lies) is not None:
                     return job
         time.sleep(0.1)
     raise AssertionError(queue.told())
+
+
+def key_of(job: slurm.Job) -> str:
+    """Which calculation a job computes."""
+    return job.name.split("-")[1]
 
 
 def wait(until: Callable[[], bool], seconds: float = 180) -> None:
@@ -76,61 +83,72 @@ def test_ctrl_c_takes_the_jobs_out_of_the_queue(queue: slurm.Slurm, tmp_path: Pa
     assert "cancelled" not in {status for status, _ in calculations(tmp_path).values()}
 
 
+def break_it(queue: slurm.Slurm, folder: Path, *command: str, last: Callable[[], slurm.Job]) -> None:
+    """Run a campaign to its end while Slurm and the flow are broken; `last` waits for a job of the last stage."""
+    campaign = start(folder, *command)
+    # slurmctld dies within seconds of the first submission, and comes back without what it had not saved.
+    a_running_job(queue, folder)
+    queue.kill_controller()
+    time.sleep(3)
+    queue.start_controller()
+    # A job runs out of time.
+    slow = a_running_job(queue, folder)
+    queue.freeze(slow.name)
+    queue.let_time_run_out(slow.name)
+    # Slurm looks only now and then; until it has, the node that dies next could be this job's.
+    wait(lambda: (slow.name, "RUNNING") not in {(job.name, job.state) for job in queue.jobs()})
+    # A node dies.
+    wait(lambda: done(folder) > 0)
+    on_a_node = a_running_job(queue, folder)
+    queue.take_down(on_a_node.node)
+    wait(lambda: done(folder) > 2)
+    queue.bring_back(on_a_node.node)
+    # So does the flow, while its jobs go on; it is run again.
+    a_running_job(queue, folder)
+    os.killpg(campaign.pid, signal.SIGKILL)
+    campaign.communicate(timeout=60)
+    campaign = start(folder, *command)
+    # Somebody cancels a job of the last stage.
+    cancelled = last()
+    queue.cancel(cancelled.name)
+    said, _ = campaign.communicate(timeout=500)
+    assert campaign.returncode == 0, said
+    assert calculations(folder)[key_of(cancelled)][0] == "cancelled", said
+    # That is final, until they say otherwise.
+    assert "calculations" not in run(folder, *command)
+    shutil.rmtree(folder / "assay-runs" / "dft" / key_of(cancelled))
+    run(folder, *command)
+    ended = {line["Name"]: line["JobState"] for line in queue.accounted()}
+    assert ended[slow.name] == "TIMEOUT"
+    assert ended[on_a_node.name] == "NODE_FAIL"
+    assert ended[cancelled.name] == "CANCELLED"
+
+
+def same_ledgers(undisturbed: Path, disturbed: Path) -> None:
+    """See that two campaigns know the same."""
+    expected, found = calculations(undisturbed), calculations(disturbed)
+    assert found.keys() == expected.keys()
+    for key, (status, energy) in expected.items():
+        assert found[key] == (status, None if energy is None else pytest.approx(energy, abs=1e-3)), key
+    table = rows(disturbed)
+    assert table.keys() == rows(undisturbed).keys()
+    for material_id, (*facts, energy, gap) in rows(undisturbed).items():
+        *facts_again, energy_again, gap_again = table[material_id]
+        assert facts_again == facts, material_id
+        assert energy_again == (None if energy is None else pytest.approx(energy, abs=1e-3))
+        assert gap_again == (None if gap is None else pytest.approx(gap, abs=5e-3))
+
+
 @pytest.mark.long
 def test_broken_again_and_again_it_ends_as_an_undisturbed_campaign(
     finished: Path, queue: slurm.Slurm, tmp_path: Path
 ) -> None:
     cluster = tmp_path / "slurm.yaml"
     cluster.write_text(yaml.safe_dump(CLUSTER))
-    command = ("run", str(SMALL), "--cluster", str(cluster))
 
-    campaign = start(tmp_path, *command)
-    # slurmctld dies within seconds of the first submission, and comes back without what it had not saved.
-    a_running_job(queue, tmp_path)
-    queue.kill_controller()
-    time.sleep(3)
-    queue.start_controller()
-    # A job runs out of time.
-    slow = a_running_job(queue, tmp_path)
-    queue.freeze(slow.name)
-    queue.let_time_run_out(slow.name)
-    # Slurm looks only now and then; until it has, the node that dies next could be this job's.
-    wait(lambda: (slow.name, "RUNNING") not in {(job.name, job.state) for job in queue.jobs()})
-    # A node dies.
-    wait(lambda: done(tmp_path) > 0)
-    on_a_node = a_running_job(queue, tmp_path)
-    queue.take_down(on_a_node.node)
-    wait(lambda: done(tmp_path) > 2)
-    queue.bring_back(on_a_node.node)
-    # So does the flow, while its jobs go on; it is run again.
-    a_running_job(queue, tmp_path)
-    os.killpg(campaign.pid, signal.SIGKILL)
-    campaign.communicate(timeout=60)
-    campaign = start(tmp_path, *command)
-    # Somebody cancels a job of the last round.
-    wait(lambda: ask(tmp_path, "select count(*) from selections") == [(2,)])
-    cancelled = a_running_job(queue, tmp_path)
-    queue.cancel(cancelled.name)
-    said, _ = campaign.communicate(timeout=300)
-    assert campaign.returncode == 0, said
-    key = cancelled.name.split("-")[1]
-    assert calculations(tmp_path)[key][0] == "cancelled", said
-    # That is final, until they say otherwise.
-    assert "calculations" not in run(tmp_path, *command)
-    shutil.rmtree(tmp_path / "assay-runs" / "dft" / key)
-    run(tmp_path, *command)
+    def last() -> slurm.Job:
+        wait(lambda: ask(tmp_path, "select count(*) from selections") == [(2,)])
+        return a_running_job(queue, tmp_path)
 
-    undisturbed, disturbed = calculations(finished), calculations(tmp_path)
-    assert disturbed.keys() == undisturbed.keys()
-    for key, (status, energy) in undisturbed.items():
-        assert disturbed[key] == (status, pytest.approx(energy, abs=1e-3)), key
-    for material_id, (*facts, energy, gap) in rows(finished).items():
-        *facts_again, energy_again, gap_again = rows(tmp_path)[material_id]
-        assert facts_again == facts, material_id
-        assert energy_again == pytest.approx(energy, abs=1e-3)
-        assert gap_again == (None if gap is None else pytest.approx(gap, abs=5e-3))
-    # Each was sent as often as its attempts say, and they say why.
-    ended = {line["Name"]: line["JobState"] for line in queue.accounted()}
-    assert ended[slow.name] == "TIMEOUT"
-    assert ended[on_a_node.name] == "NODE_FAIL"
-    assert ended[cancelled.name] == "CANCELLED"
+    break_it(queue, tmp_path, "run", str(SMALL), "--cluster", str(cluster), last=last)
+    same_ledgers(finished, tmp_path)
