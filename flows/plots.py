@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from materials.records import RankedCandidate, Selection, Target
@@ -16,31 +16,36 @@ BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
 
 
 def draw(
-    rows: Sequence[RankedCandidate], selections: Sequence[Selection], targets: Sequence[Target]
+    rows: Sequence[RankedCandidate],
+    distances: Sequence[float],
+    selections: Sequence[Selection],
+    targets: Sequence[Target],
 ) -> dict[str, bytes]:
-    """Draw the plots for which there are data; file name -> PNG."""
+    """Draw the plots for which there are data; file name -> PNG.
+
+    Args:
+        rows: All that were chosen or validated, at least.
+        distances: Energies above the potential's hull, of all, eV/atom.
+        selections: Of all rounds.
+        targets: What is wanted.
+    """
     from matplotlib.figure import Figure
 
-    panels = [(_distances, rows), (_parity, rows)]
-    drawn = [panel for panel, data in panels if _has_data(panel, data)]
-    figure = Figure(figsize=(5.2 * (len(drawn) + bool(selections)), 3.9), layout="constrained", dpi=110)
-    count = len(drawn) + bool(selections)
-    if count == 0:
-        return {}
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    for axis, panel in zip(axes, drawn, strict=False):
-        panel(axis, rows)
+    panels: list[Callable[[Axes], None]] = []
+    if distances:
+        panels.append(lambda axis: _distances(axis, distances))
+    if any(_pair(row) is not None for row in rows):
+        panels.append(lambda axis: _parity(axis, rows))
     if selections:
-        _progress(axes[-1], rows, selections, targets)
+        panels.append(lambda axis: _progress(axis, rows, selections, targets))
+    if not panels:
+        return {}
+    figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained", dpi=110)
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        panel(axis)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})
     return {"overview.png": picture.getvalue()}
-
-
-def _has_data(panel: object, rows: Sequence[RankedCandidate]) -> bool:
-    if panel is _parity:
-        return any(_pair(row) is not None for row in rows)
-    return any(row.energy_above_hull_mlip is not None for row in rows)
 
 
 def _pair(row: RankedCandidate) -> tuple[float, float] | None:
@@ -49,8 +54,7 @@ def _pair(row: RankedCandidate) -> tuple[float, float] | None:
     return row.decomposition_energy_mlip, row.decomposition_energy_per_atom
 
 
-def _distances(axis: Axes, rows: Sequence[RankedCandidate]) -> None:
-    values = [row.energy_above_hull_mlip for row in rows if row.energy_above_hull_mlip is not None]
+def _distances(axis: Axes, values: Sequence[float]) -> None:
     shown = [min(value, 1.0) for value in values]
     axis.hist(shown, bins=50, range=(0, 1.0), color=BLUE)
     axis.set_xlabel("energy above hull by the potential (eV/atom)")

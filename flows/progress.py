@@ -35,6 +35,7 @@ class Progress:
         self._bars = (sys.stderr.isatty() and say is None) if bars is None else bars
         self._display: RichProgress | None = None
         self.seconds: dict[str, float] = {}
+        self._inner = [0.0]  # seconds of the stages inside each that is under way
 
     def say(self, line: str) -> None:
         """Print a line, above the bars where there are any."""
@@ -45,12 +46,15 @@ class Progress:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds that pass inside to those of the stage."""
+        """Add the seconds that pass inside to those of the stage; those of a stage within it are only that one's."""
         start = time.perf_counter()
+        self._inner.append(0.0)
         try:
             yield
         finally:
-            self.spend(stage, time.perf_counter() - start)
+            took = time.perf_counter() - start
+            self.spend(stage, took - self._inner.pop())
+            self._inner[-1] += took
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add seconds to those of the stage."""

@@ -17,12 +17,21 @@ TOP = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the report is written from."""
+    """What the report is written from.
+
+    Attributes:
+        rows: Those that are spoken of, in the table's order: all that were chosen or validated, and the next in line.
+        distances: Energy above the potential's hull of every row that has one, eV/atom.
+        plans: Of what was chosen.
+        relaxed: The best, relaxed with DFT, by material_id.
+        names: Formulas by material_id.
+    """
 
     rows: Sequence[RankedCandidate]
+    distances: Sequence[float]
     plans: Sequence[ValidationPlan]
-    relaxed: Mapping[str, Calculation]  # the best, relaxed with DFT, by material_id
-    names: Mapping[str, str]  # material_id -> formula
+    relaxed: Mapping[str, Calculation]
+    names: Mapping[str, str]
 
 
 def folder(run: Run) -> Path:
@@ -31,14 +40,13 @@ def folder(run: Run) -> Path:
 
 
 def write(run: Run, evidence: Evidence) -> Path:
-    """Write summary, plots and table; return the summary's path."""
-    from flows import plots, tables
+    """Write summary and plots; return the summary's path."""
+    from flows import plots
 
     where = folder(run)
     where.mkdir(parents=True, exist_ok=True)
-    (where / "ranked.csv").write_text(tables.as_csv([vars(row) for row in evidence.rows]), encoding="utf-8")
     selections = run.ledger.selections(run.campaign_id)
-    pictures = plots.draw(evidence.rows, selections, run.targets)
+    pictures = plots.draw(evidence.rows, evidence.distances, selections, run.targets)
     for name, picture in pictures.items():
         (where / name).write_bytes(picture)
     text = summary(run, evidence, selections, {name: name for name in pictures})

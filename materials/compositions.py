@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,7 +50,16 @@ def _parts(species: Composition) -> list[tuple[str, float]]:
 
 def reduced_formula(structure: Structure) -> str:
     """Write the reduced formula as pymatgen does: `LiFePO4`."""
-    return _formula(tuple(sorted(amounts_of(structure).items())))
+    return formula_of(amounts_of(structure))
+
+
+def formula_of(amounts: Mapping[str, float]) -> str:
+    """Write the reduced formula of so many atoms of each element."""
+    counts = sorted(amounts.items())
+    if all(amount == int(amount) for _, amount in counts):
+        units = math.gcd(*(int(amount) for _, amount in counts)) or 1
+        return _formula(tuple((symbol, int(amount) // units) for symbol, amount in counts))
+    return _formula(tuple(counts))
 
 
 @lru_cache(maxsize=100_000)
@@ -66,3 +76,9 @@ def occupant(symbol: str) -> Composition:
     from pymatgen.core.periodic_table import get_el_sp
 
     return Composition({get_el_sp(symbol): 1})
+
+
+@lru_cache(maxsize=1_000)
+def symbol_of(name: str) -> str:
+    """Say which element a species is of: `Fe2+` of `Fe`."""
+    return str(_only(occupant(name)).symbol)

@@ -5,7 +5,7 @@ Energies are of one level of theory, never mixed. They are exact here; whoever d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -57,17 +57,28 @@ def assess(
         HullError: two entries have one id.
     """
     asked = entries if queries is None else queries
+    found = dict(_assess(entries, asked, fidelity))
+    return [found[i] for i in range(len(asked))]
+
+
+def assess_by_system(entries: Sequence[HullEntry], *, fidelity: Fidelity) -> Iterator[Stability]:
+    """Judge each entry as `assess` does, one chemical system after the other, with one hull in memory at once."""
+    for _, judged in _assess(entries, entries, fidelity):
+        yield judged
+
+
+def _assess(
+    entries: Sequence[HullEntry], queries: Sequence[HullEntry], fidelity: Fidelity
+) -> Iterator[tuple[int, Stability]]:
     check(entries)
-    check_level([*entries, *asked])
+    check_level([*entries, *queries])
     systems = Systems(entries)
     groups: dict[frozenset[str], list[int]] = {}
-    for i, query in enumerate(asked):
+    for i, query in enumerate(queries):
         groups.setdefault(query.elements, []).append(i)
-    found: dict[int, Stability] = {}
     for elements, index in groups.items():
-        judged = _judge(systems.hull(elements), [asked[i] for i in index], fidelity)
-        found.update(zip(index, judged, strict=True))
-    return [found[i] for i in range(len(asked))]
+        judged = _judge(systems.hull(elements), [queries[i] for i in index], fidelity)
+        yield from zip(index, judged, strict=True)
 
 
 def competing_phases(
@@ -108,26 +119,25 @@ def competing_phases(
 
 
 class Systems:
-    """The hulls of many chemical systems over one set of entries, each built when first asked for."""
+    """The phases of many chemical systems, and their hulls, over one set of entries."""
 
     def __init__(self, entries: Iterable[HullEntry]) -> None:
         self._by_elements: dict[frozenset[str], list[HullEntry]] = {}
         for entry in entries:
             self._by_elements.setdefault(entry.elements, []).append(entry)
-        self._hulls: dict[frozenset[str], Hull] = {}
 
     def hull(self, elements: Iterable[str]) -> Hull:
-        """Give the hull of a chemical system.
+        """Build the hull of a chemical system.
 
         Raises:
             MissingTerminals: an element has no entry.
         """
         system = frozenset(elements)
-        if system not in self._hulls:
-            self._hulls[system] = Hull(self._inside(system), system)
-        return self._hulls[system]
+        return Hull(self.inside(system), system)
 
-    def _inside(self, system: frozenset[str]) -> list[HullEntry]:
+    def inside(self, elements: Iterable[str]) -> list[HullEntry]:
+        """List the phases that hold no other elements."""
+        system = frozenset(elements)
         if 2 ** len(system) > len(self._by_elements):
             subsystems = [elements for elements in self._by_elements if elements <= system]
         else:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from materials.compositions import per_site, reduced_formula
+from materials.crystals import Crystal, crystal_from_json, crystal_of
 from materials.matching import fits
-from materials.records import Candidate
+from materials.records import Candidate, WrittenCandidate
 from materials.reduction import ReducedCell, reduced_cells
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
 
+Proposal = TypeVar("Proposal", Candidate, WrittenCandidate)
+
 # Fractional coordinates, lattice lengths (Å) and angles (degrees) go into bins before they are hashed. The bins'
 # edges lie where no simple fraction does, so that rounding noise in 1/3, 1/8 or 0.99999 cannot change a bin.
 _BINS_PER_UNIT = 10_000
 _EDGE = 0.2928932188
+
+BLOCK = 5_000  # crystals that are compared at once: the more pairs the matcher has, the less each of them costs
 
 
 def material_id(structure: Structure) -> str:
@@ -55,21 +61,52 @@ def group_duplicates(structures: Sequence[Structure]) -> list[list[int]]:
     Returns:
         Groups of indices into `structures`, each in order of appearance, ordered by their first members.
     """
+    return group_alike(
+        [reduced_formula(structure) for structure in structures],
+        lambda indices: [crystal_of(structures[index]) for index in indices],
+    )
+
+
+def group_alike(formulas: Sequence[str], crystals: Callable[[Sequence[int]], Sequence[Crystal]]) -> list[list[int]]:
+    """Group as `group_duplicates` does, with a few thousand crystals in memory at once.
+
+    Args:
+        formulas: Reduced formula of each crystal.
+        crystals: Gives those of some indices.
+    """
     by_formula: dict[str, list[int]] = {}
-    for index, structure in enumerate(structures):
-        by_formula.setdefault(reduced_formula(structure), []).append(index)
+    for index, formula in enumerate(formulas):
+        by_formula.setdefault(formula, []).append(index)
     groups = [indices for indices in by_formula.values() if len(indices) == 1]
-    shared = {index: formula for formula, indices in by_formula.items() if len(indices) > 1 for index in indices}
-    cells = reduced_cells([structures[index] for index in shared])
+    block: list[list[int]] = []
+    size = 0
+    for indices in by_formula.values():
+        if len(indices) == 1:
+            continue
+        if size + len(indices) > BLOCK:
+            groups += _block(block, crystals)
+            block, size = [], 0
+        block.append(indices)
+        size += len(indices)
+    groups += _block(block, crystals)
+    return sorted(groups)
+
+
+def _block(alike: Sequence[Sequence[int]], crystals: Callable[[Sequence[int]], Sequence[Crystal]]) -> list[list[int]]:
+    """Group crystals, given as the indices of each formula."""
+    cells = iter(reduced_cells(crystals([index for indices in alike for index in indices])))
     # Cells of different sizes are never the same crystal to the matcher.
-    waiting: dict[tuple[str, int], list[tuple[int, ReducedCell]]] = {}
-    for (index, formula), cell in zip(shared.items(), cells, strict=True):
-        waiting.setdefault((formula, len(cell.symbols)), []).append((index, cell))
+    waiting: dict[tuple[int, int], list[tuple[int, ReducedCell]]] = {}
+    for number, indices in enumerate(alike):
+        for index in indices:
+            cell = next(cells)
+            waiting.setdefault((number, len(cell.symbols)), []).append((index, cell))
+    groups = []
     queues = list(waiting.values())
     while queues:
         found, queues = _round(queues)
-        groups.extend(found)
-    return sorted(groups)
+        groups += found
+    return groups
 
 
 def _round(queues: list[list[tuple[int, ReducedCell]]]) -> tuple[list[list[int]], list[list[tuple[int, ReducedCell]]]]:
@@ -91,14 +128,29 @@ def _round(queues: list[list[tuple[int, ReducedCell]]]) -> tuple[list[list[int]]
     return groups, left
 
 
-def merge(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Make one candidate of all that propose the same crystal, in the order in which they came.
+class Merged(Generic[Proposal]):
+    """One candidate of all that propose the same crystal, in the order in which they came.
 
     The first proposal stands for its group, with the parents and the known ids of all. It is a "candidate" as
-    soon as one of them is, even if the others are only "competing".
+    soon as one of them is, even if the others are only "competing". What is merged is made anew each time it is gone
+    through.
     """
-    pool = list(candidates)
-    return [_merged([pool[i] for i in group]) for group in group_duplicates([c.structure for c in pool])]
+
+    def __init__(self, pool: Sequence[Proposal]) -> None:
+        """Compare them, a few thousand at once."""
+        formulas = [sys.intern(candidate.formula) for candidate in pool]
+        self._pool: Sequence[Proposal] = pool
+        self._groups = group_alike(formulas, lambda indices: [_crystal(pool[i].structure) for i in indices])
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[Proposal]:
+        return (_merged([self._pool[i] for i in group]) for group in self._groups)
+
+
+def _crystal(structure: Structure | str) -> Crystal:
+    return crystal_from_json(structure) if isinstance(structure, str) else crystal_of(structure)
 
 
 def mark_known(candidates: Sequence[Candidate], known: Sequence[tuple[str, Structure]]) -> list[Candidate]:
@@ -123,7 +175,7 @@ def mark_known(candidates: Sequence[Candidate], known: Sequence[tuple[str, Struc
     ]
 
 
-def _merged(group: list[Candidate]) -> Candidate:
+def _merged(group: list[Proposal]) -> Proposal:
     first = group[0]
     if len(group) == 1:
         return first

@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
 from materials.errors import HullError, LevelOfTheoryMismatch
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HullEntry:
-    """A phase: what it is made of, and its total energy."""
+    """A phase: what it is made of, and its total energy.
+
+    Attributes:
+        n_atoms: Atoms in the cell.
+        energy_per_atom: Total energy in eV/atom.
+        elements: The elements of which it holds any.
+    """
 
     entry_id: str  # the material_id
     amounts: Mapping[str, float]  # element -> atoms in the cell
     energy: float  # eV, total, in the convention of level_of_theory
     level_of_theory: str
     method: str
+    n_atoms: float = field(init=False, repr=False, compare=False)
+    energy_per_atom: float = field(init=False, repr=False, compare=False)
+    elements: frozenset[str] = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def n_atoms(self) -> float:
-        """Atoms in the cell."""
-        return float(sum(self.amounts.values()))
+    def __post_init__(self) -> None:
+        n_atoms = float(sum(self.amounts.values()))
+        object.__setattr__(self, "n_atoms", n_atoms)
+        object.__setattr__(self, "energy_per_atom", self.energy / n_atoms)
+        object.__setattr__(self, "elements", _elements(tuple(e for e, amount in self.amounts.items() if amount > 0)))
 
-    @cached_property
-    def energy_per_atom(self) -> float:
-        """Total energy in eV/atom."""
-        return self.energy / self.n_atoms
 
-    @cached_property
-    def elements(self) -> frozenset[str]:
-        """The elements of which it holds any."""
-        return frozenset(element for element, amount in self.amounts.items() if amount > 0)
+@lru_cache(maxsize=100_000)
+def _elements(symbols: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(symbols)  # one for all phases of a chemical system
 
 
 def fractions_of(entries: Sequence[HullEntry], elements: Sequence[str]) -> np.ndarray:

@@ -7,49 +7,35 @@ changes the digits behind.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from materials.records import (
     Calculation,
     Failure,
+    Outcome,
     Prediction,
     Proposed,
     RankedCandidate,
+    Role,
     Selection,
     Stability,
     Target,
 )
 from materials.targets import DIGITS, closeness, meets, rounded
 
-Evidence = TypeVar("Evidence")
+Told = TypeVar("Told")
+Answer = Calculation | Outcome  # of the potential
 
 _SEPARATOR = "; "
 
 
-def rank(
-    candidates: Iterable[Proposed],
-    *,
-    mlip: Mapping[str, Calculation],
-    mlip_stability: Mapping[str, Stability],
-    dft: Mapping[str, Calculation],
-    dft_stability: Mapping[str, Stability],
-    predictions: Mapping[str, Mapping[str, Prediction]],
-    selections: Mapping[str, Selection],
-    failures: Mapping[str, Failure],
-    duplicates: Mapping[str, str],
-    targets: Sequence[Target],
-    scores: Mapping[str, float] | None = None,
-) -> list[RankedCandidate]:
-    """Rank what is known.
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that is known of the materials of a campaign.
 
-    Validated candidates that meet all targets come first, then all by score, by closeness to the targets, by
-    decomposition energy (hence by `energy_above_hull`, of the fidelity that the row shows), by `material_id`.
-    What failed comes last.
-
-    Args:
-        candidates: All of a campaign; competing phases among them get no row unless a candidate is their duplicate.
+    Attributes:
         mlip: `material_id` -> the potential's calculation.
         mlip_stability: `material_id` -> stability by the potential.
         dft: `material_id` -> best DFT calculation, failed ones too.
@@ -57,111 +43,172 @@ def rank(
         predictions: `material_id` -> target -> prediction.
         selections: `material_id` -> why it was chosen.
         failures: `material_id` -> what went wrong.
-        duplicates: Duplicate -> the material that stands for it: no row of its own, but its parents and its evidence
-            join the other's.
         targets: What is wished.
         scores: `material_id` -> probability of meeting all targets, for those that DFT has not judged.
     """
-    evidence = _Evidence(
-        mlip=mlip,
-        mlip_stability=mlip_stability,
-        dft=dft,
-        dft_stability=dft_stability,
-        predictions=predictions,
-        selections=selections,
-        failures=failures,
-        targets=tuple(targets),
-        scores=scores or {},
-    )
-    rows = [_row(group, evidence) for group in _groups(candidates, duplicates)]
-    ordered = sorted(rows, key=lambda pair: pair[0])
-    return [replace(row, rank=place) for place, (_, row) in enumerate(ordered, start=1)]
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Evidence:
-    mlip: Mapping[str, Calculation]
+    mlip: Mapping[str, Answer]
     mlip_stability: Mapping[str, Stability]
     dft: Mapping[str, Calculation]
     dft_stability: Mapping[str, Stability]
     predictions: Mapping[str, Mapping[str, Prediction]]
     selections: Mapping[str, Selection]
     failures: Mapping[str, Failure]
-    targets: tuple[Target, ...]
-    scores: Mapping[str, float]
+    targets: Sequence[Target]
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
-def _groups(candidates: Iterable[Proposed], duplicates: Mapping[str, str]) -> list[list[Proposed]]:
+def ranked_groups(
+    roles: Mapping[str, Role], *, duplicates: Mapping[str, str], evidence: Evidence
+) -> list[tuple[str, ...]]:
+    """Order the materials of a campaign.
+
+    Validated candidates that meet all targets come first, then all by score, by closeness to the targets, by
+    decomposition energy (hence by `energy_above_hull`, of the fidelity that the row shows), by `material_id`.
+    What failed comes last.
+
+    Args:
+        roles: `material_id` -> role; competing phases get no row unless a candidate is their duplicate.
+        duplicates: Duplicate -> the material that stands for it: no row of its own, but its parents and its evidence
+            join the other's.
+        evidence: What is known of them.
+
+    Returns:
+        Of each row its material and the duplicates behind it, first rank first.
+    """
+    groups = _groups(roles, duplicates)
+    return sorted(groups, key=lambda ids: _order(ids[0], _judge(ids, evidence), evidence.targets))
+
+
+def ranked_rows(
+    groups: Sequence[tuple[str, ...]],
+    proposed: Callable[[Sequence[str]], Sequence[Proposed]],
+    *,
+    evidence: Evidence,
+    chunk: int = 2_000,
+) -> Iterator[RankedCandidate]:
+    """Make the rows of the table, first rank first, `chunk` of them in memory at once.
+
+    Args:
+        groups: As `ranked_groups` gave them.
+        proposed: Reads materials, in the order asked for.
+        evidence: The same.
+        chunk: How many to read together.
+    """
+    for start in range(0, len(groups), chunk):
+        part = groups[start : start + chunk]
+        members = iter(proposed([material_id for ids in part for material_id in ids]))
+        for place, ids in enumerate(part, start=start + 1):
+            yield _row(place, [next(members) for _ in ids], _judge(ids, evidence), evidence)
+
+
+def _groups(roles: Mapping[str, Role], duplicates: Mapping[str, str]) -> list[tuple[str, ...]]:
     """Each material with its duplicates behind it, those groups only that hold a candidate."""
-    groups: dict[str, list[Proposed]] = {}
-    for candidate in candidates:
-        kept = duplicates.get(candidate.material_id, candidate.material_id)
-        groups.setdefault(kept, []).append(candidate)
-    ordered = [
-        sorted(group, key=lambda candidate: (candidate.material_id != kept, candidate.material_id))
-        for kept, group in groups.items()
-    ]
-    return [group for group in ordered if any(candidate.role == "candidate" for candidate in group)]
+    behind: dict[str, list[str]] = {}
+    for duplicate, kept in duplicates.items():
+        if duplicate in roles and duplicate != kept:
+            behind.setdefault(kept, []).append(duplicate)
+    groups = []
+    for kept in dict.fromkeys(duplicates.get(material_id, material_id) for material_id in roles):
+        ids = (*([kept] if kept in roles else []), *sorted(behind.get(kept, ())))
+        if any(roles[material_id] == "candidate" for material_id in ids):
+            groups.append(ids)
+    return groups
 
 
-def _row(group: Sequence[Proposed], evidence: _Evidence) -> tuple[tuple[Any, ...], RankedCandidate]:
-    candidate, ids = group[0], [member.material_id for member in group]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judged:
+    """What the evidence for a material and its duplicates comes to."""
+
+    dft: Calculation | None
+    mlip: Answer | None
+    by_dft: Stability | None
+    by_mlip: Stability | None
+    selection: Selection | None
+    failure: Failure | None
+    status: str
+    values: Mapping[str, float | None]  # of DFT
+    meets_targets: bool | None
+    score: float | None
+
+    @property
+    def stability(self) -> Stability | None:
+        """By DFT where there is a DFT hull, else by the potential."""
+        return self.by_dft or self.by_mlip
+
+
+def _judge(ids: Sequence[str], evidence: Evidence) -> _Judged:
     dft, mlip = _first(evidence.dft, ids), _first(evidence.mlip, ids)
     by_dft, by_mlip = _first(evidence.dft_stability, ids), _first(evidence.mlip_stability, ids)
     selection, failure = _first(evidence.selections, ids), _first(evidence.failures, ids)
-    stability = by_dft or by_mlip
     status = _status(dft, mlip, by_dft, by_mlip, selection, failure)
     values = _values(dft, by_dft)
     met = meets(evidence.targets, values) if status == "validated" else None
     score = float(met) if met is not None else _first(evidence.scores, ids)
-    row = RankedCandidate(
-        rank=0,
+    return _Judged(
+        dft=dft,
+        mlip=mlip,
+        by_dft=by_dft,
+        by_mlip=by_mlip,
+        selection=selection,
+        failure=failure,
+        status=status,
+        values=values,
+        meets_targets=met,
+        score=None if status == "failed" else score,
+    )
+
+
+def _row(place: int, group: Sequence[Proposed], judged: _Judged, evidence: Evidence) -> RankedCandidate:
+    candidate = group[0]
+    stability, by_mlip, selection = judged.stability, judged.by_mlip, judged.selection
+    believed = _first(evidence.predictions, [member.material_id for member in group]) or {}
+    return RankedCandidate(
+        rank=place,
         material_id=candidate.material_id,
         formula=candidate.formula,
         chemsys=candidate.chemsys,
         n_sites=candidate.n_sites,
         parents=_joined(member.parents for member in group),
-        status=status,
+        status=judged.status,
         fidelity=stability.fidelity if stability else None,
         level_of_theory=stability.level_of_theory if stability else None,
         energy_above_hull=stability.energy_above_hull if stability else None,
         decomposition_energy_per_atom=stability.decomposition_energy_per_atom if stability else None,
         formation_energy_per_atom=stability.formation_energy_per_atom if stability else None,
-        band_gap=values.get("band_gap"),
-        score=None if status == "failed" else score,
-        meets_targets=met,
+        band_gap=judged.values.get("band_gap"),
+        score=judged.score,
+        meets_targets=judged.meets_targets,
         energy_above_hull_mlip=by_mlip.energy_above_hull if by_mlip else None,
         decomposition_energy_mlip=by_mlip.decomposition_energy_per_atom if by_mlip else None,
         formation_energy_mlip=by_mlip.formation_energy_per_atom if by_mlip else None,
-        predicted={
-            target: (prediction.mean, prediction.std)
-            for target, prediction in sorted((_first(evidence.predictions, ids) or {}).items())
-        },
+        predicted={target: (prediction.mean, prediction.std) for target, prediction in sorted(believed.items())},
         round=selection.round if selection else None,
         acquisition=selection.acquisition if selection else None,
-        volume_per_atom=_volume_per_atom(candidate, dft, mlip),
+        volume_per_atom=_volume_per_atom(candidate, judged),
         known_as=_joined(member.known_as for member in group),
-        message=_message(dft, by_dft, mlip, selection, failure),
+        message=_message(judged),
     )
-    return _order(row, closeness(evidence.targets, values) if status == "validated" else None), row
 
 
-def _order(row: RankedCandidate, close: tuple[float, ...] | None) -> tuple[Any, ...]:
-    energy = rounded(row.decomposition_energy_per_atom)
+def _order(material_id: str, judged: _Judged, targets: Sequence[Target]) -> tuple[Any, ...]:
+    close = closeness(targets, judged.values) if judged.status == "validated" else None
+    stability = judged.stability
+    energy = rounded(stability.decomposition_energy_per_atom) if stability else None
     return (
-        not row.meets_targets,
-        row.status == "failed",
-        math.inf if row.score is None else -round(row.score, DIGITS),
+        not judged.meets_targets,
+        judged.status == "failed",
+        math.inf if judged.score is None else -round(judged.score, DIGITS),
         close is None,
         close or (),
         math.inf if energy is None else energy,
-        row.material_id,
+        material_id,
     )
 
 
 def _status(
     dft: Calculation | None,
-    mlip: Calculation | None,
+    mlip: Answer | None,
     by_dft: Stability | None,
     by_mlip: Stability | None,
     selection: Selection | None,
@@ -185,7 +232,7 @@ def _values(dft: Calculation | None, by_dft: Stability | None) -> dict[str, floa
     if dft is not None and dft.status == "converged":
         numbers = {name: value for name, value in dft.properties.items() if isinstance(value, (int, float))}
         values.update(numbers)
-        values["volume_per_atom"] = _volume(dft)
+        values["volume_per_atom"] = dft.volume_per_atom
     if by_dft is not None:
         values["energy_above_hull"] = by_dft.energy_above_hull
         values["decomposition_energy_per_atom"] = by_dft.decomposition_energy_per_atom
@@ -193,24 +240,22 @@ def _values(dft: Calculation | None, by_dft: Stability | None) -> dict[str, floa
     return values
 
 
-def _first(evidence: Mapping[str, Evidence], ids: Sequence[str]) -> Evidence | None:
-    return next((evidence[name] for name in ids if name in evidence), None)
+def _first(told: Mapping[str, Told], ids: Sequence[str]) -> Told | None:
+    for name in ids:
+        if name in told:
+            return told[name]
+    return None
 
 
 def _joined(names: Iterable[Sequence[str]]) -> str:
     return _SEPARATOR.join(dict.fromkeys(name for several in names for name in several))
 
 
-def _message(
-    dft: Calculation | None,
-    by_dft: Stability | None,
-    mlip: Calculation | None,
-    selection: Selection | None,
-    failure: Failure | None,
-) -> str:
+def _message(judged: _Judged) -> str:
+    dft, mlip, failure = judged.dft, judged.mlip, judged.failure
     if dft is not None and dft.status != "converged":
         return f"DFT {dft.status}: {dft.message}".rstrip(": ")
-    if dft is not None and by_dft is None and selection is not None:
+    if dft is not None and judged.by_dft is None and judged.selection is not None:
         return "DFT converged, its hull is incomplete: a competing phase has no DFT energy"
     if failure is not None:
         return f"{failure.stage}: {failure.error}: {failure.message}"
@@ -219,15 +264,8 @@ def _message(
     return ""
 
 
-def _volume_per_atom(candidate: Proposed, dft: Calculation | None, mlip: Calculation | None) -> float:
-    for calculation in (dft, mlip):
-        if calculation is not None and calculation.status == "converged":
-            volume = _volume(calculation)
-            if volume is not None:
-                return volume
+def _volume_per_atom(candidate: Proposed, judged: _Judged) -> float:
+    for answer in (judged.dft, judged.mlip):
+        if answer is not None and answer.status == "converged" and answer.volume_per_atom is not None:
+            return answer.volume_per_atom
     return candidate.volume_per_atom
-
-
-def _volume(calculation: Calculation) -> float | None:
-    structure = calculation.structure
-    return None if structure is None else float(structure.volume) / len(structure)

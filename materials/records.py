@@ -62,7 +62,23 @@ class Candidate:
     known_as: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenCandidate:
+    """A candidate whose structure is written as the ledger keeps it: a tenth of the memory of one that is built."""
+
+    material_id: str
+    formula: str
+    chemsys: str
+    n_sites: int
+    structure: str  # JSON, by `materials.serialization`
+    source: str
+    source_version: str
+    parents: tuple[str, ...] = ()
+    role: Role = "candidate"
+    known_as: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Proposed:
     """A candidate as the table needs it: no structure has to be built for it."""
 
@@ -105,8 +121,50 @@ class Calculation:
         key = [self.material_id, self.method, self.fidelity, self.level_of_theory, self.settings_hash]
         return content_hash(key)
 
+    @property
+    def volume_per_atom(self) -> float | None:
+        """Å³; None without a structure."""
+        return None if self.structure is None else float(self.structure.volume) / len(self.structure)
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenCalculation:
+    """A calculation as the ledger keeps it. Who makes it writes it, so that nobody on the way builds its structure."""
+
+    calculation_id: str
+    material_id: str
+    method: str
+    fidelity: Fidelity
+    level_of_theory: str
+    settings_hash: str
+    status: CalculationStatus
+    structure: str | None  # JSON, by `materials.serialization`
+    energy: float | None  # eV, total
+    max_force: float | None  # eV/Å
+    max_stress: float | None  # eV/Å³
+    n_steps: int
+    wall_time_s: float | None
+    message: str
+    properties: str  # JSON
+    content_hash: str  # of all but the time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of a calculation: all that is needed of those that are not looked at one by one."""
+
+    calculation_id: str
+    material_id: str
+    method: str
+    status: CalculationStatus
+    message: str
+    formula: str | None  # reduced; this and what follows only where it converged
+    chemsys: str | None
+    n_sites: int | None
+    volume_per_atom: float | None  # Å³
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stability:
     """Where a material stands against the phases it competes with, at one level of theory. Energies in eV/atom."""
 
@@ -169,7 +227,7 @@ class Target:
     tolerance: float | None = None  # only with "near"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankedCandidate:
     """One row of the table that people query: the best evidence, and what it rests on. Energies in eV/atom.
 

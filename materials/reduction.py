@@ -11,15 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from materials.bases import find_bases, n_steps
-from materials.compositions import species_of
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+from materials.compositions import species_of, symbol_of
+from materials.crystals import Crystal
 
 VOLUME_PER_ATOM = 20.0  # Å³, to which all are scaled: the matcher compares at one volume
 
@@ -86,31 +83,27 @@ class ReducedCell:
         return self.frac_coords[[i for element in elements for i in self.sites[element]]]
 
 
-def reduced_cells(structures: Sequence[Structure]) -> list[ReducedCell]:
-    """Reduce crystals to their primitive Niggli cells.
-
-    Args:
-        structures: Ordered.
-    """
+def reduced_cells(crystals: Sequence[Crystal]) -> list[ReducedCell]:
+    """Reduce crystals to their primitive Niggli cells."""
     cells = []
-    for start in range(0, len(structures), _CHUNK):
-        part = structures[start : start + _CHUNK]
-        matrices = niggli_matrices(np.array([structure.lattice.matrix for structure in part]))
-        cells += [_reduced(structure, matrix) for structure, matrix in zip(part, matrices, strict=True)]
+    for start in range(0, len(crystals), _CHUNK):
+        part = crystals[start : start + _CHUNK]
+        matrices = niggli_matrices(np.array([crystal.matrix for crystal in part]))
+        cells += [_reduced(crystal, matrix) for crystal, matrix in zip(part, matrices, strict=True)]
     return cells
 
 
-def _reduced(structure: Structure, matrix: np.ndarray) -> ReducedCell:
-    species = species_of(structure)
-    frac = structure.frac_coords @ (structure.lattice.matrix @ np.linalg.inv(matrix))
-    if not _is_primitive(matrix, frac, list(map(str, species))):
+def _reduced(crystal: Crystal, matrix: np.ndarray) -> ReducedCell:
+    symbols = tuple(map(symbol_of, crystal.species))
+    frac = crystal.frac_coords @ (crystal.matrix @ np.linalg.inv(matrix))
+    if not _is_primitive(matrix, frac, list(crystal.species)):
         from pymatgen.analysis.structure_matcher import StructureMatcher
 
-        primitive = StructureMatcher._get_reduced_structure(structure, primitive_cell=True, niggli=True)
-        species = species_of(primitive)
+        primitive = StructureMatcher._get_reduced_structure(crystal.structure(), primitive_cell=True, niggli=True)
+        symbols = tuple(species.symbol for species in species_of(primitive))
         matrix, frac = primitive.lattice.matrix, primitive.frac_coords
-    scale = (VOLUME_PER_ATOM * len(species) / abs(float(np.linalg.det(matrix)))) ** (1 / 3)
-    return ReducedCell(matrix=matrix * scale, frac_coords=frac, symbols=tuple(s.symbol for s in species))
+    scale = (VOLUME_PER_ATOM * len(symbols) / abs(float(np.linalg.det(matrix)))) ** (1 / 3)
+    return ReducedCell(matrix=matrix * scale, frac_coords=frac, symbols=symbols)
 
 
 def niggli_matrices(matrices: np.ndarray) -> np.ndarray:

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.errors import InputError
+from models.row_file import RowFile
 
+Rows = NDArray[np.floating] | RowFile
 MOST_COMPONENTS = 40
 LEAST_VARIANCE = 1e-6  # of a component, where a z-scored column has 1: whitening must not blow up rounding errors
 FARTHEST = 10.0  # z-scores beyond it are cut: one odd cell must not set the scale of its neighbours
-CHUNK = 65536  # rows worked on together
+CHUNK = 8192  # rows worked on together: so many are in memory a few times over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Projection:
     axes: NDArray[np.float64]
     n_features: int
 
-    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+    def transform(self, features: Rows) -> NDArray[np.float64]:
         """Project rows.
 
         Args:
@@ -47,7 +49,7 @@ class Projection:
         Raises:
             InputError: The table has another number of columns than the one that was frozen.
         """
-        if features.ndim != 2 or features.shape[1] != self.n_features:
+        if len(features.shape) != 2 or features.shape[1] != self.n_features:
             raise InputError(
                 f"features: shape {features.shape}, but the campaign was frozen with {self.n_features} columns; "
                 "describe new candidates as the first ones were described (with or without latents)."
@@ -57,7 +59,7 @@ class Projection:
             projected[part] = z @ self.axes
         return projected
 
-    def _scores(self, features: NDArray[np.floating]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    def _scores(self, features: Rows) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         for start in range(0, len(features), CHUNK):
             part = slice(start, start + CHUNK)
             z = (features[part][:, self.columns] - self.mean) / self.std
@@ -72,7 +74,7 @@ class Projection:
         return digest.hexdigest()[:16]
 
 
-def freeze(features: NDArray[np.floating], *, n_components: int = MOST_COMPONENTS) -> Projection:
+def freeze(features: Rows, *, n_components: int = MOST_COMPONENTS) -> Projection:
     """Learn the projection from the pool as it is at the start of a campaign.
 
     Frozen once, so that distances, and with them what was learned, mean the same in every round.
@@ -84,7 +86,7 @@ def freeze(features: NDArray[np.floating], *, n_components: int = MOST_COMPONENT
     Raises:
         InputError: The table is empty or not two-dimensional.
     """
-    if features.ndim != 2 or not len(features):
+    if len(features.shape) != 2 or not len(features):
         raise InputError(f"features: shape {features.shape}; a projection needs at least one described candidate.")
     mean, std = _moments(features)
     columns = np.flatnonzero(std > 1e-9 * np.maximum(np.abs(mean), 1e-3))
@@ -104,13 +106,14 @@ def freeze(features: NDArray[np.floating], *, n_components: int = MOST_COMPONENT
     return Projection(axes=axes, **kept)
 
 
-def _moments(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(features: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of what is finite in each column; 0 and 0 where nothing is."""
     count, total = np.zeros(features.shape[1]), np.zeros(features.shape[1])
     for start in range(0, len(features), CHUNK):
-        finite = np.isfinite(features[start : start + CHUNK])
+        part = features[start : start + CHUNK]
+        finite = np.isfinite(part)
         count += finite.sum(axis=0)
-        total += np.where(finite, features[start : start + CHUNK], 0.0).sum(axis=0)
+        total += np.where(finite, part, 0.0).sum(axis=0)
     mean = total / np.maximum(count, 1)
     square = np.zeros(features.shape[1])
     for start in range(0, len(features), CHUNK):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from materials.corrections import correct
 from materials.errors import HullError
-from materials.records import Calculation, content_hash
+from materials.records import Calculation, WrittenCalculation, content_hash
+from materials.serialization import structure_from_json
+from materials.store.rows import write_calculation
 from models.relaxation import Frame, RelaxationSettings, Relaxed, relax
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
     from models.potentials.interface import Potential, PotentialIdentity
 
 
@@ -56,7 +56,7 @@ def loaded(choice: PotentialChoice) -> Potential:
 class Answers:
     """What became of a chunk."""
 
-    calculations: list[Calculation]
+    calculations: list[WrittenCalculation]
     trajectories: Mapping[str, Sequence[Frame]]  # by material_id, where the settings ask for them
 
 
@@ -66,33 +66,38 @@ def screening_hash(settings: RelaxationSettings, weights_hash: str, precision: s
     return content_hash(content if precision == "float32" else {**content, "precision": precision})
 
 
-def relax_chunk(choice: PotentialChoice, settings: RelaxationSettings, structures: Mapping[str, Structure]) -> Answers:
+def relax_chunk(choice: PotentialChoice, settings: RelaxationSettings, written: Mapping[str, str]) -> Answers:
     """Relax a chunk and record each structure's end, in the potential's level of theory.
+
+    Structures come as the ledger has them and go as it will have them, for the flow to hand on as they are.
 
     Args:
         choice: The potential.
         settings: How to relax.
-        structures: By material_id.
+        written: Structures by material_id, as `structure_to_json` wrote them.
 
     Returns:
         One calculation for each structure, whatever became of it, and the trajectories that were asked for.
     """
-    ids = list(structures)
+    ids = list(written)
+    structures = [structure_from_json(text) for text in written.values()]
     with _one_at_a_time:
         potential = loaded(choice)
-        results = [(ids[index], relaxed) for index, relaxed in relax(potential, list(structures.values()), settings)]
+        results = [(ids[index], relaxed) for index, relaxed in relax(potential, structures, settings)]
     hashed = screening_hash(settings, potential.weights_hash, choice.precision)
     return Answers(
-        calculations=[_record(potential, material_id, hashed, relaxed) for material_id, relaxed in results],
+        calculations=[
+            write_calculation(_record(potential, material_id, hashed, relaxed)) for material_id, relaxed in results
+        ],
         trajectories={material_id: relaxed.trajectory for material_id, relaxed in results if relaxed.trajectory},
     )
 
 
 def failed_calculations(
-    identity: PotentialIdentity, hashed: str, structures: Mapping[str, Structure], message: str
-) -> Sequence[Calculation]:
+    identity: PotentialIdentity, hashed: str, written: Mapping[str, str], message: str
+) -> list[WrittenCalculation]:
     """Record structures that no worker brought back."""
-    return [
+    lost = [
         Calculation(
             material_id=material_id,
             method=identity.method,
@@ -100,12 +105,13 @@ def failed_calculations(
             level_of_theory=identity.level_of_theory,
             settings_hash=hashed,
             status="failed",
-            structure=structure,
+            structure=structure_from_json(text),
             energy=None,
             message=message,
         )
-        for material_id, structure in structures.items()
+        for material_id, text in written.items()
     ]
+    return [write_calculation(calculation) for calculation in lost]
 
 
 def _record(potential: Potential, material_id: str, hashed: str, relaxed: Relaxed) -> Calculation:

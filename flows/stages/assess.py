@@ -2,144 +2,219 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from flows.context import Run
 from materials.corrections import MP2020_LEVEL
-from materials.records import Calculation, Stability
+from materials.records import Calculation, Outcome, Stability
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from materials.crystals import Crystal
     from materials.hull import HullEntry
+
+JUDGED_AT_ONCE = 5_000  # written in one transaction, which others wait for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screened:
     """What the potential says of a campaign, duplicates told apart.
 
+    It holds no structure of its own: those are in the ledger, and of a hundred thousand DFT asks for a few.
+
     Attributes:
-        calculations: The potential's, by material_id: one for each distinct material, whatever its status.
-        entries: The hull's phases: converged, distinct; a database's energies of the same level among them.
-        sizes: Sites in the cell of each phase.
-        structures: Of each phase, relaxed by the potential or as the database has it.
-        geometries: Of each phase, the id of the calculation that its structure comes from.
-        stabilities: Of each phase.
+        outcomes: The potential's, by material_id: one for each distinct material, whatever its status.
+        known: A database's of the same level, of the hull's phases that it has an energy of and the potential has not.
+        stabilities: Of the hull's phases: converged, distinct. What each decomposes into is left to the ledger.
         duplicates: Material -> the one that it relaxed into.
         references: Phases with a database's energies at `MP2020_LEVEL`, candidates that it knows among them, by the
             material that stands for each crystal.
+        built: Structures that were asked for, relaxed by the potential or as the database has it, by material_id.
+        gathered: Phases that were asked for, by chemical system.
     """
 
-    calculations: Mapping[str, Calculation]
-    entries: tuple[HullEntry, ...]
-    sizes: Mapping[str, int]
-    structures: Mapping[str, Structure]
-    geometries: Mapping[str, str]
+    outcomes: Mapping[str, Outcome]
+    known: Mapping[str, Outcome]
     stabilities: Mapping[str, Stability]
     duplicates: Mapping[str, str]
     references: Mapping[str, HullEntry] = field(default_factory=dict)
+    built: dict[str, Structure] = field(default_factory=dict)
+    gathered: dict[str, list[HullEntry]] = field(default_factory=dict)
+
+    def phase(self, material_id: str) -> Outcome:
+        """Give the calculation that a phase's energy and structure come from."""
+        return self.known.get(material_id) or self.outcomes[material_id]
+
+    def elements(self, material_id: str) -> frozenset[str]:
+        """Name the elements of a phase."""
+        return frozenset(str(self.phase(material_id).chemsys).split("-"))
+
+    def inside(self, run: Run, chemsys: str) -> list[HullEntry]:
+        """Gather the hull's phases that hold no other elements."""
+        if chemsys not in self.gathered:
+            elements = set(chemsys.split("-"))
+            systems = {phase.chemsys for phase in (*self.outcomes.values(), *self.known.values()) if phase.chemsys}
+            systems = {system for system in systems if elements.issuperset(system.split("-"))}
+            asked = [p.calculation_id for m in self.stabilities if (p := self.phase(m)).chemsys in systems]
+            self.gathered[chemsys] = list(_read(run, asked)[1].values())
+        return self.gathered[chemsys]
+
+    def structures(self, run: Run, material_ids: Sequence[str]) -> list[Structure]:
+        """Build the structures of some phases."""
+        from materials.serialization import structure_from_json
+
+        missing = {self.phase(m).calculation_id: m for m in material_ids if m not in self.built}
+        for calculation in run.ledger.written_calculations(missing):
+            assert calculation.structure is not None  # or it were no phase
+            self.built[missing[calculation.calculation_id]] = structure_from_json(calculation.structure)
+        return [self.built[m] for m in material_ids]
 
 
 def assess_screened(run: Run) -> Screened:
     """Merge what relaxed into one crystal, build the potential's hull, keep both in the ledger."""
-    from materials.hull import assess, entry_from
-
     identity = run.potential_identity
     with run.progress.timed("ledger"):
-        calculations = run.ledger.calculations(
-            campaign_id=run.campaign_id,
+        candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
+        calculations = run.ledger.best_calculations(
+            run.campaign_id,
             fidelity="mlip",
             method=identity.method,
             level_of_theory=identity.level_of_theory,
             settings_hash=run.screening_hash,
         )
-        energies = _of_databases(run, identity.level_of_theory)
-        known = energies if identity.level_of_theory == MP2020_LEVEL else _of_databases(run, MP2020_LEVEL)
-        candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
-    # A candidate is judged by the potential's energy, whatever a database says: screening must not know the answer.
-    converged = {m: c for m, c in energies.items() if m not in candidates}
-    converged |= {m: c for m, c in calculations.items() if c.status == "converged"}
+        outcomes, entries = _read(run, calculations.values())
+        del calculations
+        known, energies = _of_databases(run, identity.level_of_theory)
+        references = energies if identity.level_of_theory == MP2020_LEVEL else _of_databases(run, MP2020_LEVEL)[1]
+        # A candidate is judged by the potential's energy, whatever a database says: screening must not know the answer.
+        others = [m for m in energies if m not in candidates and m not in entries]
+        known = {m: known[m] for m in others}
+        entries.update((m, energies[m]) for m in others)
+    n_calculations, n_unfinished = len(outcomes), sum(o.status != "converged" for o in outcomes.values())
     with run.progress.timed("identity"):
-        duplicates = _duplicates(converged, candidates)
-    distinct = {m: c for m, c in converged.items() if m not in duplicates}
-    with run.progress.timed("hull"):
-        entries = tuple(entry_from(distinct[m]) for m in sorted(distinct))
-        stabilities = assess(entries, fidelity="mlip")
+        duplicates = _duplicates(run, entries, outcomes | known, candidates)
+    for material_id in duplicates:
+        del entries[material_id]
+        outcomes.pop(material_id, None)
     with run.progress.timed("ledger"):
         run.ledger.add_equivalences(run.campaign_id, duplicates, "relaxed")
-        run.ledger.add_stabilities(run.campaign_id, stabilities)
-    _report(run, calculations, candidates, duplicates, stabilities)
+    stabilities = _judge(run, entries)
+    near = sum(s.decomposition_energy_per_atom <= 0.05 for m, s in stabilities.items() if m in candidates)
+    run.progress.say(
+        f"Screened {n_calculations}: {n_unfinished} not converged, {len(duplicates)} relaxed into another's"
+        f" crystal, {near} candidates within 0.05 eV/atom of the potential's hull"
+    )
     return Screened(
-        calculations={m: c for m, c in calculations.items() if m not in duplicates},
-        entries=entries,
-        sizes={m: len(c.structure) for m, c in distinct.items() if c.structure is not None},
-        structures={m: c.structure for m, c in distinct.items() if c.structure is not None},
-        geometries={m: c.calculation_id for m, c in distinct.items()},
-        stabilities={s.material_id: s for s in stabilities},
+        outcomes=outcomes,
+        known=known,
+        stabilities=stabilities,
         duplicates=duplicates,
-        references=_references(known, duplicates),
+        references=_references(references, duplicates),
     )
 
 
-def _of_databases(run: Run, level_of_theory: str) -> dict[str, Calculation]:
+def _of_databases(run: Run, level_of_theory: str) -> tuple[dict[str, Outcome], dict[str, HullEntry]]:
     """Read the energies of a level that we did not compute: what DFT answers must not change what is asked."""
-    found = run.ledger.calculations(
-        campaign_id=run.campaign_id,
-        fidelity="dft",
-        level_of_theory=level_of_theory,
-        not_by=run.campaign.dft.code,
+    found = run.ledger.best_calculations(
+        run.campaign_id, fidelity="dft", level_of_theory=level_of_theory, not_by=run.campaign.dft.code
     )
-    return {m: c for m, c in found.items() if c.status == "converged"}
+    return _read(run, found.values())
 
 
-def _references(known: Mapping[str, Calculation], duplicates: Mapping[str, str]) -> dict[str, HullEntry]:
+def _references(known: Mapping[str, HullEntry], duplicates: Mapping[str, str]) -> dict[str, HullEntry]:
     """Give each crystal its lowest known energy, under the id of the material that stands for it."""
-    from materials.hull import entry_from
-
     found: dict[str, HullEntry] = {}
-    for material_id, calculation in sorted(known.items()):
+    for material_id, entry in sorted(known.items()):
         stands = duplicates.get(material_id, material_id)
-        entry = replace(entry_from(calculation), entry_id=stands)
         if stands not in found or entry.energy_per_atom < found[stands].energy_per_atom:
-            found[stands] = entry
+            found[stands] = replace(entry, entry_id=stands)
     return found
 
 
-def _duplicates(converged: Mapping[str, Calculation], candidates: set[str]) -> dict[str, str]:
-    """Map each material onto the one that stands for its crystal: a candidate first, then the lowest in energy."""
-    from materials.identity import group_duplicates
+def _read(run: Run, calculation_ids: Iterable[str]) -> tuple[dict[str, Outcome], dict[str, HullEntry]]:
+    """Read calculations one after the other; give what became of each, and the phases that the converged ones make."""
+    from materials.compositions import formula_of
+    from materials.crystals import crystal_from_json
+    from materials.hull import HullEntry
 
-    ids = sorted(converged)
-    structures = [converged[m].structure for m in ids]
+    outcomes: dict[str, Outcome] = {}
+    entries: dict[str, HullEntry] = {}
+    shared: dict[tuple[tuple[str, float], ...], dict[str, float]] = {}  # polymorphs are of the same
+    for calculation in run.ledger.written_calculations(calculation_ids):
+        material_id = calculation.material_id
+        formula = chemsys = n_sites = volume = None
+        if calculation.status == "converged" and calculation.structure is not None and calculation.energy is not None:
+            crystal = crystal_from_json(calculation.structure)
+            n_sites = len(crystal.species)
+            volume = crystal.volume / n_sites
+            amounts = crystal.amounts
+            formula, chemsys = formula_of(amounts), sys.intern("-".join(sorted(amounts)))
+            entries[material_id] = HullEntry(
+                entry_id=material_id,
+                amounts=shared.setdefault(tuple(amounts.items()), amounts),
+                energy=calculation.energy,
+                level_of_theory=sys.intern(calculation.level_of_theory),
+                method=sys.intern(calculation.method),
+            )
+        outcomes[material_id] = Outcome(
+            calculation_id=calculation.calculation_id,
+            material_id=material_id,
+            method=sys.intern(calculation.method),
+            status=sys.intern(calculation.status),  # type: ignore[arg-type]
+            message=calculation.message,
+            formula=formula,
+            chemsys=chemsys,
+            n_sites=n_sites,
+            volume_per_atom=volume,
+        )
+    return outcomes, entries
+
+
+def _duplicates(
+    run: Run, entries: Mapping[str, HullEntry], outcomes: Mapping[str, Outcome], candidates: set[str]
+) -> dict[str, str]:
+    """Map each material onto the one that stands for its crystal: a candidate first, then the lowest in energy."""
+    from materials.crystals import crystal_from_json
+    from materials.identity import group_alike
+
+    ids = sorted(entries)
+
+    def crystals(indices: Sequence[int]) -> list[Crystal]:
+        with run.progress.timed("ledger"):
+            asked = [outcomes[ids[i]].calculation_id for i in indices]
+            return [crystal_from_json(str(c.structure)) for c in run.ledger.written_calculations(asked)]
+
+    # Rounded to 0.1 meV: the last digits depend on the machine, and decisions must not.
+    def order(material_id: str) -> tuple[bool, float, str]:
+        return material_id not in candidates, round(entries[material_id].energy_per_atom, 4), material_id
+
     duplicates: dict[str, str] = {}
-    for group in group_duplicates([s for s in structures if s is not None]):
-        members = sorted((ids[i] for i in group), key=lambda m: (m not in candidates, _energy(converged[m]), m))
-        duplicates.update(dict.fromkeys(members[1:], members[0]))
+    for group in group_alike([str(outcomes[m].formula) for m in ids], crystals):
+        kept, *others = sorted((ids[i] for i in group), key=order)
+        duplicates.update(dict.fromkeys(others, kept))
     return duplicates
 
 
-def _energy(calculation: Calculation) -> float:
-    """Energy per atom rounded to 0.1 meV: the last digits depend on the batch, and decisions must not."""
-    assert calculation.energy is not None
-    assert calculation.structure is not None
-    return round(calculation.energy / len(calculation.structure), 4)
+def _judge(run: Run, entries: Mapping[str, HullEntry]) -> dict[str, Stability]:
+    """Build the hulls, write what they say of each phase, and keep what the stages ask for."""
+    from materials.hull import assess_by_system
 
-
-def _report(
-    run: Run,
-    calculations: Mapping[str, Calculation],
-    candidates: set[str],
-    duplicates: Mapping[str, str],
-    stabilities: list[Stability],
-) -> None:
-    unfinished = [c for c in calculations.values() if c.status != "converged"]
-    near = [s for s in stabilities if s.material_id in candidates and s.decomposition_energy_per_atom <= 0.05]
-    run.progress.say(
-        f"Screened {len(calculations)}: {len(unfinished)} not converged, {len(duplicates)} relaxed into another's"
-        f" crystal, {len(near)} candidates within 0.05 eV/atom of the potential's hull"
-    )
+    nothing: dict[str, float] = {}
+    stabilities: dict[str, Stability] = {}
+    judged = assess_by_system([entries[m] for m in sorted(entries)], fidelity="mlip")
+    while True:
+        with run.progress.timed("hull"):
+            some = list(islice(judged, JUDGED_AT_ONCE))
+        if not some:
+            return stabilities
+        with run.progress.timed("ledger"):
+            run.ledger.add_stabilities(run.campaign_id, some)
+        stabilities.update((s.material_id, replace(s, decomposition=nothing)) for s in some)
 
 
 def assess_validated(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from flows.context import Run
 from flows.stages.assess import Screened
 from flows.stages.validate import collect
-from materials.records import Calculation, Prediction, Selection
+from materials.records import Prediction, Selection
 
 if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
     from models.surrogate import Posterior
 
 MOST_PREDICTIONS = 5_000  # kept of a round: the likeliest ones; a million rows a round would tell nobody more
@@ -63,8 +66,6 @@ class Belief:
 
 def gather_pool(run: Run, screened: Screened) -> Pool:
     """Collect the candidates near the potential's hull, and describe them if there is something to learn."""
-    from materials.compositions import reduced_formula
-
     with run.progress.timed("learning"):
         candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
         ids = sorted(
@@ -73,12 +74,11 @@ def gather_pool(run: Run, screened: Screened) -> Pool:
             if material_id in candidates
             and round(stability.decomposition_energy_per_atom, 4) <= run.campaign.learning.within
         )
-        calculations = [screened.calculations[m] for m in ids]
         names = sorted({e.stability for e in EXPECTATIONS.values() if e.stability})
-        formulas = [reduced_formula(c.structure) for c in calculations if c.structure is not None]
+        formulas = [str(screened.outcomes[m].formula) for m in ids]
         return Pool(
             material_ids=tuple(ids),
-            features=_features(calculations) if ids and _learns(run) else np.empty((len(ids), 0)),
+            features=_features(run, screened, ids) if ids and _learns(run) else np.empty((len(ids), 0)),
             groups=np.unique(formulas, return_inverse=True)[1] if ids else np.empty(0, dtype=np.int64),
             priors={name: np.array([round(getattr(screened.stabilities[m], name), 4) for m in ids]) for name in names},
         )
@@ -89,16 +89,35 @@ def _learns(run: Run) -> bool:
     return (run.use_dft and run.campaign.dft.budget > 0) or bool(run.ledger.selections(run.campaign_id))
 
 
-def _features(calculations: Sequence[Calculation]) -> NDArray[np.float64]:
-    from models.descriptors import describe
+def _features(run: Run, screened: Screened, material_ids: Sequence[str]) -> NDArray[np.float64]:
+    """Describe candidates, by the potential's latent vectors too if each has one, and project what describes them."""
+    from models.descriptors import CHUNK, describe, feature_names
     from models.projection import freeze
+    from models.row_file import RowFile
 
-    latents = [c.properties.get("latent") for c in calculations]
-    features = describe(
-        [c.structure for c in calculations if c.structure is not None],
-        np.array(latents, dtype=np.float32) if all(latent is not None for latent in latents) else None,
-    )
-    return freeze(features).transform(features)
+    n_latent: int | None = None
+    with RowFile() as features:
+        for start in range(0, len(material_ids), CHUNK):
+            structures, latents = _described_by(run, screened, material_ids[start : start + CHUNK])
+            n_latent = len(latents[0]) if n_latent is None else n_latent
+            if not all(latents):  # numbers that only some have would tell those from the others
+                features.keep_first(len(feature_names()))
+            filled = [latent if len(latent) == n_latent else [np.nan] * n_latent for latent in latents]
+            features.append(np.hstack([describe(structures), np.array(filled, dtype=np.float32)]))
+        return freeze(features).transform(features)
+
+
+def _described_by(
+    run: Run, screened: Screened, material_ids: Sequence[str]
+) -> tuple[list[Structure], list[list[float]]]:
+    """Read the structures and the latent vectors of some candidates; one without has an empty vector."""
+    from materials.serialization import structure_from_json
+
+    with run.progress.timed("ledger"):
+        asked = [screened.outcomes[m].calculation_id for m in material_ids]
+        found = list(run.ledger.written_calculations(asked))
+    structures = [structure_from_json(str(calculation.structure)) for calculation in found]
+    return structures, [json.loads(calculation.properties).get("latent") or [] for calculation in found]
 
 
 def believe(run: Run, screened: Screened, pool: Pool) -> Belief:

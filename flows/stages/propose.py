@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from flows.context import Run
 from flows.sources import Files, MaterialsProject, Optimade, Prototypes, Source, Substitution
+from materials.candidate_file import CandidateFile
 from materials.errors import SourceRefused
-from materials.records import Calculation, Candidate, Failure, Role
+from materials.records import Calculation, Candidate, Failure, Role, WrittenCandidate
+from materials.store.rows import write_candidate
 
 
 @dataclass(kw_only=True)
 class Proposals:
-    """What all sources gave."""
+    """What all sources gave.
 
-    candidates: list[Candidate] = field(default_factory=list)
-    # Of phases that a database computed, by the id that it has for them.
+    Attributes:
+        trouble: What is wrong with a candidate, as an error and a message; None if nothing is.
+        sane: Candidates that make sense.
+        energies: Of phases that a database computed, by the id that it has for them.
+        failures: What could not be read.
+        insane: What is wrong with the candidates that make no sense.
+        refused: Those of them that somebody gave us: they have their row in the table. What an enumeration makes up
+            has none.
+    """
+
+    trouble: Callable[[Candidate], tuple[str, str] | None]
+    sane: CandidateFile
     energies: dict[str, Calculation] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
-    # What somebody gave us and makes no sense: it has its row in the table. What an enumeration makes up has none.
-    given: set[str] = field(default_factory=set)
-    refused: list[Candidate] = field(default_factory=list)
+    insane: list[Failure] = field(default_factory=list)
+    refused: list[WrittenCandidate] = field(default_factory=list)
+
+    def take(self, candidate: Candidate, *, given: bool) -> None:
+        """Keep a candidate, and nothing of it in memory: a built structure takes a kilobyte a site."""
+        trouble = self.trouble(candidate)
+        if trouble is None:
+            self.sane.append(write_candidate(candidate))
+            return
+        error, message = trouble
+        if given and error != "NotFinite":
+            self.refused.append(write_candidate(candidate))
+        message = _whence(candidate) + message
+        self.insane.append(Failure(material_id=candidate.material_id, stage="propose", error=error, message=message))
 
 
 def propose(run: Run) -> int:
@@ -33,32 +57,64 @@ def propose(run: Run) -> int:
         InputError: A source's file or folder is not there, or its key is missing.
         SourceError: A source could not answer.
     """
-    from materials.identity import merge
+    with CandidateFile() as sane:
+        found = Proposals(trouble=partial(_trouble, run), sane=sane)
+        with run.progress.timed("proposing"):
+            for role, sources in (("candidate", run.campaign.sources), ("competing", run.campaign.competing)):
+                for source in sources:
+                    run.check_stop()
+                    _collect(run, source, role, found)  # type: ignore[arg-type]
+        return _keep(run, found)
 
-    with run.progress.timed("proposing"):
-        found = Proposals()
-        for role, sources in (("candidate", run.campaign.sources), ("competing", run.campaign.competing)):
-            for source in sources:
-                run.check_stop()
-                _collect(run, source, role, found)  # type: ignore[arg-type]
-        sane = list(_sane(run, found))
+
+@dataclass(kw_only=True)
+class _Kept:
+    """What goes to the ledger: noted anew each time that it is gone through.
+
+    Attributes:
+        distinct: Of the sane.
+        refused: What was given and makes no sense.
+        energies: A database's, by the id that it has for their phases.
+        counts: Materials of each role.
+        stands: A database's phase -> the material that stands for its crystal.
+    """
+
+    distinct: Iterable[WrittenCandidate]
+    refused: Iterable[WrittenCandidate]
+    energies: Container[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    stands: dict[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[WrittenCandidate]:
+        self.counts = {"candidate": 0, "competing": 0}
+        for candidate in self.distinct:
+            self.counts[candidate.role] += 1
+            self.stands.update((p, candidate.material_id) for p in candidate.parents if p in self.energies)
+            yield candidate
+        yield from self.refused
+
+
+def _keep(run: Run, found: Proposals) -> int:
+    """Merge what is the same crystal, and write all to the ledger."""
+    from materials.identity import Merged
+
     with run.progress.timed("identity"):
-        distinct = merge(sane)
+        distinct = Merged(found.sane)
+    kept = _Kept(distinct=distinct, refused=found.refused, energies=found.energies)
+    failures = [*found.failures, *found.insane]
     with run.progress.timed("ledger"):
-        run.ledger.add_candidates(run.campaign_id, [*distinct, *found.refused])
-        run.ledger.add_calculations(_named_as_kept(found.energies, distinct))
-        run.ledger.add_failures(run.campaign_id, found.failures)
-    competing = sum(candidate.role == "competing" for candidate in distinct)
+        run.ledger.add_candidates(run.campaign_id, kept)
+        run.ledger.add_calculations(_named_as_kept(found.energies, kept.stands))
+        run.ledger.add_failures(run.campaign_id, failures)
     run.progress.say(
-        f"Proposed {len(distinct) - competing} candidates and {competing} competing phases"
-        f" ({len(sane) - len(distinct)} duplicates merged, {len(found.failures)} left out)"
+        f"Proposed {kept.counts['candidate']} candidates and {kept.counts['competing']} competing phases"
+        f" ({len(found.sane) - len(distinct)} duplicates merged, {len(failures)} left out)"
     )
     return len(distinct)
 
 
-def _named_as_kept(energies: Mapping[str, Calculation], kept: Sequence[Candidate]) -> list[Calculation]:
+def _named_as_kept(energies: Mapping[str, Calculation], stands: Mapping[str, str]) -> list[Calculation]:
     """Give an energy to the material that stands for its crystal; of several, the lowest of each crystal."""
-    stands = {parent: candidate.material_id for candidate in kept for parent in candidate.parents}
     found: dict[str, Calculation] = {}
     for origin, calculation in energies.items():
         material_id = stands.get(origin, calculation.material_id)
@@ -75,13 +131,12 @@ def _per_atom(calculation: Calculation) -> float:
 
 
 def _collect(run: Run, source: Source, role: Role, found: Proposals) -> None:
+    given = role == "candidate" and not isinstance(source, Prototypes | Substitution)
     for item in _ask(run, source, role, found):
         if isinstance(item, Failure):
             found.failures.append(item)
         else:
-            found.candidates.append(item if item.role == role else replace(item, role=role))
-            if role == "candidate" and not isinstance(source, Prototypes | Substitution):
-                found.given.add(item.material_id)
+            found.take(item if item.role == role else replace(item, role=role), given=given)
 
 
 def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Candidate | Failure]:
@@ -158,12 +213,11 @@ def _pull_materials_project(run: Run, source: MaterialsProject, found: Proposals
         band_gap=source.band_gap,
     )
     run.progress.say(f"Materials Project {snapshot.database_version}: {len(snapshot.structures)} structures")
-    competing: list[Candidate | Failure] = []
     for known in snapshot.hull_entries:
         phase = candidate(
             known.structure, source=snapshot.source, source_version=snapshot.database_version, origin=known.entry_id
         )
-        competing.append(replace(phase, role="competing"))
+        found.take(replace(phase, role="competing"), given=False)
         found.energies[known.entry_id] = Calculation(
             material_id=phase.material_id,
             method=known.method,
@@ -174,7 +228,6 @@ def _pull_materials_project(run: Run, source: MaterialsProject, found: Proposals
             structure=known.structure,
             energy=known.energy,
         )
-    found.candidates.extend(phase for phase in competing if isinstance(phase, Candidate))
     return [*snapshot.candidates(), *snapshot.failures]
 
 
@@ -196,32 +249,16 @@ def materials_project_key() -> str | None:
     return str(value)
 
 
-def _sane(run: Run, found: Proposals) -> Iterator[Candidate]:
+def _trouble(run: Run, candidate: Candidate) -> tuple[str, str] | None:
     from materials import sanity
 
-    covered = run.potential_identity.elements
-    for candidate in found.candidates:
-        trouble = sanity.check(
-            candidate.structure,
-            elements=covered,
-            max_sites=run.campaign.screening.max_sites,
-            # Competing phases may well be metals.
-            charge_balance=run.campaign.screening.charge_balance and candidate.role == "candidate",
-        )
-        if trouble is None:
-            yield candidate
-        else:
-            error, message = trouble
-            if candidate.material_id in found.given and candidate.role == "candidate" and error != "NotFinite":
-                found.refused.append(candidate)
-            found.failures.append(
-                Failure(
-                    material_id=candidate.material_id,
-                    stage="propose",
-                    error=error,
-                    message=_whence(candidate) + message,
-                )
-            )
+    return sanity.check(
+        candidate.structure,
+        elements=run.potential_identity.elements,
+        max_sites=run.campaign.screening.max_sites,
+        # Competing phases may well be metals.
+        charge_balance=run.campaign.screening.charge_balance and candidate.role == "candidate",
+    )
 
 
 def _whence(candidate: Candidate) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+
 from flows import report
 from flows.context import Run
+from flows.noted import Noted
 from flows.stages.assess import Screened
 from flows.stages.choose import Pool, believe, predictions
 from flows.stages.validate import collect, plans, relaxed_best
-from materials.records import Calculation, Failure, Prediction, RankedCandidate
+from materials.ranking import Evidence, ranked_groups, ranked_rows
+from materials.records import Calculation, Failure, Prediction
 
 
 def publish(run: Run, screened: Screened, pool: Pool) -> int:
@@ -25,29 +30,33 @@ def publish(run: Run, screened: Screened, pool: Pool) -> int:
     for number in sorted({selection.round for selection in selections.values()}):
         before = run.ledger.predictions(run.campaign_id, number)
         latest |= {m: before[m] for m, s in selections.items() if s.round == number and m in before}
+    evidence = gather_evidence(run, screened, scores, latest)
     with run.progress.timed("ranking"):
-        rows = rank_rows(run, screened, scores, latest)
-    with run.progress.timed("ledger"):
-        changed = run.ledger.publish(run.campaign_id, rows)
+        groups = _groups(run, evidence)
+    rows = partial(ranked_rows, groups, partial(run.ledger.proposed, run.campaign_id), evidence=evidence)
+    with run.progress.timed("ledger"), Noted.in_folder(rows, report.folder(run)) as noted:
+        changed = run.ledger.publish(run.campaign_id, noted)
     with run.progress.timed("report"):
         validations = tuple(plans(run, screened))
-        evidence = report.Evidence(
-            rows=rows,
-            plans=validations,
-            relaxed=relaxed_best(run, screened) if run.use_dft else {},
-            # Only what the hulls leave out is spoken of by its formula.
-            names={p.material_id: p.formula for p in run.ledger.proposed(run.campaign_id)} if validations else {},
+        # Only what the hulls leave out is spoken of by its formula.
+        spoken_of = {m for plan in validations for m in (*plan.stand_ins, *plan.left_out, plan.material_id)}
+        report.write(
+            run,
+            report.Evidence(
+                rows=noted.rows,
+                distances=noted.distances,
+                plans=validations,
+                relaxed=relaxed_best(run, screened) if run.use_dft else {},
+                names={p.material_id: p.formula for p in run.ledger.proposed(run.campaign_id, spoken_of)},
+            ),
         )
-        report.write(run, evidence)
     return changed
 
 
-def rank_rows(
+def gather_evidence(
     run: Run, screened: Screened, scores: dict[str, float], latest: dict[str, dict[str, Prediction]]
-) -> list[RankedCandidate]:
-    """Make the rows of the table from what the ledger holds."""
-    from materials.ranking import rank
-
+) -> Evidence:
+    """Put together what the ledger holds."""
     selections = {s.material_id: s for s in run.ledger.selections(run.campaign_id)}
     failures: dict[str, Failure] = {}
     for failure in run.ledger.failures(run.campaign_id):
@@ -57,16 +66,14 @@ def rank_rows(
     dft: dict[str, Calculation] = {}
     for calculations in collect(run, screened).values():
         dft |= calculations
-    return rank(
-        run.ledger.proposed(run.campaign_id),
-        mlip=screened.calculations,
+    return Evidence(
+        mlip=screened.outcomes,
         mlip_stability=screened.stabilities,
         dft=dft,
         dft_stability=run.ledger.stabilities(run.campaign_id, "dft"),
         predictions=latest,
         selections=selections,
         failures=failures,
-        duplicates={**run.ledger.equivalences(run.campaign_id)},
         targets=run.targets,
         scores=scores,
     )
@@ -74,7 +81,19 @@ def rank_rows(
 
 def best_validated(run: Run, screened: Screened) -> list[str]:
     """List the validated candidates that meet every target, the best first."""
-    if not run.ledger.selections(run.campaign_id):
+    evidence = gather_evidence(run, screened, {}, {})
+    if not evidence.selections:
         return []  # and nothing has to be ranked to know it
-    rows = rank_rows(run, screened, {}, {})
+    groups = _groups(run, evidence, only=evidence.selections)
+    rows = ranked_rows(groups, partial(run.ledger.proposed, run.campaign_id), evidence=evidence)
     return [row.material_id for row in rows if row.status == "validated" and row.meets_targets]
+
+
+def _groups(run: Run, evidence: Evidence, only: Iterable[str] | None = None) -> list[tuple[str, ...]]:
+    """Order the materials of the campaign, or some of them, each with its duplicates."""
+    duplicates = run.ledger.equivalences(run.campaign_id)
+    roles = run.ledger.roles(run.campaign_id)
+    if only is not None:
+        kept = {duplicates.get(m, m) for m in only}
+        roles = {m: role for m, role in roles.items() if duplicates.get(m, m) in kept}
+    return ranked_groups(roles, duplicates=duplicates, evidence=evidence)

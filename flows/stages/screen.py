@@ -16,15 +16,14 @@ from flows.export import write_trajectory
 from flows.progress import Counter
 from flows.worker_pool import LOOK_S, WorkerPool
 from materials.errors import AssayError, ClusterError
-from materials.records import Calculation, Candidate, Failure
+from materials.records import Failure, WrittenCalculation
 
 if TYPE_CHECKING:
     from distributed import Future
-    from pymatgen.core import Structure
 
     from models.relaxation import Frame
 
-Chunk = dict[str, "Structure"]  # by material_id
+Chunk = dict[str, str]  # structures by material_id, as the ledger has them: only workers build them
 
 CHUNK_S = 4.0  # of a worker's time in a chunk: what is lost when it dies, and long beside what sending one costs
 FIRST_CHUNK_SITES = 240  # before anything is measured
@@ -66,32 +65,36 @@ def _missing(run: Run) -> dict[str, int]:
     identity = run.potential_identity
     with run.progress.timed("ledger"):
         done = set(run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash))
-        energies = run.ledger.calculations(
-            campaign_id=run.campaign_id, fidelity="dft", level_of_theory=identity.level_of_theory
+        energies = run.ledger.best_calculations(
+            run.campaign_id,
+            fidelity="dft",
+            level_of_theory=identity.level_of_theory,
+            not_by=run.campaign.dft.code,
         )
-        competing = set(run.ledger.candidate_ids(run.campaign_id, "competing"))
         done |= {failure.material_id for failure in run.ledger.failures(run.campaign_id, "propose")}
-        # A competing phase with a database's energy of the same level needs no estimate.
-        ids = [
-            material_id
-            for material_id in run.ledger.candidate_ids(run.campaign_id)
-            if material_id not in done and not (material_id in energies and material_id in competing)
-        ]
         sizes = run.ledger.candidate_sizes(run.campaign_id)
-    return {m: sizes[m] for m in sorted(ids, key=lambda material_id: (-sizes[material_id], material_id))}
+        for material_id in done:
+            sizes.pop(material_id, None)
+        if energies:  # a competing phase with a database's energy of the same level needs no estimate
+            for material_id, role in run.ledger.roles(run.campaign_id).items():
+                if role == "competing" and material_id in energies:
+                    sizes.pop(material_id, None)
+    return dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
 
 
 class _Chunks:
     """Cuts chunks of about equal cost, by the pace that was measured so far; the last ones are smaller."""
 
     def __init__(self, run: Run, sizes: Mapping[str, int]) -> None:
-        self._candidates = run.ledger.iter_candidates(run.campaign_id, material_ids=list(sizes))
+        self._sizes = sizes
+        self._structures = run.ledger.written_structures(sizes)
         self._left = sum(sizes.values())  # sites
-        self._next: Candidate | None = next(self._candidates, None)
+        self._next = next(self._structures, None)
         self.s_per_site: float | None = None
 
-    def measured(self, sites: int, busy_s: float) -> None:
+    def measured(self, chunk: Chunk, busy_s: float) -> None:
         """Take note of what a chunk took; crystals come in the order of their size, so that the latest counts most."""
+        sites = sum(self._sizes[material_id] for material_id in chunk)
         if sites and busy_s > 0:
             pace = busy_s / sites
             self.s_per_site = pace if self.s_per_site is None else 0.5 * (self.s_per_site + pace)
@@ -103,12 +106,13 @@ class _Chunks:
         chunk: Chunk = {}
         sites = 0
         while self._next is not None and len(chunk) < MOST_STRUCTURES:
-            size = len(self._next.structure)
+            material_id, written = self._next
+            size = self._sizes[material_id]
             if chunk and sites + size > room:
                 break
-            chunk[self._next.material_id] = self._next.structure
+            chunk[material_id] = written
             sites += size
-            self._next = next(self._candidates, None)
+            self._next = next(self._structures, None)
         self._left -= sites
         return chunk or None
 
@@ -174,8 +178,8 @@ class _Screening:
             return
         if answers is not None:
             self._keep(answers.calculations, answers.trajectories)
-            took = sum(calculation.wall_time_s for calculation in answers.calculations)
-            chunks.measured(sum(map(len, self.flying[future].values())), took)
+            took = sum(calculation.wall_time_s or 0.0 for calculation in answers.calculations)
+            chunks.measured(self.flying[future], took)
             self.busy_s += took
             self.succeeded = True
             self._judge_suspects()
@@ -196,7 +200,7 @@ class _Screening:
 
         killed = isinstance(error, KilledWorker | _ShortLived)
         if len(chunk) > 1:
-            self.alone.extend({material_id: structure} for material_id, structure in chunk.items())
+            self.alone.extend({material_id: written} for material_id, written in chunk.items())
         elif killed and not self.pool.ours_alone and not self.proving:
             self.last.append(chunk)
         else:
@@ -234,7 +238,7 @@ class _Screening:
         run = self.run
         self._keep(failed_calculations(run.potential_identity, run.screening_hash, chunk, f"{error}: {message}"), {})
 
-    def _keep(self, calculations: Sequence[Calculation], trajectories: Mapping[str, Sequence[Frame]]) -> None:
+    def _keep(self, calculations: Sequence[WrittenCalculation], trajectories: Mapping[str, Sequence[Frame]]) -> None:
         ledger, campaign_id = self.run.ledger, self.run.campaign_id
         for material_id, frames in trajectories.items():  # before the ledger knows: what it knows is not computed again
             write_trajectory(self.run.folder / "trajectories" / self.run.campaign_id, material_id, frames)
@@ -249,7 +253,7 @@ class _ShortLived(Exception):
     """Workers ended, each before its chunk did."""
 
 
-def _failure(calculation: Calculation) -> Failure:
+def _failure(calculation: WrittenCalculation) -> Failure:
     return Failure(
         material_id=calculation.material_id,
         stage="screen",

@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 def plans(run: Run, screened: Screened) -> list[ValidationPlan]:
     """Plan each selection of the campaign so far: which competing phases go with it, and which are left out."""
     dft = run.campaign.dft
-    return [
-        plan_validation(
-            screened.entries,
-            screened.sizes,
-            selection.material_id,
-            within=dft.competing_within,
-            max_sites=dft.competing_max_sites,
-            polymorphs=dft.competing_polymorphs,
-            known=_known(run, screened, selection.material_id),
-        )
-        for selection in run.ledger.selections(run.campaign_id)
-        if selection.material_id in screened.stabilities
-    ]
+    found = []
+    for selection in run.ledger.selections(run.campaign_id):
+        if selection.material_id in screened.stabilities:
+            entries = screened.inside(run, str(screened.phase(selection.material_id).chemsys))
+            plan = plan_validation(
+                entries,
+                {entry.entry_id: screened.phase(entry.entry_id).n_sites or 0 for entry in entries},
+                selection.material_id,
+                within=dft.competing_within,
+                max_sites=dft.competing_max_sites,
+                polymorphs=dft.competing_polymorphs,
+                known=_known(run, screened, selection.material_id),
+            )
+            found.append(plan)
+    return found
 
 
 def _how(run: Run) -> str:
@@ -46,7 +48,7 @@ def _known(run: Run, screened: Screened, material_id: str) -> Collection[str]:
 
     if not screened.references:
         return frozenset()
-    job = _job(run, screened, material_id, _elements(screened, material_id))
+    (job,) = _jobs_of(run, screened, [material_id], screened.elements(material_id))
     return screened.references.keys() if level_of_theory(job.settings) == MP2020_LEVEL else frozenset()
 
 
@@ -102,25 +104,25 @@ def _best_jobs(run: Run, screened: Screened) -> list[Job]:
     from flows.stages.publish import best_validated
 
     best = best_validated(run, screened)[: run.campaign.dft.relax_best]
-    return [_job(run, screened, material_id, _elements(screened, material_id), relax=True) for material_id in best]
+    return [job for m in best for job in _jobs_of(run, screened, [m], screened.elements(m), relax=True)]
 
 
 def _jobs(run: Run, screened: Screened, plan: ValidationPlan) -> list[Job]:
     """List the calculations of a plan, all with the one cut-off that its elements ask for."""
-    elements = _elements(screened, plan.material_id)
-    return [_job(run, screened, material_id, elements) for material_id in (plan.material_id, *plan.phases)]
+    elements = screened.elements(plan.material_id)
+    return _jobs_of(run, screened, [plan.material_id, *plan.phases], elements)
 
 
-def _job(run: Run, screened: Screened, material_id: str, elements: frozenset[str], *, relax: bool | None = None) -> Job:
+def _jobs_of(
+    run: Run, screened: Screened, material_ids: Sequence[str], elements: frozenset[str], *, relax: bool | None = None
+) -> list[Job]:
     code = run.dft_code
-    structure = screened.structures[material_id]
-    geometry = screened.geometries[material_id]
-    settings = code.settings(run.campaign.dft.preset, elements, structure, relax=relax, geometry=geometry)
-    return job_for(material_id, structure, settings, code)
-
-
-def _elements(screened: Screened, material_id: str) -> frozenset[str]:
-    return next(entry.elements for entry in screened.entries if entry.entry_id == material_id)
+    jobs = []
+    for material_id, structure in zip(material_ids, screened.structures(run, material_ids), strict=True):
+        geometry = screened.phase(material_id).calculation_id
+        settings = code.settings(run.campaign.dft.preset, elements, structure, relax=relax, geometry=geometry)
+        jobs.append(job_for(material_id, structure, settings, code))
+    return jobs
 
 
 def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from itertools import product
 from typing import Literal
 
@@ -44,7 +44,7 @@ def accept(
     return None if anions is None else frozenset(elements[i] for i in anions)
 
 
-@cache
+@lru_cache(maxsize=10_000)
 def _anion_slots(
     structure_type: StructureType,
     options: tuple[tuple[int, ...], ...],
@@ -54,7 +54,7 @@ def _anion_slots(
 ) -> tuple[int, ...] | None:
     """The slots of the anions in the first combination of charges that the type can hold, or None.
 
-    Many elements have the same charges to choose from, so that few of the calls are new.
+    Many elements have the same charges to choose from, so that few of the calls for one type are new.
     """
     for charges in product(*options):
         salt = any(q < 0 for q in charges)

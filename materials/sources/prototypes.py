@@ -108,13 +108,13 @@ def _plan(
     decorate: Decorate,
     charge_neutral: bool,
     max_sites: int | None,
-) -> list[_Decoration]:
-    """Every decoration to build, type by type."""
+) -> Iterator[_Decoration]:
+    """Yield every decoration to build, type by type."""
     named = prototypes if prototypes is not None else library_names()
-    plan: list[_Decoration] = []
-    for name in named:
+    # All of them first: a wrong name shall not be told after half of the structures are built.
+    for name, structure_types in [(name, find(name)) for name in named]:
         found: list[_Decoration] = []
-        for structure_type in find(name):
+        for structure_type in structure_types:
             if max_sites is not None and len(structure_type.slot_of_site) > max_sites:
                 continue
             if len(structure_type.slots) in sizes:
@@ -124,8 +124,7 @@ def _plan(
                 f"prototypes: {name!r} fits no compound of the roles {', '.join(roles)} "
                 f"({'/'.join(map(str, sizes))} elements); remove it, or look at charges, max_sites and decorate"
             )
-        plan += found
-    return plan
+        yield from found
 
 
 def _decorations(

@@ -13,11 +13,12 @@ from sqlalchemy import Engine
 from materials.store.answering import Answering
 from materials.store.connection import connect
 from materials.store.reading import Reading
+from materials.store.reading_calculations import ReadingCalculations
 from materials.store.recording import Recording
 from materials.store.urls import mask, parse_url
 
 
-class Ledger(Recording, Reading, Answering):
+class Ledger(Recording, Reading, ReadingCalculations, Answering):
     """An open ledger. Threads may share it; processes open their own."""
 
     def __init__(self, engine: Engine) -> None:

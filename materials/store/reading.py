@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, Table, select
+from sqlalchemy import Engine, Select, select
 
 from materials.records import (
-    Calculation,
     Candidate,
     Failure,
     Fidelity,
@@ -22,7 +21,6 @@ from materials.records import (
 from materials.store import tables
 from materials.store.rows import (
     chunks,
-    read_calculation,
     read_candidate,
     read_proposed,
     read_ranking,
@@ -37,15 +35,23 @@ class Reading:
     engine: Engine
 
     @persistent
-    def candidate_ids(self, campaign_id: str, role: Role | None = None) -> list[str]:
-        """List the materials of a campaign in the order in which they were first proposed."""
+    def roles(self, campaign_id: str) -> dict[str, Role]:
+        """Say what each material of a campaign is there for, in the order in which they were first proposed.
+
+        Who is proposed as both is a candidate.
+        """
         table = tables.proposals
         query = select(table.c.material_id, table.c.role).where(table.c.campaign_id == campaign_id)
+        found: dict[str, Role] = {}
         with reading(self.engine) as connection:
-            proposals = connection.execute(query.order_by(table.c.sequence)).all()
-        candidates = {row.material_id for row in proposals if row.role == "candidate"}
-        ids = dict.fromkeys(row.material_id for row in proposals)
-        return [name for name in ids if role is None or (name in candidates) == (role == "candidate")]
+            for material_id, role in connection.execute(query.order_by(table.c.sequence)):
+                if found.get(material_id) != "candidate":
+                    found[material_id] = "candidate" if role == "candidate" else "competing"
+        return found
+
+    def candidate_ids(self, campaign_id: str, role: Role | None = None) -> list[str]:
+        """List the materials of a campaign in the order in which they were first proposed."""
+        return [name for name, its_role in self.roles(campaign_id).items() if role in (None, its_role)]
 
     @persistent
     def candidate_sizes(self, campaign_id: str) -> dict[str, int]:
@@ -78,107 +84,47 @@ class Reading:
         """Read candidates, merged over their proposals, in the order of their first proposal."""
         return list(self.iter_candidates(campaign_id, role, material_ids))
 
-    @persistent
-    def proposed(self, campaign_id: str) -> list[Proposed]:
-        """Read the materials of a campaign without their structures, in the order of their first proposal."""
-        crystals, proposals = tables.candidates, tables.proposals
-        mine = proposals.c.campaign_id == campaign_id
-        told: dict[str, list[Any]] = {}
-        with reading(self.engine) as connection:
-            for row in connection.execute(select(proposals).where(mine).order_by(proposals.c.sequence)).mappings():
-                told.setdefault(row["material_id"], []).append(row)
-            query = select(crystals).where(crystals.c.material_id.in_(select(proposals.c.material_id).where(mine)))
-            rows = connection.execute(query).mappings()
-            found = {row["material_id"]: read_proposed(row, told[row["material_id"]]) for row in rows}
-        return [found[material_id] for material_id in told]
+    def proposed(self, campaign_id: str, material_ids: Iterable[str] | None = None) -> list[Proposed]:
+        """Read materials of a campaign without their structures, in the order of their proposal or of `material_ids`.
+
+        What the campaign does not know is left out.
+        """
+        ids = self.candidate_ids(campaign_id) if material_ids is None else dict.fromkeys(material_ids)
+        return [
+            read_proposed(crystal, proposals)
+            for part in chunks(ids)
+            for crystal, proposals in self._told(campaign_id, part)
+        ]
+
+    def written_structures(self, material_ids: Iterable[str], *, chunk: int = 500) -> Iterator[tuple[str, str]]:
+        """Yield `material_id` and structure, as `structure_to_json` wrote it, in the order asked for."""
+        for ids in chunks(material_ids, chunk):
+            found = self._written_structures(ids)
+            yield from ((material_id, found[material_id]) for material_id in ids)
 
     @persistent
+    def _written_structures(self, material_ids: Sequence[str]) -> dict[str, str]:
+        table = tables.candidates
+        query = select(table.c.material_id, table.c.structure).where(table.c.material_id.in_(material_ids))
+        with reading(self.engine) as connection:
+            return {row.material_id: row.structure for row in connection.execute(query)}
+
     def _candidates(self, campaign_id: str, material_ids: Sequence[str]) -> list[Candidate]:
+        return [read_candidate(crystal, proposals) for crystal, proposals in self._told(campaign_id, material_ids)]
+
+    @persistent
+    def _told(self, campaign_id: str, material_ids: Sequence[str]) -> list[tuple[Any, list[Any]]]:
+        """Read the rows of crystals and of their proposals, in the order asked for."""
         crystals, proposals = tables.candidates, tables.proposals
         told = select(proposals).where(proposals.c.campaign_id == campaign_id)
         told = told.where(proposals.c.material_id.in_(material_ids)).order_by(proposals.c.sequence)
+        proposals_of: dict[str, list[Any]] = {}
         with reading(self.engine) as connection:
+            for row in connection.execute(told).mappings():
+                proposals_of.setdefault(row["material_id"], []).append(row)
             rows = connection.execute(select(crystals).where(crystals.c.material_id.in_(material_ids))).mappings()
             crystal_of = {row["material_id"]: row for row in rows}
-            proposals_of: dict[str, list[Any]] = {material_id: [] for material_id in material_ids}
-            for row in connection.execute(told).mappings():
-                proposals_of[row["material_id"]].append(row)
-        return [read_candidate(crystal_of[material_id], proposals_of[material_id]) for material_id in material_ids]
-
-    @persistent
-    def computed(
-        self, method: str, level_of_theory: str, settings_hash: str, *, statuses: Iterable[str] | None = None
-    ) -> dict[str, str]:
-        """Say which materials a method has answered for: `material_id` -> status of its best attempt.
-
-        Args:
-            method: As in `Calculation`, with the two below.
-            level_of_theory: What its energies mean.
-            settings_hash: Of the settings it ran with.
-            statuses: Only these count as answered; None counts all.
-        """
-        table = tables.calculations
-        query = select(table.c.material_id, table.c.status).where(
-            table.c.method == method,
-            table.c.level_of_theory == level_of_theory,
-            table.c.settings_hash == settings_hash,
-        )
-        wanted = None if statuses is None else set(statuses)
-        with reading(self.engine) as connection:
-            best = {row.material_id: row.status for row in connection.execute(query.order_by(table.c.attempt))}
-        return {name: status for name, status in best.items() if wanted is None or status in wanted}
-
-    @persistent
-    def calculations(
-        self,
-        material_ids: Collection[str] | None = None,
-        *,
-        campaign_id: str | None = None,
-        fidelity: Fidelity | None = None,
-        method: str | None = None,
-        level_of_theory: str | None = None,
-        settings_hash: str | None = None,
-        not_by: str | None = None,
-    ) -> dict[str, Calculation]:
-        """Read the best calculation of each material: a converged one before any other, then the latest.
-
-        Give `material_ids`, or a `campaign_id` for all of its materials, or neither for every material there is;
-        `not_by` leaves out what a code, such as "vasp", has computed in any version.
-        """
-        wanted = {
-            "fidelity": fidelity,
-            "method": method,
-            "level_of_theory": level_of_theory,
-            "settings_hash": settings_hash,
-        }
-        table = tables.calculations
-        query = select(table).order_by(table.c.created_at, table.c.attempt)
-        for name, value in wanted.items():
-            if value is not None:
-                query = query.where(table.c[name] == value)
-        if not_by is not None:
-            query = query.where(table.c.method.not_like(f"{not_by}-%"))
-        if campaign_id is not None:
-            of_campaign = select(tables.proposals.c.material_id).where(tables.proposals.c.campaign_id == campaign_id)
-            query = query.where(table.c.material_id.in_(of_campaign))
-        best: dict[str, Any] = {}
-        with reading(self.engine) as connection:
-            for row in _rows(connection, query, table, material_ids):
-                held = best.get(row.material_id)
-                if held is None or row.status == "converged" or held.status != "converged":
-                    best[row.material_id] = row
-        return {material_id: read_calculation(row._mapping) for material_id, row in best.items()}
-
-    @persistent
-    def calculations_by_id(self, calculation_ids: Collection[str]) -> dict[str, Calculation]:
-        """Read the best attempt at each calculation that there is: `calculation_id` -> `Calculation`."""
-        table = tables.calculations
-        best: dict[str, Any] = {}
-        with reading(self.engine) as connection:
-            for ids in chunks(dict.fromkeys(calculation_ids)):
-                query = select(table).where(table.c.calculation_id.in_(ids)).order_by(table.c.attempt)
-                best.update({row.calculation_id: row for row in connection.execute(query)})
-        return {calculation_id: read_calculation(row._mapping) for calculation_id, row in best.items()}
+        return [(crystal_of[name], proposals_of[name]) for name in material_ids if name in proposals_of]
 
     def stabilities(
         self, campaign_id: str, fidelity: Fidelity | None = None, level_of_theory: str | None = None
@@ -251,16 +197,6 @@ class Reading:
         with reading(self.engine) as connection:
             rows = {row["material_id"]: row for row in connection.execute(query).mappings()}
         return {material_id: read_record(kind, row) for material_id, row in rows.items()}
-
-
-def _rows(
-    connection: Connection, query: Select[Any], table: Table, material_ids: Iterable[str] | None
-) -> Iterator[Row[Any]]:
-    if material_ids is None:
-        yield from connection.execute(query)
-        return
-    for ids in chunks(dict.fromkeys(material_ids)):
-        yield from connection.execute(query.where(table.c.material_id.in_(ids)))
 
 
 def _end_of_chain(material_id: str, kept: dict[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -18,6 +18,8 @@ from materials.records import (
     RankedCandidate,
     Selection,
     Stability,
+    WrittenCalculation,
+    WrittenCandidate,
     content_hash,
 )
 from materials.serialization import plain
@@ -29,9 +31,12 @@ from materials.store.rows import (
     proposal_row,
     ranking_row,
     record_row,
+    write_calculation,
+    write_candidate,
 )
 from materials.store.transactions import persistent, writing
 
+_PUBLISHED = 2_000  # rows of the table that are compared at once
 _ANALYZE_FROM = 1_000  # rows that a publication changed
 
 
@@ -40,7 +45,7 @@ class Recording:
 
     engine: Engine
     # What makes two rankings of one material differ; the key itself does not.
-    _RANKING_COLUMNS: ClassVar[list[str]] = [column.name for column in tables.rankings.columns]
+    _REPLACED: ClassVar[list[str]] = [column.name for column in tables.rankings.columns if "_id" not in column.name]
 
     def add_campaign(self, name: str, config: Mapping[str, Any]) -> str:
         """Keep a resolved campaign; return its `campaign_id`, equal for equal name and config."""
@@ -90,10 +95,16 @@ class Recording:
             connection.execute(ended.values(ended_at=_now(), state=state))
 
     @persistent
-    def add_candidates(self, campaign_id: str, candidates: Sequence[Candidate]) -> None:
-        """Keep proposals. The structure of a `material_id` is the first one told; parents are joined on reading."""
+    def add_candidates(self, campaign_id: str, candidates: Iterable[Candidate | WrittenCandidate]) -> None:
+        """Keep proposals. The structure of a `material_id` is the first one told; parents are joined on reading.
+
+        Args:
+            campaign_id: Whose.
+            candidates: They are gone through again where the database goes away meanwhile: no iterator.
+        """
+        written = (write_candidate(c) if isinstance(c, Candidate) else c for c in candidates)
         with writing(self.engine, alone_on="candidates") as connection:
-            for chunk in chunks(candidates):
+            for chunk in chunks(written):
                 _insert(connection, tables.candidates, [candidate_row(candidate) for candidate in chunk])
                 _insert(connection, tables.proposals, [proposal_row(campaign_id, candidate) for candidate in chunk])
 
@@ -106,15 +117,16 @@ class Recording:
         self._keep(tables.equivalences, rows)
 
     @persistent
-    def add_calculations(self, calculations: Sequence[Calculation]) -> None:
+    def add_calculations(self, calculations: Iterable[Calculation | WrittenCalculation]) -> None:
         """Keep calculations, for all campaigns.
 
         The first converged answer to a question stays for good. Before it, each answer that differs from the last
         one is kept as one more `attempt`.
         """
         now = _now()
+        written = (write_calculation(c) if isinstance(c, Calculation) else c for c in calculations)
         with writing(self.engine, alone_on="calculations") as connection:
-            for chunk in chunks(calculations):
+            for chunk in chunks(written):
                 _insert(connection, tables.calculations, _attempts(connection, chunk, now))
 
     @persistent
@@ -151,27 +163,38 @@ class Recording:
         self._add(tables.failures, campaign_id, failures)
 
     @persistent
-    def publish(self, campaign_id: str, rows: Sequence[RankedCandidate]) -> int:
+    def publish(self, campaign_id: str, rows: Iterable[RankedCandidate]) -> int:
         """Make these rows the campaign's table; return how many of them were new, changed or gone.
 
         Readers see the old table or the new one, nothing between. Rows that say what they said are not written.
+        A few thousand rows are in memory at once.
+
+        Args:
+            campaign_id: Whose.
+            rows: By rank. They are gone through again where the database goes away meanwhile: no iterator.
         """
         table = tables.rankings
+        mine = table.c.campaign_id == campaign_id
+        changes = 0
         with writing(self.engine, alone_on=campaign_id) as connection:
-            known = connection.execute(select(table).where(table.c.campaign_id == campaign_id)).mappings()
-            old = {row["material_id"]: dict(row) for row in known}
-            new = [ranking_row(campaign_id, row) for row in rows]
-            changed = [row for row in new if old.pop(row["material_id"], None) != row]
-            for gone in chunks(old):
-                connection.execute(
-                    delete(table).where(table.c.campaign_id == campaign_id, table.c.material_id.in_(gone))
-                )
-            _insert(connection, table, changed, replace=[name for name in self._RANKING_COLUMNS if "_id" not in name])
+            gone = set(connection.execute(select(table.c.material_id).where(mine)).scalars())
+            for chunk in chunks(rows, _PUBLISHED):
+                told = [row.material_id for row in chunk if row.material_id in gone]
+                known = connection.execute(select(table).where(mine, table.c.material_id.in_(told))) if told else ()
+                old = {row.material_id: dict(row._mapping) for row in known}
+                new = [ranking_row(campaign_id, row) for row in chunk]
+                changed = [row for row in new if old.get(row["material_id"]) != row]
+                _insert(connection, table, changed, replace=self._REPLACED)
+                gone.difference_update(told)
+                changes += len(changed)
+            for ids in chunks(gone):
+                connection.execute(delete(table).where(mine, table.c.material_id.in_(ids)))
+            changes += len(gone)
             # Always: a process of version 1 that was still running may have published without.
             _count_systems(connection, campaign_id)
-            if len(changed) + len(old) > _ANALYZE_FROM:
+            if changes > _ANALYZE_FROM:
                 connection.execute(text("ANALYZE rankings"))  # or the planner thinks the table as it was, or empty
-        return len(changed) + len(old)
+        return changes
 
     @persistent
     def _keep(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -215,7 +238,7 @@ def _insert(
     connection.execute(statement, list(rows))
 
 
-def _attempts(connection: Connection, calculations: Sequence[Calculation], now: str) -> list[dict[str, Any]]:
+def _attempts(connection: Connection, calculations: Sequence[WrittenCalculation], now: str) -> list[dict[str, Any]]:
     table = tables.calculations
     ids = [calculation.calculation_id for calculation in calculations]
     columns = [table.c.calculation_id, table.c.attempt, table.c.status, table.c.content_hash]
@@ -223,11 +246,9 @@ def _attempts(connection: Connection, calculations: Sequence[Calculation], now: 
     latest = {row.calculation_id: (row.attempt, row.status, row.content_hash) for row in known}
     rows = []
     for calculation in calculations:
-        row = calculation_row(calculation, now)
-        attempt, status, digest = latest.get(row["calculation_id"], (0, "", ""))
-        if status == "converged" or digest == row["content_hash"]:
+        attempt, status, digest = latest.get(calculation.calculation_id, (0, "", ""))
+        if status == "converged" or digest == calculation.content_hash:
             continue
-        row["attempt"] = attempt + 1
-        latest[row["calculation_id"]] = (row["attempt"], row["status"], row["content_hash"])
-        rows.append(row)
+        latest[calculation.calculation_id] = (attempt + 1, calculation.status, calculation.content_hash)
+        rows.append(calculation_row(calculation, attempt + 1, now))
     return rows

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
-
-from sqlalchemy import RowMapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from materials.records import (
     Calculation,
@@ -19,9 +17,21 @@ from materials.records import (
     Role,
     Selection,
     Stability,
+    WrittenCalculation,
+    WrittenCandidate,
     content_hash,
 )
-from materials.serialization import plain, structure_from_json, structure_to_json, volume_from_json
+from materials.serialization import (
+    JsonText,
+    dumps,
+    plain,
+    structure_from_json,
+    structure_to_json,
+    volume_from_json,
+)
+
+if TYPE_CHECKING:  # workers write rows, and need no database for it
+    from sqlalchemy import RowMapping
 
 Record = TypeVar("Record", Calculation, Failure, Prediction, Selection, Stability)
 Item = TypeVar("Item")
@@ -41,18 +51,38 @@ def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:
         yield chunk
 
 
-def candidate_row(candidate: Candidate) -> dict[str, Any]:
+def write_candidate(candidate: Candidate) -> WrittenCandidate:
+    """Write a candidate's structure.
+
+    Raises:
+        ValueError: a coordinate is NaN or infinite.
+    """
+    return WrittenCandidate(
+        material_id=candidate.material_id,
+        formula=candidate.formula,
+        chemsys=candidate.chemsys,
+        n_sites=len(candidate.structure),
+        structure=structure_to_json(candidate.structure),
+        source=candidate.source,
+        source_version=candidate.source_version,
+        parents=candidate.parents,
+        role=candidate.role,
+        known_as=candidate.known_as,
+    )
+
+
+def candidate_row(candidate: WrittenCandidate) -> dict[str, Any]:
     """Write what is true of a crystal whoever proposes it."""
     return {
         "material_id": candidate.material_id,
         "formula": candidate.formula,
         "chemsys": candidate.chemsys,
-        "n_sites": len(candidate.structure),
-        "structure": structure_to_json(candidate.structure),
+        "n_sites": candidate.n_sites,
+        "structure": candidate.structure,
     }
 
 
-def proposal_row(campaign_id: str, candidate: Candidate) -> dict[str, Any]:
+def proposal_row(campaign_id: str, candidate: WrittenCandidate) -> dict[str, Any]:
     """Write who proposed a crystal, from what."""
     content = {
         "role": candidate.role,
@@ -105,22 +135,27 @@ def _union(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in lists for name in names))
 
 
-def calculation_row(calculation: Calculation, created_at: str) -> dict[str, Any]:
-    """Write a calculation; `attempt` is 1 until the ledger knows of others. NaN and infinity become None."""
+def write_calculation(calculation: Calculation) -> WrittenCalculation:
+    """Write a calculation; NaN and infinity become None."""
     row = _fields(calculation, leave_out=("structure", "properties", "wall_time_s"))
     row = {key: plain(value) for key, value in row.items()}
     row["structure"] = None if calculation.structure is None else structure_to_json(calculation.structure)
     row["properties"] = plain(calculation.properties)
     # The time it took is left out: the same answer, asked for twice, is one answer.
     digest = content_hash(row)
-    return {
-        **row,
-        "calculation_id": calculation.calculation_id,
-        "attempt": 1,
-        "wall_time_s": plain(calculation.wall_time_s),
-        "content_hash": digest,
-        "created_at": created_at,
-    }
+    return WrittenCalculation(
+        **{**row, "properties": dumps(row["properties"])},
+        calculation_id=calculation.calculation_id,
+        wall_time_s=plain(calculation.wall_time_s),
+        content_hash=digest,
+    )
+
+
+def calculation_row(calculation: WrittenCalculation, attempt: int, created_at: str) -> dict[str, Any]:
+    """Write a calculation as one of the attempts at an answer."""
+    row = _fields(calculation, leave_out=("properties",))
+    row.update(properties=JsonText(calculation.properties), attempt=attempt, created_at=created_at)
+    return row
 
 
 def read_calculation(row: Mapping[str, Any] | RowMapping) -> Calculation:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from pymatgen.core import Lattice, Structure
 
-from materials.identity import merge
+from materials.identity import Merged
 from materials.sources import prototypes
 from tests.integration.conftest import run
 
@@ -73,7 +73,8 @@ def screened(folder: Path, weights: Path, structures: dict[str, Structure]) -> d
 
 @pytest.mark.slow
 def test_a_thousand_rows_and_no_neighbour_harmed(tmp_path: Path, weights: Path) -> None:
-    found = merge(prototypes.propose(roles=ROLES, charges=CHARGES, n_elements=[3], max_sites=12))
+    proposed = prototypes.propose(roles=ROLES, charges=CHARGES, n_elements=[3], max_sites=12)
+    found = list(Merged(list(proposed)))
     healthy = {candidate.material_id: candidate.structure for candidate in islice(found, 995)}
     clean = screened(tmp_path / "clean", weights, healthy)
     bad = poisons()

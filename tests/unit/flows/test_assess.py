@@ -20,6 +20,8 @@ from flows.stages.propose import _named_as_kept
 from flows.stages.publish import publish
 from materials.records import Calculation
 from materials.store.ledger import Ledger
+from models.descriptors import feature_names
+from models.projection import freeze
 from tests.unit.materials import made_records as made
 
 SALT = Structure(Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -87,7 +89,7 @@ def test_two_that_relax_into_one_crystal_are_one_row_with_two_parents(run: Run) 
     screened(run)
     found = assess_screened(run)
     assert found.duplicates == {"first": "second"}  # the lower in energy stands for both
-    assert "first" not in found.calculations
+    assert "first" not in found.outcomes
     assert run.ledger.equivalences(run.campaign_id) == {"first": "second"}
     publish(run, found, gather_pool(run, found))
     rows = {row["material_id"]: row for row in run.ledger.table(run.campaign_id)}
@@ -110,6 +112,20 @@ def test_without_dft_nobody_is_described_and_the_table_is_the_same(run: Run, mon
     assert np.isfinite(described.features).all()
     assert publish(run, found, described) == 0
     assert run.ledger.ranked(run.campaign_id) == before
+
+
+def test_latent_vectors_count_only_where_everybody_has_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    screened(run)
+    monkeypatch.setattr("flows.stages.choose._learns", lambda _: True)
+    seen = []
+    monkeypatch.setattr("models.projection.freeze", lambda rows: seen.append(rows.shape) or freeze(rows))
+    gather_pool(run, assess_screened(run))
+    bare = Structure(Lattice.cubic(3.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) * (1, 1, 2)
+    bare.translate_sites([0], [0, 0, 0.1])
+    run.ledger.add_candidates(run.campaign_id, [made.candidate("fourth", structure=bare)])
+    run.ledger.add_calculations([replace(told(run, "fourth", bare, -3.45), properties={})])
+    gather_pool(run, assess_screened(run))
+    assert seen == [(2, len(feature_names()) + 2), (3, len(feature_names()))]
 
 
 # A database that computes at the level of our DFT
@@ -181,18 +197,18 @@ def test_what_dft_answers_does_not_change_what_is_asked(run: Run) -> None:
         ]
     )
     after = assess_screened(run)
-    assert after.entries == before.entries
+    assert after.stabilities == before.stabilities
     assert after.references == before.references
 
 
 def test_a_databases_energy_goes_to_whoever_stands_for_its_crystal() -> None:
-    kept = [made.candidate("ours", parents=("rock salt", "mp-1", "mp-2")), made.candidate("theirs", parents=("mp-3",))]
+    stands = {"mp-1": "ours", "mp-2": "ours", "mp-3": "theirs"}
     energies = {
         "mp-1": computed("one", SALT, -3.0),
         "mp-2": computed("two", SALT, -3.1),
         "mp-3": computed("theirs", OTHER, -2.0),
         "mp-4": computed("too large to keep", OTHER, -2.0),
     }
-    named = {c.material_id: c for c in _named_as_kept(energies, kept)}
+    named = {c.material_id: c for c in _named_as_kept(energies, stands)}
     assert named.keys() == {"ours", "theirs", "too large to keep"}
     assert named["ours"].energy == pytest.approx(-6.2)

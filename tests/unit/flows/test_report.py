@@ -1,8 +1,12 @@
 """The report's words and pictures."""
 
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
 from flows import plots, report, tables
+from flows.noted import Noted
 from materials.records import Selection, Target
 from tests.unit.materials import made_records as made
 
@@ -46,19 +50,46 @@ def test_what_a_file_calls_its_structures_is_no_markdown() -> None:
 
 
 def test_pictures_only_of_what_there_is() -> None:
-    assert plots.draw([], [], TARGETS) == {}
+    assert plots.draw([], [], [], TARGETS) == {}
     screened = made.ranked("a", rank=1, fidelity="mlip", energy_above_hull_mlip=0.02)
-    assert list(plots.draw([screened], [], TARGETS)) == ["overview.png"]
+    assert list(plots.draw([screened], [0.02], [], TARGETS)) == ["overview.png"]
 
 
 def test_the_same_evidence_draws_the_same_picture() -> None:
     validated = made.ranked(
         "a", rank=1, fidelity="dft", energy_above_hull_mlip=0.0, decomposition_energy_mlip=-0.03, band_gap=1.4
     )
-    one, two = (plots.draw([validated], selections("a"), TARGETS)["overview.png"] for _ in range(2))
+    one, two = (plots.draw([validated], [0.0], selections("a"), TARGETS)["overview.png"] for _ in range(2))
     assert one.startswith(b"\x89PNG")
     assert one == two
 
 
 def test_values_are_shown_as_a_person_reads_them() -> None:
     assert [tables.shown(v) for v in (None, True, False, 1.23456, 3, "x")] == ["–", "yes", "no", "1.235", "3", "x"]
+
+
+def test_rows_pass_into_the_file_and_those_to_speak_of_are_noted(tmp_path: Path) -> None:
+    rows = [made.ranked(f"m{i}", rank=i, status="screened", energy_above_hull_mlip=0.01 * i) for i in range(1, 100)]
+    rows[0] = made.ranked("m1", rank=1, status="validated", fidelity="dft")
+    rows[80] = made.ranked("m81", rank=81, status="selected", round=2, energy_above_hull_mlip=None)
+    with Noted.in_folder(lambda: iter(rows), tmp_path) as noted:
+        assert next(iter(noted)) == rows[0]
+        assert list(noted) == rows  # from the beginning, for the ledger may have to be told again
+    assert [row.material_id for row in noted.rows] == [f"m{i}" for i in range(1, report.TOP + 2)] + ["m81"]
+    assert len(noted.distances) == 98
+    assert (tmp_path / "ranked.csv").read_text() == tables.as_csv([asdict(row) for row in rows])
+    assert [path.name for path in tmp_path.iterdir()] == ["ranked.csv"]
+
+
+def test_a_table_that_could_not_be_published_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "ranked.csv").write_text("before")
+
+    def publish() -> None:
+        with Noted.in_folder(lambda: [made.ranked("a", rank=1)], tmp_path) as noted:
+            next(iter(noted))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        publish()
+    assert (tmp_path / "ranked.csv").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["ranked.csv"]

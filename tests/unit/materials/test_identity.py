@@ -1,5 +1,7 @@
 """Ids that stay, and groups that are exactly those of pymatgen's StructureMatcher."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,10 +9,12 @@ from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from materials.identity import group_duplicates, mark_known, material_id, merge
+from materials.candidate_file import CandidateFile
+from materials.identity import Merged, group_duplicates, mark_known, material_id
 from materials.records import Candidate
 from materials.sources.prototypes import propose
 from materials.sources.type_library import example
+from materials.store.rows import write_candidate
 
 MATCHER = StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell=True, scale=True)
 
@@ -133,13 +137,15 @@ def test_formulas_are_never_mixed_and_order_is_kept() -> None:
 
 def test_merge_keeps_the_first_and_the_parents_of_all() -> None:
     salt = example("rocksalt")
-    merged = merge(
-        [
-            candidate(salt, "a", role="competing", known=("x-1",)),
-            candidate(example("CsCl"), "b"),
-            candidate(salt.get_primitive_structure(), "c", known=("x-2", "x-1")),
-            candidate(salt, "a"),
-        ]
+    merged = list(
+        Merged(
+            [
+                candidate(salt, "a", role="competing", known=("x-1",)),
+                candidate(example("CsCl"), "b"),
+                candidate(salt.get_primitive_structure(), "c", known=("x-2", "x-1")),
+                candidate(salt, "a"),
+            ]
+        )
     )
     assert [c.formula for c in merged] == ["NaCl", "CsCl"]
     assert merged[0].parents == ("a", "c")
@@ -150,9 +156,23 @@ def test_merge_keeps_the_first_and_the_parents_of_all() -> None:
 
 def test_merge_of_the_merged_changes_nothing() -> None:
     pool = list(propose(roles={"A": ["Na", "K"], "X": ["Cl", "O"]}, charges={"Cl": -1, "O": -2, "A": 1}))
-    merged = merge(pool)
-    assert merge(merged) == merged
+    merged = list(Merged(pool))
+    assert list(Merged(merged)) == merged
     assert {p for c in merged for p in c.parents} == {p for c in pool for p in c.parents}
+
+
+def test_written_candidates_merge_as_built_ones_do_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = list(propose(roles={"A": ["Na", "K"], "X": ["Cl", "O"]}, charges={"Cl": -1, "O": -2, "A": 1}))
+    pool += [replace(c, structure=c.structure * (1, 1, 2), parents=("twice",)) for c in pool[::3]]
+    merged = [write_candidate(candidate) for candidate in Merged(pool)]
+    assert len(merged) < len(pool) - 3
+    with CandidateFile() as file:
+        for one in pool:
+            file.append(write_candidate(one))
+        assert list(file) == [write_candidate(one) for one in pool]
+        for block in (1, 7, 5_000):
+            monkeypatch.setattr("materials.identity.BLOCK", block)
+            assert list(Merged(file)) == merged
 
 
 def test_known_structures_are_marked() -> None:

@@ -9,6 +9,7 @@ from pymatgen.core import Lattice, Structure
 
 from materials.bases import find_bases
 from materials.compositions import reduced_formula
+from materials.crystals import crystal_of
 from materials.matching import fits
 from materials.reduction import niggli_matrices, reduced_cells
 from materials.sources.type_library import example
@@ -111,7 +112,7 @@ def test_reduced_cell_is_pymatgens(seed: int, name: str, noise: float) -> None:
     crystal = deformed(example(name), rng, rng.uniform(0, 0.05), noise)
     if len(crystal) <= 6:
         crystal.make_supercell(rng.integers(1, 3, 3))
-    (ours,) = reduced_cells([crystal])
+    (ours,) = reduced_cells([crystal_of(crystal)])
     theirs = MATCHER._get_reduced_structure(crystal)
     scale = (20 * len(theirs) / theirs.volume) ** (1 / 3)
     assert sorted(ours.symbols) == sorted(site.specie.symbol for site in theirs)
@@ -126,14 +127,14 @@ def test_fits_are_pymatgens(seed: int, strain: float, noise: float) -> None:
     rng = np.random.default_rng(seed)
     crystals = [deformed(example(name), rng, strain, noise) for name in rng.choice(NAMES, 3) for _ in range(2)]
     pairs = [(a, b) for a in crystals for b in crystals if reduced_formula(a) == reduced_formula(b)]
-    cells = dict(zip(map(id, crystals), reduced_cells(crystals), strict=True))
+    cells = dict(zip(map(id, crystals), reduced_cells([crystal_of(crystal) for crystal in crystals]), strict=True))
     ours = fits([(cells[id(a)], cells[id(b)]) for a, b in pairs])
     assert ours.tolist() == [MATCHER.fit(a, b) for a, b in pairs]
 
 
 def test_each_crystal_fits_itself_and_no_other_size() -> None:
     crystals = [example(name) for name in NAMES]
-    cells = reduced_cells(crystals)
+    cells = reduced_cells([crystal_of(crystal) for crystal in crystals])
     assert fits([(cell, cell) for cell in cells]).all()
     assert not fits([(cells[0], cells[2])]).any()
     assert fits([]).shape == (0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from materials.ranking import rank
-from materials.records import Calculation, Failure, Prediction, RankedCandidate, Stability, Target
+from materials.ranking import Evidence, ranked_groups, ranked_rows
+from materials.records import Calculation, Failure, Prediction, Proposed, RankedCandidate, Stability, Target
 from materials.targets import closeness, meets
 from tests.unit.materials import made_records as made
 
@@ -75,6 +76,15 @@ def evidence(*names: str) -> dict[str, dict]:
     }
 
 
+def ranked(names: Iterable[Proposed], known: dict[str, dict], scores: dict[str, float] | None = None):
+    left = {kind: told for kind, told in known.items() if kind != "duplicates"}
+    judged = Evidence(**left, targets=TARGETS, scores=scores or {})
+    pool = {candidate.material_id: candidate for candidate in names}
+    roles = {material_id: candidate.role for material_id, candidate in pool.items()}
+    groups = ranked_groups(roles, duplicates=known["duplicates"], evidence=judged)
+    return list(ranked_rows(groups, lambda ids: [pool[m] for m in ids], evidence=judged, chunk=3))
+
+
 def validate(known: dict[str, dict], name: str, energy: float, gap: float) -> None:
     known["dft"][name] = made.calculation(
         name, fidelity="dft", level_of_theory="PBE", method="gpaw-26.7.0", properties={"band_gap": gap}
@@ -92,7 +102,7 @@ def test_the_order_of_the_table() -> None:
     known["dft"]["failed"] = made.calculation("failed", fidelity="dft", status="walltime", energy=None, message="log")
     known["selections"]["chosen"] = made.selection("chosen")
     scores = {"likely": 0.9, "unlikely": 0.1, "chosen": 0.5, "failed": 0.99, "near_hit": 0.2, "miss": 0.9}
-    rows = rank([made.proposed(name) for name in names], **known, targets=TARGETS, scores=scores)
+    rows = ranked([made.proposed(name) for name in names], known, scores)
     assert [row.material_id for row in rows] == [
         "near_hit",
         "far_hit",
@@ -131,7 +141,7 @@ def test_without_scores_the_hull_orders() -> None:
         "a": made.stability("a", -0.1),
         "c": made.stability("c", 1),
     }
-    rows = rank([made.proposed(name) for name in "abcd"], **known, targets=TARGETS)
+    rows = ranked([made.proposed(name) for name in "abcd"], known)
     assert [row.material_id for row in rows] == ["b", "a", "c", "d"]
     assert [row.status for row in rows] == ["screened"] * 3 + ["proposed"]
 
@@ -147,7 +157,7 @@ def test_duplicates_are_no_rows_and_their_parents_join() -> None:
         made.proposed("twin of competing", parents=("made",)),
     ]
     known["selections"]["b"] = made.selection("b", round=3)
-    rows = {row.material_id: row for row in rank(candidates, **known, targets=TARGETS)}
+    rows = {row.material_id: row for row in ranked(candidates, known)}
     assert rows.keys() == {"a", "c"}
     assert (rows["a"].parents, rows["a"].known_as, rows["a"].round) == ("from a; from b", "mp-2", 3)
     assert rows["c"].parents == "element; made"
@@ -160,7 +170,7 @@ def test_what_went_wrong_is_told() -> None:
     known["dft"]["c"] = made.calculation("c", fidelity="dft", status="converged")
     known["selections"]["c"] = made.selection("c")
     known["dft"]["d"] = made.calculation("d", fidelity="dft", status="converged")
-    rows = {row.material_id: row for row in rank([made.proposed(n) for n in "abcd"], **known, targets=TARGETS)}
+    rows = {row.material_id: row for row in ranked([made.proposed(n) for n in "abcd"], known)}
     assert (rows["a"].status, rows["a"].message) == ("failed", "chgnet-0.3.0 exploded: volume ratio 9")
     assert (rows["b"].status, rows["b"].message) == ("failed", "screen: KilledWorker: memory")
     assert rows["c"].status == "selected"
@@ -174,7 +184,7 @@ def test_predictions_and_volumes_are_shown() -> None:
     known["mlip"]["a"] = made.calculation("a", structure=made.salt(6.0))
     prediction = Prediction(material_id="a", round=2, target="band_gap", mean=1.1, std=0.2, surrogate_version="v")
     known["predictions"]["a"] = {"band_gap": prediction}
-    (row,) = rank([made.proposed("a")], **known, targets=TARGETS)
+    (row,) = ranked([made.proposed("a")], known)
     assert row.predicted == {"band_gap": (1.1, 0.2)}
     assert row.volume_per_atom == pytest.approx(108.0)
 
@@ -202,10 +212,10 @@ def worlds(draw: st.DrawFn) -> tuple[list[str], dict[str, dict], dict[str, float
 def test_the_order_is_total_and_does_not_depend_on_the_input_order(world, seed: int) -> None:
     names, known, scores = world
     candidates = [made.proposed(name) for name in names]
-    rows = rank(candidates, **known, targets=TARGETS, scores=scores)
+    rows = ranked(candidates, known, scores)
     random.Random(seed).shuffle(candidates)
     shuffled = {key: dict(random.Random(seed).sample(list(value.items()), len(value))) for key, value in known.items()}
-    assert rank(candidates, **shuffled, targets=TARGETS, scores=scores) == rows
+    assert ranked(candidates, shuffled, scores) == rows
     assert sorted(row.material_id for row in rows) == sorted(names)
     assert [row.rank for row in rows] == list(range(1, len(names) + 1))
     hits = [row.meets_targets is True for row in rows]
@@ -223,9 +233,7 @@ def test_the_last_digits_of_energies_decide_nothing(world, noise: float) -> None
         return replace(s, decomposition_energy_per_atom=round(s.decomposition_energy_per_atom, 4) + noise)
 
     def order(**changed: dict[str, Calculation] | dict[str, Stability]) -> list[str]:
-        rows: list[RankedCandidate] = rank(
-            [made.proposed(name) for name in names], **{**known, **changed}, targets=TARGETS, scores=scores
-        )
+        rows: list[RankedCandidate] = ranked([made.proposed(name) for name in names], {**known, **changed}, scores)
         return [row.material_id for row in rows]
 
     kinds = ("mlip_stability", "dft_stability")

@@ -34,6 +34,7 @@ from materials.store import connection as connecting
 from materials.store import recording, tables, transactions
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
+from materials.store.rows import write_calculation, write_candidate
 from tests.unit.materials import made_records as made
 
 any_record = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -264,13 +265,40 @@ def test_chains_of_duplicates_are_followed(ledger: Ledger) -> None:
     assert ledger.equivalences(campaign_id, "relaxed") == {"b": "a"}
 
 
-def test_publish_writes_what_changed_and_takes_away_what_is_gone(ledger: Ledger) -> None:
+@pytest.mark.parametrize("at_once", [2, 2_000])
+def test_publish_writes_what_changed_and_takes_away_what_is_gone(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("materials.store.recording._PUBLISHED", at_once)
     campaign_id = campaign(ledger)
     rows = [made.ranked(f"m{i}", rank=i) for i in range(5)]
     assert ledger.publish(campaign_id, rows) == 5
     assert ledger.publish(campaign_id, [*rows[:3], replace(rows[3], score=0.9)]) == 2
     assert [r.material_id for r in ledger.ranked(campaign_id)] == ["m0", "m1", "m2", "m3"]
     assert ledger.ranked(campaign_id)[3].score == 0.9
+    swapped = [replace(rows[0], rank=1), replace(rows[1], rank=0)]
+    assert ledger.publish(campaign_id, [*swapped, rows[2]]) == 3
+    assert [r.material_id for r in ledger.ranked(campaign_id)] == ["m1", "m0", "m2"]
+
+
+def test_structures_and_calculations_are_handed_on_as_they_are_written(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    ledger.add_candidates(campaign_id, [write_candidate(made.candidate("m1")), made.candidate("m2", role="competing")])
+    assert ledger.candidates(campaign_id) == [made.candidate("m1"), made.candidate("m2", role="competing")]
+    text = structure_to_json(made.salt())
+    assert list(ledger.written_structures(["m2", "m1"], chunk=1)) == [("m2", text), ("m1", text)]
+
+    failed = made.calculation("m1", status="max_steps", energy=None, properties={"latent": [0.1, float("nan")]})
+    done = replace(failed, status="converged", energy=-7.0)
+    other = made.calculation("m2", method="another")
+    for told in (write_calculation(failed), done, write_calculation(done), other):
+        ledger.add_calculations([told])
+    ids = [other.calculation_id, done.calculation_id, "unknown"]
+    assert list(ledger.written_calculations(ids, chunk=2)) == [write_calculation(other), write_calculation(done)]
+    assert [row["attempt"] for row in ledger.evidence("m1")["calculations"]] == [1, 2]
+    assert ledger.calculations()["m1"].properties == {"latent": [0.1, None]}
+    assert ledger.best_calculations(campaign_id) == {"m1": done.calculation_id, "m2": other.calculation_id}
+    assert ledger.best_calculations(campaign_id, method="another") == {"m2": other.calculation_id}
 
 
 def test_the_table_answers_queries(ledger: Ledger) -> None:
