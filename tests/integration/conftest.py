@@ -39,7 +39,7 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 def run(folder: Path, *arguments: str, code: int = 0) -> str:
     """Run `assay` in a folder and give back what it said."""
     process = start(folder, *arguments)
-    said, _ = process.communicate(timeout=600)
+    said, _ = process.communicate(timeout=1500)
     assert process.returncode == code, said
     return said
 
