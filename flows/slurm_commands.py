@@ -11,14 +11,7 @@ from pathlib import Path
 from flows.dft.executor import ALIVE
 from flows.dft.slurm import COMMAND_S, LATER, SUBMIT_S, of_a_command, of_a_job
 from flows.dft.slurm_rows import STATES
-
-
-class SlurmUnreachable(Exception):
-    """Nobody answers now; what was known is as it was."""
-
-
-class SlurmRefused(Exception):
-    """A job is not taken as it is asked for."""
+from materials.errors import JobRefused, SchedulerUnreachable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +36,8 @@ async def submit(script: str, *, job_name: str, log: Path) -> str:
     """Send a script, with nothing of our environment but what a job needs; return the job's id.
 
     Raises:
-        SlurmRefused: With sbatch's own sentence.
-        SlurmUnreachable: Nobody answers; the job may have been sent.
+        JobRefused: With sbatch's own sentence.
+        SchedulerUnreachable: Nobody answers; the job may have been sent.
     """
     environment, export = of_a_job()
     pattern = str(log).replace("%", "%%")
@@ -53,15 +46,15 @@ async def submit(script: str, *, job_name: str, log: Path) -> str:
     if code == 0:
         return said.strip().split(";")[0]  # "12;cluster" where there are several
     if any(word in complaint.lower() for word in LATER):
-        raise SlurmUnreachable(complaint)
-    raise SlurmRefused(complaint)
+        raise SchedulerUnreachable(complaint)
+    raise JobRefused(complaint)
 
 
 async def jobs_named(job_name: str) -> dict[str, QueuedJob]:
     """Ask for our jobs of a name, those that ended a while ago too, by their ids.
 
     Raises:
-        SlurmUnreachable: Nobody answers.
+        SchedulerUnreachable: Nobody answers.
     """
     words = ["--noheader", "--states=all", f"--user={os.geteuid()}", f"--name={job_name}", "--format=%i|%T|%r"]
     found = {}
@@ -75,7 +68,7 @@ async def cancel(job_name: str, *ids: str) -> None:
     """Take jobs of ours back: all of a name, or those of the ids that bear it.
 
     Raises:
-        SlurmUnreachable: Nobody answers.
+        SchedulerUnreachable: Nobody answers.
     """
     await _ask("scancel", "--quiet", f"--user={os.geteuid()}", f"--name={job_name}", *ids)
 
@@ -83,7 +76,7 @@ async def cancel(job_name: str, *ids: str) -> None:
 async def _ask(command: str, *words: str) -> str:
     code, said, complaint = await _run(command, *words, environment=of_a_command(), seconds=COMMAND_S)
     if code != 0:
-        raise SlurmUnreachable(complaint)
+        raise SchedulerUnreachable(complaint)
     return said
 
 
@@ -102,13 +95,13 @@ async def _run(
             start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
         )
     except OSError as error:
-        raise SlurmUnreachable(f"{command} cannot be run: {error}") from None
+        raise SchedulerUnreachable(f"{command} cannot be run: {error}") from None
     try:
         said, complained = await asyncio.wait_for(process.communicate(script.encode()), seconds)
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise SlurmUnreachable(f"{command} gave no answer within {seconds:g} s") from None
+        raise SchedulerUnreachable(f"{command} gave no answer within {seconds:g} s") from None
     assert process.returncode is not None
     complaint = complained.decode(errors="replace").strip()
     return process.returncode, said.decode(errors="replace"), complaint or f"{command} ended with {process.returncode}"

@@ -16,6 +16,7 @@ from distributed.deploy.adaptive import Adaptive
 
 from flows import slurm_commands as slurm
 from flows.jobqueue import SLURMCluster, SLURMJob
+from materials.errors import JobRefused, SchedulerUnreachable
 
 LOOK_S = (2.0, 30.0)  # between two questions to squeue: right after something happened, and when nothing does
 AGAIN_S = (5.0, 300.0)  # between two attempts at what went wrong: the first, and the longest
@@ -94,10 +95,10 @@ class WorkerJob(SLURMJob):
         book = self.book
         try:
             self.job_id = await slurm.submit(self.job_script(), job_name=book.job_name, log=book.log_of(self.name))
-        except slurm.SlurmRefused as error:
+        except JobRefused as error:
             book.refused = str(error)
             book.went_wrong(4)
-        except slurm.SlurmUnreachable as error:
+        except SchedulerUnreachable as error:
             book.unreachable = str(error)
             book.went_wrong()
         else:
@@ -154,7 +155,7 @@ class WorkerJobs(SLURMCluster):
         try:
             jobs = await slurm.jobs_named(book.job_name)
             book.unreachable = ""
-        except slurm.SlurmUnreachable as error:
+        except SchedulerUnreachable as error:
             book.unreachable = str(error)
             self._look_at = time.monotonic() + AGAIN_S[0]
             return
@@ -201,7 +202,7 @@ class WorkerJobs(SLURMCluster):
             try:
                 await slurm.cancel(book.job_name, *ids)
                 del book.unwanted[: len(ids)]
-            except slurm.SlurmUnreachable as error:
+            except SchedulerUnreachable as error:
                 book.unreachable = str(error)
 
     async def _close(self) -> None:
@@ -224,7 +225,7 @@ class WorkerJobs(SLURMCluster):
                 await slurm.cancel(self.book.job_name)
                 self.book.unreachable = ""
                 return
-            except slurm.SlurmUnreachable as error:
+            except SchedulerUnreachable as error:
                 self.book.unreachable = str(error)
                 if time.monotonic() > deadline:
                     return

@@ -17,8 +17,9 @@
     │   ├── LevelOfTheoryMismatch  energies that cannot be compared met in one hull
     │   └── MissingTerminals       no reference energy for an element
     ├── DFTError                   DFT cannot be done
-    │   ├── CodeNotInstalled       the code is not here
-    │   ├── SchedulerUnreachable   the queueing system does not answer
+    │   └── CodeNotInstalled       the code is not here
+    ├── QueueError                 a queueing system, Slurm, does not do what it is asked
+    │   ├── SchedulerUnreachable   it does not answer
     │   └── JobRefused             it does not take a job
     ├── LedgerError                the database could not be read or written
     │   └── LedgerLost             it went away meanwhile, or gave way to another writer: once more may do
@@ -109,11 +110,15 @@ class CodeNotInstalled(DFTError):
     """The DFT code is not on this machine."""
 
 
-class SchedulerUnreachable(DFTError):
+class QueueError(AssayError):
+    """A queueing system does not do what it is asked."""
+
+
+class SchedulerUnreachable(QueueError):
     """The queueing system does not answer now; what it knows is as it was."""
 
 
-class JobRefused(DFTError):
+class JobRefused(QueueError):
     """The queueing system does not take a job as it is asked for."""
 
 

@@ -14,7 +14,8 @@ from flows.dft import ends
 from flows.dft.entry import Entry, Job
 from flows.dft.executor import ALIVE, Executor, Seen
 from materials.errors import DFTError, JobRefused, SchedulerUnreachable
-from models.dft.contract import DFTCode, DFTResult, Limits, with_limits
+from models.dft.contract import DFTCode, DFTResult, Limits
+from models.dft.record import with_limits
 
 REPORT_S = 60.0  # between two lines on how many wait and run
 TICK_S = 1.0  # between two glances at the folders, which cost the scheduler nothing

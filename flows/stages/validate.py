@@ -44,7 +44,7 @@ def _how(run: Run) -> str:
 
 def _known(run: Run, screened: Screened, material_id: str) -> Collection[str]:
     """Name the phases that a database has energies of at the level of this candidate's calculation."""
-    from models.dft.contract import level_of_theory
+    from models.dft.record import level_of_theory
 
     if not screened.references:
         return frozenset()
@@ -128,7 +128,7 @@ def _jobs_of(
 def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     """Run what the ledger has no final answer for; each result is written as it comes."""
     from flows.dft.executor import open_executor
-    from models.dft.contract import calculation_from, is_final, method_of
+    from models.dft.record import calculation_from, is_final, method_of
 
     hardware = run.cluster.dft
     known = run.ledger.calculations_by_id({job.calculation_id for job in jobs})

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from materials.environment import without_secrets
-from materials.records import Calculation, content_hash
+from materials.records import content_hash
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -31,7 +31,6 @@ DFTStatus = Literal[
 
 # Fields of DFTSettings that are not hashed where they are empty.
 LATER = frozenset({"density_cutoff_ev", "level", "inputs"})
-
 
 # What a calculation needs: one thread a rank, MPI that runs as root too.
 CALCULATION_ENVIRONMENT = {
@@ -121,10 +120,6 @@ class Limits:
     def launcher(self) -> tuple[str, ...]:
         """The words that start the ranks, none for a single one."""
         return tuple(word.format(cores=self.cores) for word in self.mpi) if self.cores > 1 else ()
-
-
-# What a calculation of this status wanted more of.
-_LIMIT_OF = {"walltime": "walltime_s", "out_of_memory": "memory_gib"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,81 +239,6 @@ class DFTCode(Protocol):
 def clean_environment() -> dict[str, str]:
     """This process's environment, made fit for a calculation, and without what is secret in it."""
     return {**without_secrets(os.environ), **CALCULATION_ENVIRONMENT}
-
-
-def method_of(code: DFTCode) -> str:
-    """Who computes, as `Calculation.method` has it: "gpaw-26.7.0"."""
-    return f"{code.name}-{code.version()}"
-
-
-def level_of_theory(settings: DFTSettings) -> str:
-    """What an energy means: everything that shifts totals, so that only comparable ones meet in a hull."""
-    if settings.level:
-        return settings.level
-    density = f"/RHO{settings.density_cutoff_ev:g}" if settings.density_cutoff_ev else ""
-    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}{density}"
-
-
-def calculation_id(material_id: str, method: str, settings: DFTSettings) -> str:
-    """The key that the calculation will have in the ledger, and the name of its folder."""
-    return calculation_from(DFTResult(status="failed"), material_id, method, settings).calculation_id
-
-
-def calculation_from(result: DFTResult, material_id: str, method: str, settings: DFTSettings) -> Calculation:
-    """Turn the end of a calculation into the ledger's record.
-
-    Args:
-        result: How it ended.
-        material_id: Of the material that was asked about.
-        method: From `method_of`.
-        settings: The question.
-    """
-    properties: dict[str, Any] = dict(result.properties)
-    if result.band_gap is not None:
-        properties["band_gap"] = result.band_gap
-    properties |= {"preset": settings.preset, "mode": settings.mode, "kpoints": list(settings.kpoints)}
-    if result.attempts > 1:
-        properties["scf_attempts"] = result.attempts
-    return Calculation(
-        material_id=material_id,
-        method=method,
-        fidelity="dft",
-        level_of_theory=level_of_theory(settings),
-        settings_hash=settings.settings_hash,
-        status=result.status,
-        structure=result.structure,
-        energy=result.energy,
-        max_force=result.max_force,
-        max_stress=result.max_stress,
-        n_steps=result.n_steps,
-        wall_time_s=result.wall_time_s,
-        message=result.message,
-        properties=properties,
-    )
-
-
-def with_limits(result: DFTResult, limits: Limits) -> DFTResult:
-    """Note which limit a calculation ran into, so that the ledger too knows whether a more generous one is worth a try.
-
-    Args:
-        result: How it ended.
-        limits: That it had.
-    """
-    named = _LIMIT_OF.get(result.status)
-    if named is None:
-        return result
-    return replace(result, properties={**result.properties, named: getattr(limits, named)})
-
-
-def is_final(calculation: Calculation, limits: Limits) -> bool:
-    """Whether the ledger's answer stands: one that ran into a limit does for that limit only.
-
-    Args:
-        calculation: As the ledger has it.
-        limits: The most that it may be given now.
-    """
-    named = _LIMIT_OF.get(calculation.status)
-    return named is None or bool(calculation.properties.get(named, 0.0) >= getattr(limits, named))
 
 
 def last_lines(paths: Sequence[Path], count: int = 8) -> str:

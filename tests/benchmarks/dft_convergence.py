@@ -18,9 +18,10 @@ from pymatgen.core import Lattice, Structure
 
 from flows.dft.entry import Job
 from flows.jobs import job_for, run_jobs
-from models.dft.contract import DFTResult, DFTSettings, Limits, method_of
+from models.dft.contract import DFTResult, DFTSettings, Limits
 from models.dft.gpaw import Gpaw
 from models.dft.presets import PRESETS, looks_metallic, mesh, settings_for, symmetrised
+from models.dft.record import method_of
 
 TABLE = Path(__file__).with_name("dft-presets.md")
 STRICT_DENSITY = 4.8

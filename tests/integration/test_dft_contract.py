@@ -14,15 +14,8 @@ from pymatgen.core import Structure
 
 from flows.jobs import folder_of, job_for
 from materials.errors import CodeNotInstalled, DFTError
-from models.dft.contract import (
-    DFTCode,
-    DFTResult,
-    Limits,
-    calculation_from,
-    clean_environment,
-    level_of_theory,
-    method_of,
-)
+from models.dft.contract import DFTCode, DFTResult, Limits, clean_environment
+from models.dft.record import calculation_from, level_of_theory, method_of
 from tests.peers.dft_cases import CASES, Ask, Case, nobody_works_in, run, symbols_of, working_in
 
 pytestmark = [pytest.mark.dft, pytest.mark.slow]

@@ -17,7 +17,8 @@ from flows.jobs import folder_of, job_for
 from flows.progress import Progress
 from flows.stages.validate import _run_missing
 from materials.store.ledger import Ledger
-from models.dft.contract import DFTResult, Limits, calculation_from, is_final, with_limits
+from models.dft.contract import DFTResult, Limits
+from models.dft.record import calculation_from, is_final, with_limits
 from tests.peers.quick_dft import SILICON, Calculations, Quick, job
 
 

@@ -16,12 +16,13 @@ from pymatgen.core import Lattice, Structure
 
 from materials.errors import CodeNotInstalled, DFTError
 from models.dft import espresso
-from models.dft.contract import Limits, clean_environment, level_of_theory
+from models.dft.contract import Limits, clean_environment
 from models.dft.course import Died, Ended, NotConverged
 from models.dft.espresso import Espresso
 from models.dft.espresso_output import BOHR, RYDBERG, Output, raise_refusal
 from models.dft.espresso_physics import LADDER, command, parameters, with_fractions
 from models.dft.pseudopotentials import Family, Pseudopotential
+from models.dft.record import level_of_theory
 
 RECORDED = Path(__file__).with_name("recorded")
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [(0, 0, 0)])

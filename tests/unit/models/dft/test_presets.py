@@ -13,9 +13,10 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from materials.errors import DFTError
 from materials.records import content_hash
-from models.dft.contract import DFTResult, DFTSettings, calculation_from, calculation_id, level_of_theory
+from models.dft.contract import DFTResult, DFTSettings
 from models.dft.gpaw_physics import k_points
 from models.dft.presets import looks_metallic, magnetic_moments, mesh, relative_cost, settings_for, symmetrised
+from models.dft.record import calculation_from, calculation_id, level_of_theory
 
 
 class Code:
