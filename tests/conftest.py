@@ -41,3 +41,15 @@ def postgresql_server() -> Iterator[postgresql.Server]:
             yield server
     except postgresql.NoPostgreSQL as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def gpaw() -> None:
+    """Skip where there is no GPAW."""
+    from materials.errors import CodeNotInstalled
+    from models.dft.codes import CodeChoice, open_code
+
+    try:
+        open_code(CodeChoice(name="gpaw")).version()
+    except CodeNotInstalled as error:
+        pytest.skip(str(error))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
-import yaml
-from ase.io import write
 
-from tests.integration.test_prefect import METALS, SCREENING, crystals
+from tests.integration.conftest import SMALL
+from tests.integration.test_campaign import ask
 from tests.integration.test_up import Up, members, ready
 
 if TYPE_CHECKING:
@@ -36,16 +39,14 @@ PATIENCE_MS = 120_000
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """`assay up` with the quickstart's campaign, a small one and one that takes its time."""
+    """`assay up` with the quickstart's campaign, a toy's and a small one with DFT."""
     if not CHROMIUM.exists():
         pytest.skip(f"no Chromium here: {CHROMIUM}")
     up = Up(tmp_path_factory.mktemp("browser"))
     folder = up.folder / "campaigns"
-    write(folder / "many.extxyz", crystals(METALS))
-    slow = {"name": "many", "sources": [{"kind": "files", "path": "many.extxyz"}], "screening": SCREENING}
-    (folder / "many.yaml").write_text(yaml.safe_dump(slow | {"dft": {"budget": 0}}))
     quickstart = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
     (folder / "quickstart.yaml").write_text(quickstart.read_text())
+    (folder / "small.yaml").write_text(SMALL.read_text().replace("budget: 2", "budget: 1"))
     process = up.start()
     try:
         ready(process)
@@ -120,3 +121,69 @@ def test_a_campaign_filled_in_by_hand_runs_to_its_table(page: Page, up: Up) -> N
     api.expect(page.locator("table").first).to_be_visible()
     assert "base64" not in page.inner_text("body")
     picture(page, "artifact")
+
+
+def test_a_run_cancelled_in_mid_dft_leaves_nothing_and_goes_on(page: Page, up: Up, gpaw: None) -> None:
+    def done() -> set[str]:
+        return {key for (key,) in ask(up.folder, "select calculation_id from calculations where fidelity = 'dft'")}
+
+    open_form(page, up, "small")
+    submit(page)
+    flow_run_id = page.url.rpartition("/")[2].partition("?")[0]
+    assert soon(lambda: processes(up, "driver.py") and done()), page.inner_text("body")
+    assert any("driver.py" in " ".join(command) for command in processes(up, flow_run_id))
+    page.get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem", name="Cancel").click()
+    picture(page, "cancel")
+    page.get_by_role("alertdialog").get_by_role("button", name="Cancel Flow Run").click()
+    api.expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
+    picture(page, "cancelled")
+
+    assert soon(lambda: not processes(up, flow_run_id))
+    assert processes(up, "driver.py") == []
+    assert ask(up.folder, "select state from runs where campaign_id like 'small-%'") == [("stopped",)]
+    assert ask(up.folder, "pragma foreign_key_check") == []
+    # That they were ended is no calculation's fault.
+    assert ask(up.folder, "select * from failures where stage = 'dft'") == []
+    kept = ask(up.folder, "select * from calculations order by calculation_id")
+    before = attempts(up)
+    ended = {folder for folder, last in before.items() if not last["taken_back"]}
+    assert done() == ended != before.keys()
+
+    page.get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem", name="Copy to new run").click()
+    api.expect(page.get_by_label("Name", exact=True)).to_have_value("small")
+    submit(page)
+    api.expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=4 * PATIENCE_MS)
+    page.reload()
+    api.expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    picture(page, "gone-on")
+    whole = ask(up.folder, "select * from calculations order by calculation_id")
+    assert set(kept) < set(whole)
+    assert len({row[0] for row in whole}) == len(whole)  # none twice
+    assert {folder: attempts(up)[folder] for folder in ended} == {folder: before[folder] for folder in ended}
+
+
+def soon(happens: Callable[[], object], patience_s: float = PATIENCE_MS / 1000) -> bool:
+    until = time.monotonic() + patience_s
+    while not happens():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def processes(up: Up, word: str) -> list[list[str]]:
+    """Commands of the processes of this `assay up` that have a word in their command or environment."""
+    found = []
+    for process in members(up.folder):
+        with suppress(psutil.Error):
+            if word in f"{process.cmdline()} {process.environ()}":
+                found.append(process.cmdline())
+    return found
+
+
+def attempts(up: Up) -> dict[str, dict[str, Any]]:
+    """By calculation_id: the last attempt at it."""
+    files = up.folder.glob("assay-runs/dft/*/attempts.json")
+    return {file.parent.name: json.loads(file.read_text())[-1] for file in files}

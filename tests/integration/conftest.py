@@ -45,18 +45,6 @@ def run(folder: Path, *arguments: str, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="session")
-def gpaw() -> None:
-    """Skip where there is no GPAW."""
-    from materials.errors import CodeNotInstalled
-    from models.dft.codes import CodeChoice, open_code
-
-    try:
-        open_code(CodeChoice(name="gpaw")).version()
-    except CodeNotInstalled as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, gpaw: None) -> Path:
     """A folder in which the small campaign has run undisturbed; tests read it, and leave it as it is."""
     folder = tmp_path_factory.mktemp("finished")
