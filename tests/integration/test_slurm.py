@@ -32,8 +32,9 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm.Slurm]:
 
 
 def calculations(folder: Path) -> dict[str, tuple[str, float | None]]:
-    """How each calculation stands in the ledger: the last word on it."""
-    found = ask(folder, "select calculation_id, status, energy from calculations order by attempt")
+    """How each calculation stands in the ledger: the last word on it, and its energy (eV/atom)."""
+    per_atom = "energy / json_array_length(structure, '$.species')"
+    found = ask(folder, f"select calculation_id, status, {per_atom} from calculations order by attempt")
     return {key: (status, energy) for key, status, energy in found}
 
 
