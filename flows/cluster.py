@@ -86,7 +86,8 @@ def open_workers(workers: Workers, *, folder: Path, say: Callable[[str], None]) 
     import dask
     import distributed  # noqa: F401  # it loads its own settings, which would be lost with ours at the end
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a killed worker is told once, by us, as a row
+    for name in ("distributed", "distributed.client"):  # what dies is told once, by us: as a row, or as an error
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     opened = {"local": _local_workers, "slurm": _slurm_workers, "address": _others_workers}[workers.kind]
     with dask.config.set(SETTINGS), opened(workers, folder, say) as pool:
         yield pool

@@ -1,4 +1,4 @@
-"""When a run under Prefect counts as crashed: one killed with -9 says nothing, and would be Running for ever."""
+"""When a run under Prefect counts as crashed: one killed with -9 says nothing, and would not end for ever."""
 
 from __future__ import annotations
 
@@ -11,27 +11,34 @@ if TYPE_CHECKING:
 # How often a run says that it lives (s; Prefect takes no less than 30), for the environment that it starts in.
 HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 SILENCE = timedelta(seconds=80)  # two heartbeats are missing, and a busy process was given time for the second
-NAME = "assay: silent runs have crashed"
+BEGIN = timedelta(seconds=120)  # from a worker's word that it starts a run to the run's own, on a busy machine
 
 
 def call_silence_a_crash(client: SyncPrefectClient) -> None:
     """Have the server mark a run as Crashed that is not heard of any more; asked again, it changes nothing."""
+    again = "killed, or its machine is off. Run again, it goes on."
+    for name, after, within, silent in (
+        ("assay: silent runs have crashed", "heartbeat", SILENCE, f"Not heard of for {SILENCE.seconds} s: {again}"),
+        ("assay: runs that do not begin have crashed", "Pending", BEGIN, f"It has not begun: its worker was {again}"),
+    ):
+        if not client.read_automations_by_name(name):
+            _crash(client, name, f"prefect.flow-run.{after}", within, silent)
+
+
+def _crash(client: SyncPrefectClient, name: str, after: str, within: timedelta, message: str) -> None:
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture, ResourceSpecification
 
-    if client.read_automations_by_name(NAME):
-        return
-    over = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Paused")}
+    heard = ("heartbeat", "Scheduled", "Running", "Completed", "Failed", "Cancelled", "Crashed", "Paused")
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.heartbeat"} | over,
+        after={after},
+        expect={f"prefect.flow-run.{word}" for word in heard},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
-        within=SILENCE,
+        within=within,
     )
-    silent = f"Not heard of for {SILENCE.seconds} s: killed, or its machine is off. Run again, it goes on."
-    crash = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=silent, force=False)
-    client.create_automation(AutomationCore(name=NAME, description=__doc__ or "", trigger=trigger, actions=[crash]))
+    crash = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
+    client.create_automation(AutomationCore(name=name, description=__doc__ or "", trigger=trigger, actions=[crash]))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import logging
+import queue
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from logging.handlers import QueueHandler
 from typing import Any
 
 import pytest
@@ -18,45 +16,11 @@ from flows.cluster_file import Workers
 from flows.stages import screen as screening
 from flows.stages.screen import screen
 from materials.errors import ClusterError
-from tests.integration.conftest import ROOT, candidate
+from tests.integration.conftest import candidate
+from tests.peers.dask_processes import scheduler, worker
 from tests.peers.slurm import _free_ports
 
-DASK = Path(sys.executable).with_name("dask")
-SETTINGS = {
-    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
-    "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
-}
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def dask(*arguments: str, settings: Mapping[str, str] = SETTINGS) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [str(DASK), *arguments],
-        env={**os.environ, **settings, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def scheduler(port: int, settings: Mapping[str, str] = SETTINGS) -> Any:
-    arguments = ("--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0")
-    return dask("scheduler", *arguments, settings=settings)
-
-
-def worker(port: int, *arguments: str) -> Any:
-    # So that it ends when its scheduler has.
-    quick = ("--death-timeout", "10", "--dashboard-address", "127.0.0.1:0", "--host", "127.0.0.1")
-    return dask("worker", f"tcp://127.0.0.1:{port}", *quick, *(arguments or ("--nthreads", "1")))
 
 
 @pytest.fixture
@@ -98,11 +62,14 @@ def test_a_scheduler_that_dies_is_told_in_seconds_and_the_next_one_goes_on(make_
     candidates = [candidate(symbol, 3.4 + 0.02 * i) for i in range(15) for symbol in ("Cu", "Ag")]
     run = make_run("Slow", candidates, hardware(port))
     killed: list[float] = []
+    told: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    logging.getLogger("distributed").addHandler(QueueHandler(told))
     with scheduler(port) as process, worker(port), worker(port):
         after(run, 2, lambda: (process.kill(), killed.append(time.monotonic())))
         with pytest.raises(ClusterError, match=r"Dask scheduler is lost.*the same command goes on"):
             screen(run)
         assert time.monotonic() - killed[0] < 10
+    assert told.empty(), told.get().getMessage()  # a traceback on the user's terminal
     assert 0 < done(run) < 30
     before = done(run)
     with scheduler(port), worker(port):

@@ -65,7 +65,7 @@ class Prefect:
             try:
                 yield process
             finally:
-                _end(process)
+                end(process)
 
     def get(self, path: str) -> Any:
         """Read from the API."""
@@ -128,7 +128,8 @@ def _answer(response: requests.Response) -> Any:
     return response.json() if response.content else None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its group."""
     for number, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 10)):
         try:
             os.killpg(process.pid, number)
