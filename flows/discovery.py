@@ -1,12 +1,16 @@
 """The campaign as a Prefect flow: `flows.discovery:discover`. Its sections are the fields of the form in the UI."""
 
+import logging
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
+import httpx
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -39,6 +43,7 @@ SCHEMA = Campaign.model_json_schema()["properties"]
 SHOWN = ("title", "description", "pattern", "minLength", "maxLength", "minItems", "maxItems")
 HERE = Cluster()
 ROWS = 20  # of the table that ends the log
+WATCH_S = 5.0  # between two looks at whether the run is to go on
 
 
 def _shown(title: str, description: str) -> Any:
@@ -97,11 +102,11 @@ def discover(
         )
         with get_client(sync_client=True) as client:
             call_silence_a_crash(client)
-        with opened(request, Progress(logger.info)) as run:
+        with opened(request, Progress(logger.info)) as run, _watched(run):
             run_stages(run, _Tasks(run))
             logger.info("%s\n%s", _table(run), "\n".join(report.closing_lines(run)))
     except Interrupted as stopped:
-        if deployment.id is not None and not _is_cancelling():
+        if deployment.id is not None and not _is_cancelling(UUID(str(flow_run.id))):
             raise TerminationSignal(signal.SIGTERM) from None  # Prefect's worker ends, or its machine: a crash
         return Cancelled(message=str(stopped))
     except AssayError as error:
@@ -109,14 +114,43 @@ def discover(
     return None
 
 
-def _is_cancelling() -> bool:
-    """Ask the server whether somebody cancelled this run.
+@contextmanager
+def _watched(run: Run) -> Iterator[None]:
+    """Stop the run where no signal says so: cancelled with no worker to hear it, or its worker killed with -9."""
+    over = threading.Event()
+    flow_run_id = UUID(str(flow_run.id))
+    parent, from_worker = os.getppid(), deployment.id is not None  # else the parent is somebody's shell
+
+    def alone() -> bool:
+        return from_worker and os.getppid() != parent
+
+    for handler in logging.getLogger().handlers:
+        # A word into the pipe of a worker that is gone ends the process there and then.
+        handler.addFilter(lambda _record: not alone())
+
+    def watch() -> None:
+        while not (over.wait(WATCH_S) or run.stop.is_set()):
+            with suppress(httpx.HTTPError, ObjectNotFound):  # the server is away, or the run was deleted there
+                if alone() or _is_cancelling(flow_run_id):
+                    run.stop.set()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(WATCH_S)
+
+
+def _is_cancelling(flow_run_id: UUID) -> bool:
+    """Ask the server whether somebody cancelled a run.
 
     Prefect tells its own SIGTERM handler only, which would throw the exception into whatever runs, a write to the
     ledger too.
     """
     with get_client(sync_client=True) as client:
-        state = client.read_flow_run(UUID(str(flow_run.id))).state
+        state = client.read_flow_run(flow_run_id).state
     return state is not None and state.is_cancelling()
 
 

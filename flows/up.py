@@ -66,25 +66,36 @@ def up(place: Place, say: Callable[[str], None]) -> None:
     url = given or f"http://{HOST}:{place.port}/api"
     os.environ.update(_environment(place, url))
     with suppress(_Stopped), ExitStack() as started, _told_to_stop(say):
+        server = None
         if given is None:
             _require_free(place.port)
             say("Starting a Prefect server")
-            server = started.enter_context(
-                _process("server", STOP_S, "server", "start", "--host", HOST, "--port", str(place.port))
-            )
+            words = ("server", "start", "--host", HOST, "--port", str(place.port))
+            server = started.enter_context(_process("server", STOP_S, *words))
             _wait_for(url, server)
-        from flows.deployments import POOL, register
+        from flows.deployments import register
 
         _require_answer(url)
         names = register(campaigns, place.cluster, Path.cwd())
-        worker = started.enter_context(_process("worker", WORKER_STOP_S, "worker", "start", "--pool", POOL))
         for name in names:
             say(f"  {name}")
         say(f"Ready: {url.removesuffix('/api')}  Ctrl-C ends it")
-        while worker.poll() is None and (given or server.poll() is None):
-            time.sleep(0.5)
-        ended = "worker" if worker.poll() is not None else "server"
-        raise AssayError(f"Prefect's {ended} ended by itself; its last words are in {_log(ended)}")
+        _work(server, say)
+
+
+def _work(server: subprocess.Popen[bytes] | None, say: Callable[[str], None]) -> None:
+    """Keep a worker until somebody says stop; one that is killed is followed by another."""
+    from flows.deployments import POOL
+
+    while True:
+        with _process("worker", WORKER_STOP_S, "worker", "start", "--pool", POOL) as worker:
+            while worker.poll() is None:
+                if server is not None and server.poll() is not None:
+                    raise AssayError(f"Prefect's server ended by itself; its last words are in {_log('server')}")
+                time.sleep(0.5)
+        if worker.returncode >= 0:
+            raise AssayError(f"Prefect's worker ended by itself; its last words are in {_log('worker')}")
+        say("Prefect's worker was killed, its runs show as Crashed; another worker has their place.")
 
 
 def _campaigns(folder: Path, say: Callable[[str], None]) -> list[Campaign]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import pytest
 
 from tests.integration.conftest import SMALL
 from tests.integration.test_campaign import ask
+from tests.integration.test_prefect import soon
 from tests.integration.test_up import Up, members, ready
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def test_a_run_cancelled_in_mid_dft_leaves_nothing_and_goes_on(page: Page, up: U
     open_form(page, up, "small")
     submit(page)
     flow_run_id = page.url.rpartition("/")[2].partition("?")[0]
-    assert soon(lambda: processes(up, "driver.py") and done()), page.inner_text("body")
+    assert soon(lambda: bool(processes(up, "driver.py") and done())), page.inner_text("body")
     assert any("driver.py" in " ".join(command) for command in processes(up, flow_run_id))
     page.get_by_role("button", name="Open menu").click()
     page.get_by_role("menuitem", name="Cancel").click()
@@ -162,15 +162,6 @@ def test_a_run_cancelled_in_mid_dft_leaves_nothing_and_goes_on(page: Page, up: U
     assert set(kept) < set(whole)
     assert len({row[0] for row in whole}) == len(whole)  # none twice
     assert {folder: attempts(up)[folder] for folder in ended} == {folder: before[folder] for folder in ended}
-
-
-def soon(happens: Callable[[], object], patience_s: float = PATIENCE_MS / 1000) -> bool:
-    until = time.monotonic() + patience_s
-    while not happens():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 def processes(up: Up, word: str) -> list[list[str]]:

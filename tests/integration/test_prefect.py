@@ -80,7 +80,7 @@ def start(prefect: Prefect, deployment: dict[str, Any], parameters: dict[str, An
 
 def said(prefect: Prefect, flow_run_id: str, words: str) -> bool:
     """Whether the run's log holds some words, now or soon."""
-    return _soon(lambda: any(words in line for line in prefect.logs(flow_run_id)))
+    return soon(lambda: any(words in line for line in prefect.logs(flow_run_id)))
 
 
 def test_the_deployment_is_what_its_file_says(deployment: dict[str, Any]) -> None:
@@ -158,7 +158,7 @@ def test_a_cancelled_run_ends_its_workers_and_can_go_on(prefect: Prefect, deploy
     state, message = prefect.wait_for_end(flow_run_id, 120)
     assert state == "CANCELLED", prefect.logs(flow_run_id)
     assert "goes on from there" in message
-    assert _soon(lambda: not [p for p in psutil.process_iter() if flow_run_id in _environment(p)])
+    assert soon(lambda: not [p for p in psutil.process_iter() if flow_run_id in _environment(p)])
     assert _ask(prefect, "SELECT state FROM runs WHERE campaign_id LIKE 'many-%'") == [("stopped",)]
     tasks = prefect.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [flow_run_id]}}})
     assert {task["name"]: task["state"]["type"] for task in tasks} == {"propose": "COMPLETED", "screen": "CANCELLED"}
@@ -171,6 +171,19 @@ def test_a_cancelled_run_ends_its_workers_and_can_go_on(prefect: Prefect, deploy
     assert 0 <= done < whole
     [line] = [line for line in prefect.logs(again) if line.startswith("Screening")]
     assert line.endswith(f": {whole - done} structures")  # what had ended is not computed again
+
+
+def test_a_run_of_the_command_line_is_cancelled_in_the_ui(prefect: Prefect) -> None:
+    write(prefect.folder / "slow.extxyz", crystals(METALS))
+    file = prefect.folder / "slow.yaml"
+    file.write_text(yaml.safe_dump(campaign("slow", prefect.folder / "slow.extxyz")))
+    with prefect.start("slow", "assay", "run", str(file), "--no-dft") as process:
+        assert soon(lambda: "Screening" in prefect.told())
+        [run] = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": ["slow"]}}})
+        prefect.post(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+        assert process.wait(60) == 130, prefect.told()
+    assert prefect.state(run["id"])[0] == "CANCELLED"
+    assert _ask(prefect, "SELECT state FROM runs WHERE campaign_id LIKE 'slow-%'") == [("stopped",)]
 
 
 def test_a_killed_run_shows_as_crashed_and_can_go_on(prefect: Prefect, deployment: dict[str, Any]) -> None:
@@ -188,8 +201,8 @@ def test_a_killed_run_shows_as_crashed_and_can_go_on(prefect: Prefect, deploymen
     assert prefect.wait_for_end(again)[0] == "COMPLETED", prefect.logs(again)
 
 
-def _soon(happens: Callable[[], bool], timeout: float = 120) -> bool:
-    """Whether something happens within some seconds: logs and states reach the server a little late."""
+def soon(happens: Callable[[], bool], timeout: float = 120) -> bool:
+    """Say whether something happens within some seconds: logs and states reach the server a little late."""
     until = time.monotonic() + timeout
     while not happens():
         if time.monotonic() > until:

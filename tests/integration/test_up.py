@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import yaml
 from ase.io import write
 
 from flows.campaign import Campaign
-from tests.integration.test_prefect import SCREENING, crystals
+from tests.integration.test_prefect import METALS, SCREENING, crystals, soon
 from tests.peers.prefect_server import ROOT, Prefect
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
@@ -103,7 +105,7 @@ def running(up: Up) -> Iterator[list[str]]:
         said, _ = process.communicate(timeout=120)
         assert process.returncode == 0, said
         assert "Traceback" not in said
-        assert said.startswith("Stopping")
+        assert said.splitlines()[-1].startswith("Stopping")
         assert members(up.folder) == []
     finally:
         process.kill()
@@ -139,6 +141,25 @@ def test_two_campaigns_run_side_by_side_to_their_tables(up: Up, running: list[st
         [str(ASSAY), "table", "first"], cwd=up.folder, env=up.environment, capture_output=True, text=True, check=True
     )
     assert "CuAg" in done.stdout or "AgCu" in done.stdout
+
+
+def test_a_killed_worker_crashes_its_run_and_is_followed_by_another(up: Up, running: list[str]) -> None:
+    write(up.folder / "slow.extxyz", crystals(METALS[:6]))
+    slow = {
+        "name": "slow",
+        "sources": [{"kind": "files", "path": str(up.folder / "slow.extxyz")}],
+        "screening": {"potential": SCREENING["potential"] | {"model": "tests.peers.calculators:Slow"}},
+    }
+    first = begin(up, "first", **slow)
+    assert soon(lambda: any(line.startswith("Screening") for line in up.prefect.logs(first)))
+    [worker] = [process for process in members(up.folder) if "worker" in process.cmdline()]
+    worker.kill()
+    assert up.prefect.wait_for_end(first, 90)[0] == "CRASHED"
+    assert states(up, "slow") == ["stopped"]
+    assert soon(lambda: not [p for p in members(up.folder) if first in str(p.environ())])
+    second = begin(up, "first", **slow)
+    assert up.prefect.wait_for_end(second)[0] == "COMPLETED"
+    assert states(up, "slow") == ["stopped", "finished"]
 
 
 def test_a_schedule_runs_and_finds_what_is_new(up: Up, running: list[str]) -> None:
@@ -195,10 +216,17 @@ def deployed(up: Up, name: str) -> dict[str, Any]:
     return found
 
 
-def begin(up: Up, name: str) -> str:
+def begin(up: Up, name: str, /, **changes: Any) -> str:
     cluster = {"workers": {"count": 1, "memory_gib": 2}}
-    asked = {"parameters": {**deployed(up, name)["parameters"], "cluster": cluster}}
+    asked = {"parameters": {**deployed(up, name)["parameters"], "cluster": cluster, **changes}}
     return str(up.prefect.post(f"/deployments/{deployed(up, name)['id']}/create_flow_run", asked)["id"])
+
+
+def states(up: Up, campaign: str) -> list[str]:
+    """How the runs of a campaign have ended, by the ledger."""
+    query = "SELECT state FROM runs WHERE campaign_id LIKE ? ORDER BY started_at"
+    with closing(sqlite3.connect(up.folder / "assay.db")) as connection:
+        return [state for (state,) in connection.execute(query, [f"{campaign}-%"])]
 
 
 def runs(up: Up, deployment: dict[str, Any]) -> list[dict[str, Any]]:

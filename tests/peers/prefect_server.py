@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = Path(sys.executable).parent
@@ -23,6 +25,10 @@ class Prefect:
 
     def __init__(self, url: str, folder: Path, extra: Mapping[str, str]) -> None:
         self.url, self.folder = url, folder
+        # The server says 503 while its database is locked; Prefect's own client asks again, too.
+        again = Retry(total=5, status_forcelist=[503], allowed_methods=None, backoff_factor=1)
+        self._session = requests.Session()
+        self._session.mount("http://", HTTPAdapter(max_retries=again))
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ASSAY_"))},
             "PREFECT_API_URL": url,
@@ -69,11 +75,11 @@ class Prefect:
 
     def get(self, path: str) -> Any:
         """Read from the API."""
-        return _answer(requests.get(self.url + path, timeout=60))
+        return _answer(self._session.get(self.url + path, timeout=60))
 
     def post(self, path: str, content: Any = None) -> Any:
         """Ask the API."""
-        return _answer(requests.post(self.url + path, json=content or {}, timeout=60))
+        return _answer(self._session.post(self.url + path, json=content or {}, timeout=60))
 
     def state(self, flow_run_id: str) -> tuple[str, str]:
         """Say what state a flow run is in, and its message."""
