@@ -122,7 +122,7 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
         progress.say(f"Campaign {run.campaign_id} in {ledger.url}, files in {request.folder}")
         state = "failed"
         try:
-            with _stopping(run):
+            with _stopping(run), _heard(progress):
                 yield run
             state = "finished"
         except (Interrupted, KeyboardInterrupt):
@@ -139,6 +139,25 @@ def _upgrade_own(url: str | None, progress: Progress) -> None:
     planned = due(url)
     if planned is not None and planned.backup is not None and (done := upgrade(url)) is not None:
         progress.say(f"Ledger {done.url}: schema version {done.found} became {done.wanted}; as it was: {done.backup}")
+
+
+@contextmanager
+def _heard(progress: Progress) -> Iterator[None]:
+    """Tell, where the rest is told, what the ledger says of itself: that it waits for its database."""
+    import logging
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            progress.say(record.getMessage())
+
+    logger, told = logging.getLogger("assay"), Told()
+    logger.addHandler(told)
+    logger.propagate = False  # or a terminal would show it twice
+    try:
+        yield
+    finally:
+        logger.removeHandler(told)
+        logger.propagate = True
 
 
 @contextmanager

@@ -1,0 +1,32 @@
+"""A run from its opening to its end."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from flows.campaign import Campaign
+from flows.cluster_file import Cluster
+from flows.loop import Request, opened
+from flows.progress import Progress
+
+
+def test_what_the_ledger_says_of_itself_is_told_where_the_rest_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {"name": "a", "sources": [{"kind": "files", "path": "none"}]}
+    request = Request(
+        campaign=Campaign.model_validate(content),
+        cluster=Cluster(),
+        ledger_url=f"sqlite:///{tmp_path / 'assay.db'}",
+        folder=tmp_path,
+        use_dft=False,
+    )
+    said: list[str] = []
+    ledger = logging.getLogger("assay.ledger")
+    with opened(request, Progress(said.append)):
+        ledger.warning("The ledger does not answer")
+    assert said[-1] == "The ledger does not answer"
+    ledger.warning("Nobody runs")
+    assert said[-1] == "The ledger does not answer"
+    assert "does not answer" not in capsys.readouterr().err
