@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -48,6 +49,7 @@ LOCAL_S = 120.0  # within which a worker on this machine is back, however busy t
 CONNECT_S = 30.0  # to reach somebody's scheduler
 ATTEMPT_S = 5.0  # of that, one attempt
 ADDRESS_S = 15.0  # a scheduler that grows with its work has workers by then
+STARTS = 3  # of workers on this machine, until all are there
 SUPPLY_S = 30.0  # between two attempts to start what is missing here
 
 
@@ -157,8 +159,7 @@ def _connected(address: str) -> Client:
 class _Local:
     """Processes on this machine, which come back when they die."""
 
-    ours_alone = True
-    ahead = True
+    ours_alone = ahead = True
 
     def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
@@ -227,9 +228,7 @@ def _local_cluster(workers: Workers) -> LocalCluster:
         "silence_logs": logging.CRITICAL,
     }
     if workers.device == "cpu":
-        from distributed import LocalCluster
-
-        return LocalCluster(n_workers=workers.resolved_count(), processes=True, **options)
+        return _processes(workers.resolved_count(), options)
     try:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
@@ -243,18 +242,27 @@ def _local_cluster(workers: Workers) -> LocalCluster:
         raise ClusterError(f"workers.device: no GPU can be used here: {type(error).__name__}: {error}") from error
 
 
+def _processes(count: int, options: Mapping[str, Any]) -> LocalCluster:
+    from distributed import LocalCluster
+
+    for chance in range(STARTS):
+        try:
+            return LocalCluster(n_workers=count, processes=True, **options)
+        except RuntimeError as error:  # one died before it was there, which Dask takes for the end of all
+            died = f"A worker died as it started, {chance + 1} times in a row ({error})"
+    raise ClusterError(f"{died}. Look whether memory is full, and at what `assay doctor` says.")
+
+
 @contextmanager
 def _environment_kept() -> Iterator[None]:
     """Take back what Dask sets in this process's environment for its workers to inherit: it is meant for them alone."""
-    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    before = {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ}
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in WORKER_ENVIRONMENT:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def _deaf_to_interrupts() -> WorkerPlugin:
@@ -262,8 +270,6 @@ def _deaf_to_interrupts() -> WorkerPlugin:
 
     They end when the cluster is closed, and what they had finished by then is kept.
     """
-    import signal
-
     from distributed import WorkerPlugin
 
     class Deaf(WorkerPlugin):

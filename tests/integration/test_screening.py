@@ -1,10 +1,13 @@
 """Screening over real Dask workers, with structures that do their worst."""
 
 import os
+import threading
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from ase import units
 from ase.io import read
@@ -43,6 +46,23 @@ def test_workers_that_can_do_nothing_are_no_fault_of_the_structures(
         screen(run)
     identity = run.potential_identity
     assert run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash) == {}
+
+
+def test_a_worker_that_dies_as_it_starts_is_no_end(make_run: Any) -> None:
+    run = make_run("Balls", [candidate("Cu", 3.6)])
+    killed = threading.Thread(target=kill_the_first_worker)
+    killed.start()
+    assert screen(run) == 1
+    killed.join()
+
+
+def kill_the_first_worker() -> None:
+    while True:
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    child.kill()
+                    return
 
 
 def test_a_stop_keeps_what_has_ended(make_run: Any) -> None:
