@@ -218,7 +218,7 @@ def _judge(run: Run, entries: Mapping[str, HullEntry]) -> dict[str, Stability]:
 
 
 def assess_validated(
-    run: Run, screened: Screened, results: Mapping[str, Mapping[str, Calculation]]
+    run: Run, screened: Screened, results: Mapping[str, Mapping[str, Calculation]], until: int | None = None
 ) -> dict[str, Stability]:
     """Judge each validated candidate against phases computed at its own level of theory.
 
@@ -228,6 +228,7 @@ def assess_validated(
         run: The campaign.
         screened: What the potential says.
         results: Level of theory -> material_id -> converged DFT calculation.
+        until: The last round whose candidates are judged; None for all.
 
     Returns:
         By material_id, for the candidates whose hull is complete.
@@ -236,7 +237,7 @@ def assess_validated(
     from materials.hull import assess, entry_from
 
     found: dict[str, Stability] = {}
-    picks = {selection.material_id for selection in run.ledger.selections(run.campaign_id)}
+    picks = {selection.material_id for selection in run.ledger.selections(run.campaign_id, until)}
     with run.progress.timed("hull"):
         for level, calculations in results.items():
             entries = [entry_from(c) for _, c in sorted(calculations.items())]

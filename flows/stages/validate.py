@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from models.dft.contract import DFTResult
 
 
-def plans(run: Run, screened: Screened) -> list[ValidationPlan]:
-    """Plan each selection of the campaign so far: which competing phases go with it, and which are left out."""
+def plans(run: Run, screened: Screened, until: int | None = None) -> list[ValidationPlan]:
+    """Plan each selection so far, or until a round: which competing phases go with it, and which are left out."""
     dft = run.campaign.dft
     found = []
-    for selection in run.ledger.selections(run.campaign_id):
+    for selection in run.ledger.selections(run.campaign_id, until):
         if selection.material_id in screened.stabilities:
             entries = screened.inside(run, str(screened.phase(selection.material_id).chemsys))
             plan = plan_validation(
@@ -59,28 +59,29 @@ def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
         CodeNotInstalled: The DFT code is not here.
         Interrupted: Somebody asked to stop.
     """
-    wanted = {pick.material_id for pick in picks}
+    wanted, this_round = {pick.material_id for pick in picks}, picks[0].round
     jobs: dict[str, Job] = {}
-    for plan in plans(run, screened):
+    for plan in plans(run, screened, this_round):
         if plan.material_id in wanted:
             for job in _jobs(run, screened, plan):
                 jobs.setdefault(job.calculation_id, job)
     names = ", ".join(f"{pick.material_id} ({pick.acquisition})" for pick in picks)
     run.progress.say(f"Round {picks[0].round}: validating {names}")
     count = _run_missing(run, list(jobs.values()), f"DFT ({_how(run)})")
-    results = collect(run, screened)
-    stabilities = assess_validated(run, screened, results)
+    # A campaign that goes on may know a part of a later round, whose hulls lack the rest.
+    results = collect(run, screened, this_round)
+    stabilities = assess_validated(run, screened, results, this_round)
     _note_unjudged(run, picks, stabilities, results)
     return count
 
 
-def collect(run: Run, screened: Screened) -> dict[str, dict[str, Calculation]]:
-    """Read the converged DFT results of all selections and their competing phases.
+def collect(run: Run, screened: Screened, until: int | None = None) -> dict[str, dict[str, Calculation]]:
+    """Read the converged DFT results of all selections, or those until a round, and of their competing phases.
 
     Returns:
         Level of theory -> material_id -> calculation.
     """
-    jobs = [job for plan in plans(run, screened) for job in _jobs(run, screened, plan)]
+    jobs = [job for plan in plans(run, screened, until) for job in _jobs(run, screened, plan)]
     found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
     results: dict[str, dict[str, Calculation]] = {}
     for calculation in found.values():

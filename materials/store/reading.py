@@ -153,12 +153,12 @@ class Reading:
         return found
 
     @persistent
-    def selections(self, campaign_id: str, round: int | None = None) -> list[Selection]:
-        """Read what was chosen, by round and rank within it."""
+    def selections(self, campaign_id: str, until: int | None = None) -> list[Selection]:
+        """Read what was chosen, all or until a round, by round and rank within it."""
         table = tables.selections
         query = select(table).where(table.c.campaign_id == campaign_id).order_by(table.c.round, table.c.rank)
-        if round is not None:
-            query = query.where(table.c.round == round)
+        if until is not None:
+            query = query.where(table.c.round <= until)
         with reading(self.engine) as connection:
             return [read_record(Selection, row) for row in connection.execute(query).mappings()]
 

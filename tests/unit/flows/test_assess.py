@@ -178,6 +178,16 @@ def test_a_candidate_is_judged_on_the_databases_hull_and_not_against_itself(run:
     assert set(stabilities["third"].decomposition) == {"second"}
 
 
+def test_a_later_round_is_judged_when_it_is_complete(run: Run) -> None:
+    """A campaign that was killed in its second round goes through the first one again before it goes on."""
+    with_database(run)
+    run.ledger.add_selections(run.campaign_id, [made.selection("first", round=2)])
+    found = assess_screened(run)
+    ours = {name: computed(name, OTHER, -3.0, by="vasp-6.4.2") for name in ("first", "third")}
+    assert set(assess_validated(run, found, {"PBE+U/MP2020": ours}, until=1)) == {"third"}
+    assert set(assess_validated(run, found, {"PBE+U/MP2020": ours}, until=2)) == {"first", "third"}
+
+
 def test_energies_of_another_level_do_not_meet_the_database(run: Run) -> None:
     with_database(run)
     found = assess_screened(run)
