@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.kills
     python -m tests.benchmarks.kills --kills 5 --seed 1
-    python -m tests.benchmarks.kills --kills 3 --only "DFT process"
+    python -m tests.benchmarks.kills --kills 4 --only "DFT process" "Prefect worker" --at DFT
 
 A campaign of real structures, CHGNet and GPAW (tests/benchmarks/kills.yaml) is run in three ways: from the command line
 with workers of its own, with a Dask scheduler and workers of somebody else, and by a worker of a Prefect server. One of
@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from tests.peers.campaign_folder import CampaignFolder
 from tests.peers.killing import STAGES, Kill, Story
@@ -56,7 +57,7 @@ def undisturbed(folder: Path, campaign: Path) -> Path:
 
 
 def play(
-    wanted: Mapping[str, int], folder: Path, campaign: Path, reference: Path, draw: random.Random
+    wanted: Mapping[str, int], folder: Path, campaign: Path, reference: Path, draw: random.Random, **more: Any
 ) -> tuple[list[Kill], list[str]]:
     """Kill so many of each kind, in one campaign after the other; return the kills and the faults."""
     left, stories = Counter(wanted), list[Story]()
@@ -66,7 +67,7 @@ def play(
             place = CampaignFolder(folder / f"campaign-{len(stories) + 1}", campaign)
             ways: list[Scene] = [CommandLine(place), Address(place), *([Deployed(place, prefect)] if prefect else [])]
             scene = draw.choice([way for way in ways if any(left[victim] for victim in way.victims)])
-            story = Story(scene=scene, undisturbed=reference, draw=draw)
+            story = Story(scene=scene, undisturbed=reference, draw=draw, **more)
             stories.append(story)
             print(f"Campaign {len(stories)}, {type(scene).__name__}; to be killed yet: {dict(+left)}", flush=True)
             try:
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=VICTIMS, default=VICTIMS)
+    parser.add_argument("--at", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--folder", type=Path, help="a new one, for what is to be looked at afterwards")
     arguments = parser.parse_args()
     wanted = Counter(arguments.only[number % len(arguments.only)] for number in range(arguments.kills))
@@ -110,7 +112,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (arguments.folder or Path(scratch)).resolve()
         reference = undisturbed(folder / "undisturbed", CAMPAIGN)
-        kills, faults = play(wanted, folder, CAMPAIGN, reference, random.Random(arguments.seed))
+        draw = random.Random(arguments.seed)
+        kills, faults = play(wanted, folder, CAMPAIGN, reference, draw, stages=arguments.at)
     print(f"\n{table(kills)}\n\n{len(kills)} kills in {(time.monotonic() - start) / 60:.0f} minutes: ", end="")
     if faults:
         sys.exit(f"{len(faults)} faults, the first: {faults[0]}")

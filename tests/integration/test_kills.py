@@ -14,7 +14,7 @@ import pytest
 from tests.benchmarks.kills import play
 from tests.integration.conftest import SMALL
 from tests.peers.campaign_folder import CampaignFolder
-from tests.peers.killing import Story
+from tests.peers.killing import STAGES, Story
 from tests.peers.ledger_rows import rows_of
 from tests.peers.scenes import VICTIMS, CommandLine
 
@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.dft, pytest.mark.slow]
 @pytest.mark.prefect
 @pytest.mark.long
 def test_one_of_each_kind_is_killed_and_nothing_is_lost_nor_done_twice(finished: Path, tmp_path: Path) -> None:
-    kills, faults = play(dict.fromkeys(VICTIMS, 1), tmp_path, SMALL, finished / "assay.db", random.Random(0))
+    one_each, reference = dict.fromkeys(VICTIMS, 1), finished / "assay.db"
+    kills, faults = play(one_each, tmp_path, SMALL, reference, random.Random(0), stages=STAGES[1:], gap_s=5)
     assert Counter(kill.victim for kill in kills) == Counter(VICTIMS)
     assert faults == []
 

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ from tests.peers.ledger_rows import TABLES, Rows, ask, differences, relaxed, row
 from tests.peers.scenes import DASK_SCHEDULER, DASK_WORKER, DFT, GONE_S, Scene, soon
 
 PATIENCE_S = 900.0  # for a campaign that makes no progress
-GAP_S = 20.0  # the longest time between two kills: it is drawn evenly
 STAGES = ("starting", "screening", "between", "DFT")
 DEATHS = 2  # of a calculation: one that dies three times is given up, as it should be
 
@@ -40,6 +40,8 @@ class Story:
         scene: The way in which it is run.
         undisturbed: The ledger of the same campaign without kills.
         draw: Chance.
+        stages: In which somebody is killed.
+        gap_s: The longest time between two kills: it is drawn evenly.
         seen: Rows that were acknowledged at some time.
         dead: How often each calculation was killed before it had a result.
         missing: Relaxations without an answer when the flow was started last.
@@ -48,6 +50,8 @@ class Story:
     scene: Scene
     undisturbed: Path
     draw: random.Random
+    stages: Sequence[str] = STAGES
+    gap_s: float = 20.0
     kills: list[Kill] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     seen: Rows = field(default_factory=lambda: {table: Counter() for table in TABLES})
@@ -70,10 +74,10 @@ class Story:
             if not self.scene.is_running():
                 self.start()
                 continue
-            soon(self.is_over, self.draw.uniform(0, GAP_S) if +wanted else 0.2)
+            soon(self.is_over, self.draw.uniform(0, self.gap_s) if +wanted else 0.2)
             stage = self.stage()
             victims = [v for v in self.scene.victims if wanted[v] and can_be_met(v, stage)]
-            if not victims or self.is_over():
+            if stage not in self.stages or not victims or self.is_over():
                 continue
             [victim] = self.draw.choices(victims, [wanted[v] for v in victims])
             if self.kill(victim):
