@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError, TerminationSignal
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Failed
@@ -222,20 +222,40 @@ def _artifacts(client: SyncPrefectClient, key: str) -> list[UUID]:
     return [artifact.id for artifact in found]
 
 
+def require_server() -> None:
+    """Ask the server that PREFECT_API_URL names for something that it gives to its users only.
+
+    Raises:
+        InputError: No server answers there, or it refuses.
+    """
+    url = PREFECT_API_URL.value()
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pools(limit=1)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == 401:
+            raise InputError(
+                f"PREFECT_API_AUTH_STRING: the Prefect server at {url} wants a USER:PASSWORD, and not what is set"
+            ) from None
+        trouble = f"{error.response.status_code} {error.response.reason_phrase}; an address ends in /api"
+    except httpx.HTTPError as error:
+        trouble = str(error)
+    else:
+        return
+    raise InputError(
+        f"PREFECT_API_URL: no Prefect server answers at {url} ({trouble});"
+        " start one with `assay up`, or unset PREFECT_API_URL to do without"
+    )
+
+
 def run_as_flow(request: Request) -> None:
     """Run a campaign as a flow run on the server that PREFECT_API_URL names.
 
     Raises:
-        InputError: No server answers there.
+        InputError: That server cannot be used.
         AssayError: Whatever stopped the campaign; what had ended is in the ledger.
     """
-    with get_client(sync_client=True) as client:
-        trouble = client.api_healthcheck()
-    if trouble is not None:
-        raise InputError(
-            f"PREFECT_API_URL: no Prefect server answers at {PREFECT_API_URL.value()} ({trouble}); start one with"
-            " `prefect server start`, or unset PREFECT_API_URL to run without"
-        )
+    require_server()
     campaign = request.campaign
     # A URL may hold a password, and parameters are stored: so it goes by the environment.
     if request.ledger_url is not None:
