@@ -68,5 +68,5 @@ def _deployment(campaign: Campaign, cluster: Cluster, folder: Path) -> str:
 
 def parameters(campaign: Campaign, cluster: Cluster) -> dict[str, Any]:
     """The fields of the form: the sections of the campaign file, and the cluster."""
-    content: Mapping[str, Any] = campaign.model_dump(mode="json")
-    return {**content, "cluster": cluster.model_dump(mode="json")}
+    content: Mapping[str, Any] = campaign.model_dump(mode="json", exclude_none=True)
+    return {**content, "cluster": cluster.model_dump(mode="json", exclude_none=True)}

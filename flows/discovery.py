@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError, TerminationSignal
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Failed
@@ -40,40 +40,46 @@ Result = TypeVar("Result")
 
 FIELDS = Campaign.model_fields
 SCHEMA = Campaign.model_json_schema()["properties"]
-SHOWN = ("title", "description", "pattern", "minLength", "maxLength", "minItems", "maxItems")
+SHOWN = ("title", "description", "pattern", "minLength", "maxLength", "minItems", "maxItems", "default")
 HERE = Cluster()
 ROWS = 20  # of the table that ends the log
 WATCH_S = 5.0  # between two looks at whether the run is to go on
 
 
-def _shown(title: str, description: str) -> Any:
+def _shown(**schema: Any) -> Any:
     # Prefect replaces a parameter's title by its name and its description by the docstring's; only what is added to
     # the JSON schema itself comes through to the form.
-    return Field(json_schema_extra={"title": title, "description": description})
+    return Field(json_schema_extra=schema)
 
 
 def _as_in_file(name: str, description: str = "") -> Any:
-    """Show a field of the form as the campaign file's own: its title, description and bounds."""
+    """Show a field of the form as the campaign file's own: its title, description, bounds and default."""
     # pydantic leaves out a title that the section's class has as well.
     schema = {key: SCHEMA[name][key] for key in SHOWN if key in SCHEMA[name]}
-    return Field(json_schema_extra={"title": FIELDS[name].title, "description": description} | schema)
+    return _shown(**{"title": FIELDS[name].title, "description": description} | schema)
 
 
 @flow(name="discover", flow_run_name="{name}", persist_result=False, validate_parameters=True)
 def discover(
+    *,
     name: Annotated[str, _as_in_file("name")],
+    description: Annotated[str, _as_in_file("description")] = "",
     sources: Annotated[list[Source], _as_in_file("sources")],
     competing: Annotated[list[Source], _as_in_file("competing")] = [],  # noqa: B006  a factory is absent from the form
+    hull_leaves_out: Annotated[str, _as_in_file("hull_leaves_out")] = "",
     targets: Annotated[list[TargetSection], _as_in_file("targets", "What is looked for.")] = FIELDS["targets"].default,
     screening: Annotated[Screening, _as_in_file("screening", "How candidates are relaxed.")] = FIELDS[
         "screening"
     ].default,
     learning: Annotated[Learning, _as_in_file("learning", "How the next are chosen.")] = FIELDS["learning"].default,
+    use_dft: Annotated[bool, _shown(title="Use DFT", description="Off: propose, screen and rank only.")] = True,
     dft: Annotated[DFT, _as_in_file("dft", "How the chosen are validated.")] = FIELDS["dft"].default,
-    cluster: Annotated[Cluster, _shown("Cluster", "Where things run.")] = HERE,
-    description: Annotated[str, _as_in_file("description")] = "",
-    hull_leaves_out: Annotated[str, _as_in_file("hull_leaves_out")] = "",
-    use_dft: Annotated[bool, _shown("Use DFT", "Off: propose, screen and rank only.")] = True,
+    cluster: Annotated[
+        Cluster,
+        _shown(
+            title="Cluster", description="Where things run.", default=HERE.model_dump(mode="json", exclude_none=True)
+        ),
+    ] = HERE,
 ) -> State | None:
     """Look for stable materials: propose, screen, choose, validate, rank.
 
@@ -222,20 +228,40 @@ def _artifacts(client: SyncPrefectClient, key: str) -> list[UUID]:
     return [artifact.id for artifact in found]
 
 
+def require_server() -> None:
+    """Ask the server that PREFECT_API_URL names for something that it gives to its users only.
+
+    Raises:
+        InputError: No server answers there, or it refuses.
+    """
+    url = PREFECT_API_URL.value()
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pools(limit=1)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == 401:
+            raise InputError(
+                f"PREFECT_API_AUTH_STRING: the Prefect server at {url} wants a USER:PASSWORD, and not what is set"
+            ) from None
+        trouble = f"{error.response.status_code} {error.response.reason_phrase}; an address ends in /api"
+    except httpx.HTTPError as error:
+        trouble = str(error)
+    else:
+        return
+    raise InputError(
+        f"PREFECT_API_URL: no Prefect server answers at {url} ({trouble});"
+        " start one with `assay up`, or unset PREFECT_API_URL to do without"
+    )
+
+
 def run_as_flow(request: Request) -> None:
     """Run a campaign as a flow run on the server that PREFECT_API_URL names.
 
     Raises:
-        InputError: No server answers there.
+        InputError: That server cannot be used.
         AssayError: Whatever stopped the campaign; what had ended is in the ledger.
     """
-    with get_client(sync_client=True) as client:
-        trouble = client.api_healthcheck()
-    if trouble is not None:
-        raise InputError(
-            f"PREFECT_API_URL: no Prefect server answers at {PREFECT_API_URL.value()} ({trouble}); start one with"
-            " `prefect server start`, or unset PREFECT_API_URL to run without"
-        )
+    require_server()
     campaign = request.campaign
     # A URL may hold a password, and parameters are stored: so it goes by the environment.
     if request.ledger_url is not None:

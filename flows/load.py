@@ -179,5 +179,8 @@ def _schema(model: type[BaseModel]) -> str:
     import json
 
     schema = model.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        for field in section["properties"].values():
+            field.pop("position", None)  # of a form
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from flows.section import Section
 from materials.elements import SYMBOLS
@@ -92,6 +92,7 @@ class Files(Section):
 class MaterialsProject(Section):
     """Structures and competing phases from the Materials Project. The key comes from MP_API_KEY."""
 
+    model_config = ConfigDict(title="Materials Project")
     kind: Literal["materials_project"] = Field("materials_project", title="Kind")
     chemsys: list[str] = Field(
         default=[],
@@ -146,6 +147,7 @@ class MaterialsProject(Section):
 class Optimade(Section):
     """Structures from any OPTIMADE provider."""
 
+    model_config = ConfigDict(title="OPTIMADE")
     kind: Literal["optimade"] = Field("optimade", title="Kind")
     provider: str = Field(title="Provider", description="A base URL, or a provider's short name.")
     filter: str = Field(min_length=1, title="Filter", description='Such as: elements HAS ALL "Li","P" AND nelements=3')
@@ -162,8 +164,9 @@ def _any_of(schema: dict[str, Any]) -> None:
     schema["anyOf"] = schema.pop("oneOf")
 
 
+# The form opens the first kind that has all the keys of what a file says: files, which has fewer, before substitution.
 Source = Annotated[
-    Prototypes | Substitution | Files | MaterialsProject | Optimade,
+    Prototypes | Files | Substitution | MaterialsProject | Optimade,
     Field(discriminator="kind", title="Source", json_schema_extra=_any_of),
 ]
 

@@ -27,6 +27,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_UI_API_URL": "/api",  # from wherever the browser got the page, through a tunnel too
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # what does not find the server is to fail, and not start one more
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "PREFECT_CLI_PROMPT": "false",
@@ -58,7 +59,7 @@ def up(place: Place, say: Callable[[str], None]) -> None:
     A server that PREFECT_API_URL names is used as it is, and not ended.
 
     Raises:
-        InputError: No campaign file loads, the port is taken, or the server that PREFECT_API_URL names does not answer.
+        InputError: No campaign file loads, the port is taken, or the server that PREFECT_API_URL names cannot be used.
         AssayError: Something that was started ended by itself.
     """
     campaigns = _campaigns(place.campaigns, say)
@@ -74,8 +75,9 @@ def up(place: Place, say: Callable[[str], None]) -> None:
             server = started.enter_context(_process("server", STOP_S, *words))
             _wait_for(url, server)
         from flows.deployments import register
+        from flows.discovery import require_server
 
-        _require_answer(url)
+        require_server()
         names = register(campaigns, place.cluster, Path.cwd())
         for name in names:
             say(f"  {name}")
@@ -162,11 +164,6 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
             what = "ended at once" if server.poll() is not None else f"did not answer within {START_S:.0f} s"
             raise AssayError(f"The Prefect server {what}; its last words are in {_log('server')}")
         time.sleep(0.3)
-
-
-def _require_answer(url: str) -> None:
-    if not _answers(url):
-        raise InputError(f"PREFECT_API_URL: no Prefect server answers at {url}; unset it to have one started")
 
 
 def _answers(url: str) -> bool:

@@ -104,8 +104,10 @@ def test_the_form_explains_itself(page: Page, up: Up) -> None:
         "Walltime of a calculation (s)",
     ):
         api.expect(page.get_by_text(words, exact=False).first).to_be_visible()
+    # What may stay empty is a field, and no choice of a type.
+    assert "None" not in page.inner_text("body")
     # A kind of source is a tab, an element a select.
-    page.get_by_role("tab", name="MaterialsProject").first.click()
+    page.get_by_role("tab", name="Materials Project").first.click()
     api.expect(page.get_by_text("Holds all of these.").first).to_be_visible()
     picture(page, "form-source")
 
@@ -113,6 +115,8 @@ def test_the_form_explains_itself(page: Page, up: Up) -> None:
 def test_a_campaign_filled_in_by_hand_runs_to_its_table(page: Page, up: Up) -> None:
     open_form(page, up, "first")
     page.get_by_label("Name", exact=True).fill("by-hand")
+    # The form has opened the kind of source that the file says, and does not mix in another's fields.
+    api.expect(page.get_by_role("tab", name="Files")).to_have_attribute("aria-selected", "true")
     submit(page)
     api.expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=2 * PATIENCE_MS)
     picture(page, "run")

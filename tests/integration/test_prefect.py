@@ -43,7 +43,7 @@ def crystals(symbols: list[str]) -> list[Atoms]:
 def campaign(name: str, path: Path) -> dict[str, Any]:
     """Every section, for those that are left out come from the deployment's own."""
     content = {"name": name, "sources": [{"kind": "files", "path": str(path)}], "screening": SCREENING}
-    return Campaign.model_validate(content).model_dump(mode="json")
+    return Campaign.model_validate(content).model_dump(mode="json", exclude_none=True)
 
 
 @pytest.fixture(scope="module")

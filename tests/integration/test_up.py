@@ -8,9 +8,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,53 @@ def test_a_taken_port_is_one_sentence(up: Up, running: list[str]) -> None:
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert said.rstrip().rpartition("\n")[2].startswith(f"assay: --port: {up.port} cannot be had")
+
+
+def test_a_page_that_came_through_a_tunnel_finds_the_api(up: Up, running: list[str]) -> None:
+    assert requests.get(f"http://127.0.0.1:{up.port}/ui-settings", timeout=30).json()["api_url"] == "/api"
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Answers as a Prefect server does that does not know us: it tells anybody that it lives, and no more."""
+
+    def answer(self) -> None:
+        self.send_response(200 if self.path == "/api/health" else 401 if self.path.startswith("/api/") else 404)
+        self.end_headers()
+
+    do_GET = do_POST = answer
+
+
+@pytest.mark.parametrize("command", [["up", "--campaigns", "campaigns"], ["run", "campaigns/first.yaml"]])
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/api", "assay: PREFECT_API_AUTH_STRING: the Prefect"),
+        ("", "assay: PREFECT_API_URL: no Prefect server answers"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_one_sentence(
+    up: Up, server: str, path: str, sentence: str, command: list[str]
+) -> None:
+    done = subprocess.run(
+        [str(ASSAY), *command],
+        cwd=up.folder,
+        env=up.environment | {"PREFECT_API_URL": server + path, "PREFECT_API_AUTH_STRING": "me:secret-word"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(sentence)
+    assert "Traceback" not in done.stderr
+    assert "secret-word" not in done.stderr
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_another_server_is_used_and_what_was_set_in_the_ui_stays(up: Up, running: list[str]) -> None:

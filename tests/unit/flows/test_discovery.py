@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from flows import report
 from flows.campaign import Campaign
 from flows.cluster import main_hidden
+from flows.cluster_file import Queue
 
 SECRET = re.compile(r"key|token|password|secret|credential|url", re.I)
 
@@ -32,6 +33,24 @@ def form() -> dict[str, Any]:
 def test_the_form_has_every_section_of_a_campaign(form: dict[str, Any]) -> None:
     assert set(form["properties"]) == set(Campaign.model_fields) | {"cluster", "use_dft"}
     assert set(form["required"]) == {"name", "sources"}
+
+
+def test_what_may_stay_empty_is_a_field_and_a_kind_is_a_select(form: dict[str, Any]) -> None:
+    assert form["definitions"]["TargetSection"]["properties"]["near"]["type"] == "number"
+    assert form["definitions"]["Files"]["properties"]["kind"]["enum"] == ["files"]
+    assert None not in _leaves(form)
+
+
+def test_a_sections_own_fields_come_first_in_any_database(form: dict[str, Any]) -> None:
+    fields = form["definitions"]["Workers"]["properties"]
+    order = sorted(fields, key=lambda name: fields[name]["position"])
+    assert order[0] == "kind"
+    assert order[-1] in Queue.model_fields
+
+
+def _leaves(content: Any) -> list[Any]:
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list) else None
+    return [content] if parts is None else [leaf for part in parts for leaf in _leaves(part)]
 
 
 def test_each_field_explains_itself(form: dict[str, Any]) -> None:
