@@ -7,8 +7,6 @@ import os
 import tempfile
 from array import array
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from materials.records import WrittenCandidate
 
@@ -19,7 +17,7 @@ class CandidateFile(Sequence[WrittenCandidate]):
     """Candidates one after the other, each read anew when it is asked for: none is kept in memory."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed at the end of the `with`
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
         self._ends = array("q", [0])
 
     def append(self, candidate: WrittenCandidate) -> None:
@@ -40,10 +38,6 @@ class CandidateFile(Sequence[WrittenCandidate]):
         values.update(parents=tuple(values["parents"]), known_as=tuple(values["known_as"]))
         return WrittenCandidate(**values)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Give its place on the disk back."""
         self._file.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,7 @@ class RowFile:
     """Rows of double precision, written from the first to the last and read in slices."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed at the end of the `with`
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
         self._n_rows = self._n_columns = 0
         self._kept: int | None = None
 
@@ -43,10 +41,6 @@ class RowFile:
         found = self._file.read(8 * self._n_columns * max(stop - start, 0))
         return np.frombuffer(found).reshape(-1, self._n_columns)[:, : self._kept]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Give its place on the disk back."""
         self._file.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ def _features(run: Run, screened: Screened, material_ids: Sequence[str]) -> NDAr
     from models.row_file import RowFile
 
     n_latent: int | None = None
-    with RowFile() as features:
+    with closing(RowFile()) as features:
         for start in range(0, len(material_ids), CHUNK):
             structures, latents = _described_by(run, screened, material_ids[start : start + CHUNK])
             n_latent = len(latents[0]) if n_latent is None else n_latent

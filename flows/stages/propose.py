@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,7 @@ def propose(run: Run) -> int:
         InputError: A source's file or folder is not there, or its key is missing.
         SourceError: A source could not answer.
     """
-    with CandidateFile() as sane:
+    with closing(CandidateFile()) as sane:
         found = Proposals(trouble=partial(_trouble, run), sane=sane)
         with run.progress.timed("proposing"):
             for role, sources in (("candidate", run.campaign.sources), ("competing", run.campaign.competing)):

@@ -1,5 +1,6 @@
 """Ids that stay, and groups that are exactly those of pymatgen's StructureMatcher."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_written_candidates_merge_as_built_ones_do_in_blocks_of_any_size(monkeyp
     pool += [replace(c, structure=c.structure * (1, 1, 2), parents=("twice",)) for c in pool[::3]]
     merged = [write_candidate(candidate) for candidate in Merged(pool)]
     assert len(merged) < len(pool) - 3
-    with CandidateFile() as file:
+    with closing(CandidateFile()) as file:
         for one in pool:
             file.append(write_candidate(one))
         assert list(file) == [write_candidate(one) for one in pool]

@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import numpy as np
 
 from models.projection import freeze
@@ -6,7 +8,7 @@ from models.row_file import RowFile
 
 def test_rows_come_back_as_they_were_in_any_slice() -> None:
     table = np.random.default_rng(0).normal(size=(11, 3))
-    with RowFile() as rows:
+    with closing(RowFile()) as rows:
         rows.append(table[:4])
         rows.append(table[4:])
         assert (len(rows), rows.shape) == (11, (11, 3))
@@ -20,6 +22,6 @@ def test_rows_come_back_as_they_were_in_any_slice() -> None:
 
 def test_a_projection_of_rows_on_disk_is_that_of_rows_in_memory() -> None:
     table = np.random.default_rng(1).normal(size=(300, 20))
-    with RowFile() as rows:
+    with closing(RowFile()) as rows:
         rows.append(table)
         np.testing.assert_array_equal(freeze(rows).transform(rows), freeze(table).transform(table))
