@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from ase.io import write
 
 from flows.campaign import Campaign
 from tests.integration.test_prefect import METALS, SCREENING, crystals, soon
+from tests.peers import materials_project
+from tests.peers.materials_project import Peer
 from tests.peers.prefect_server import ROOT, Prefect
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
@@ -93,8 +95,17 @@ def members(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Up:
-    return Up(tmp_path_factory.mktemp("up"))
+def database() -> Iterator[Peer]:
+    """A stand-in for the Materials Project."""
+    with materials_project.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, database: Peer) -> Up:
+    up = Up(tmp_path_factory.mktemp("up"))
+    up.environment |= {"MP_API_ENDPOINT": database.url, "MP_API_KEY": materials_project.KEY}
+    return up
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +156,7 @@ def test_two_campaigns_run_side_by_side_to_their_tables(up: Up, running: list[st
     assert "CuAg" in done.stdout or "AgCu" in done.stdout
 
 
+@pytest.mark.long
 def test_a_killed_worker_crashes_its_run_and_is_followed_by_another(up: Up, running: list[str]) -> None:
     write(up.folder / "slow.extxyz", crystals(METALS[:6]))
     slow = {
@@ -164,27 +176,34 @@ def test_a_killed_worker_crashes_its_run_and_is_followed_by_another(up: Up, runn
     assert states(up, "slow") == ["stopped", "finished"]
 
 
-def test_a_schedule_runs_and_finds_what_is_new(up: Up, running: list[str]) -> None:
-    deployment = deployed(up, "second")
+@pytest.mark.long
+def test_a_schedule_runs_and_finds_new_files(up: Up, running: list[str]) -> None:
     files = up.folder / "campaigns" / "many"
     files.mkdir()
     write(files / "a.extxyz", crystals(["Ni", "Pd"]))
-    changed = {**deployment["parameters"], "sources": [{"kind": "files", "path": str(files)}]}
-    patched = requests.patch(
-        f"{up.prefect.url}/deployments/{deployment['id']}", json={"parameters": changed}, timeout=30
-    )
-    assert patched.ok, patched.text
-    every = {"active": True, "schedule": {"interval": 20, "anchor_date": "2026-01-01T00:00:00Z"}}
-    [schedule] = up.prefect.post(f"/deployments/{deployment['id']}/schedules", [every])
-    known = {run["id"] for run in runs(up, deployment)}
-    first = next_run(up, deployment, known)
-    assert up.prefect.wait_for_end(first)[0] == "COMPLETED"
-    assert counted(up, first) == 3
-    write(files / "b.extxyz", crystals(["Rh"]))
-    second = next_run(up, deployment, known | {run["id"] for run in runs(up, deployment)})
-    assert up.prefect.wait_for_end(second)[0] == "COMPLETED"
-    assert counted(up, second) == 1  # the new file's; nothing that is known is computed again
-    requests.delete(f"{up.prefect.url}/deployments/{deployment['id']}/schedules/{schedule['id']}", timeout=30)
+    with scheduled(up, "second", sources=[{"kind": "files", "path": str(files)}]):
+        assert counted(up, next_run(up, "second")) == 3
+        write(files / "b.extxyz", crystals(["Rh"]))
+        assert counted(up, next_run(up, "second")) == 1  # nothing that is known is computed again
+
+
+@pytest.mark.long
+def test_a_schedule_asks_a_database_for_a_new_version(up: Up, running: list[str], database: Peer) -> None:
+    metastable = next(d for d in database.summary if d["chemsys"] == "Li-P-Zn" and d["energy_above_hull"] > 0)
+    database.summary.remove(metastable)
+    source = {"kind": "materials_project", "chemsys": ["Li-P-Zn"], "snapshot": "latest"}
+    with scheduled(up, "second", name="database", sources=[source], screening={}, use_dft=False):
+        assert counted(up, next_run(up, "second")) > 0
+        pulled = database.requests("summary")
+        assert counted(up, next_run(up, "second")) == 0
+        assert database.requests("summary") == pulled  # it is at hand, and the version was asked for alone
+        database.version = "2026.11.01"
+        database.summary.append(metastable)
+        newer = next_run(up, "second")
+    assert any(database.version in line for line in up.prefect.logs(newer))
+    assert database.requests("summary") > pulled
+    assert counted(up, newer) == 1
+    assert states(up, "database") == ["finished"] * 3
 
 
 def test_a_taken_port_is_one_sentence(up: Up, running: list[str]) -> None:
@@ -278,17 +297,35 @@ def states(up: Up, campaign: str) -> list[str]:
         return [state for (state,) in connection.execute(query, [f"{campaign}-%"])]
 
 
-def runs(up: Up, deployment: dict[str, Any]) -> list[dict[str, Any]]:
-    asked = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+@contextmanager
+def scheduled(up: Up, name: str, /, **changes: Any) -> Iterator[None]:
+    """Have a deployment run every twenty seconds, with some of its parameters changed."""
+    deployment = deployed(up, name)
+    url = f"{up.prefect.url}/deployments/{deployment['id']}"
+    patched = requests.patch(url, json={"parameters": deployment["parameters"] | changes}, timeout=30)
+    assert patched.ok, patched.text
+    every = {"active": True, "schedule": {"interval": 20, "anchor_date": "2026-01-01T00:00:00Z"}}
+    [schedule] = up.prefect.post(f"/deployments/{deployment['id']}/schedules", [every])
+    try:
+        yield
+    finally:
+        requests.delete(f"{url}/schedules/{schedule['id']}", timeout=30)
+
+
+def runs(up: Up, name: str) -> list[dict[str, Any]]:
+    asked = {"deployments": {"id": {"any_": [deployed(up, name)["id"]]}}}
     started = [run for run in up.prefect.post("/flow_runs/filter", asked) if run["state"]["type"] != "SCHEDULED"]
     return sorted(started, key=lambda run: str(run["expected_start_time"]))
 
 
-def next_run(up: Up, deployment: dict[str, Any], known: set[str]) -> str:
+def next_run(up: Up, name: str) -> str:
+    """Wait for the next run that starts by itself, and for its end."""
+    known = {run["id"] for run in runs(up, name)}
     until = time.monotonic() + 180
     while time.monotonic() < until:
-        for run in runs(up, deployment):
+        for run in runs(up, name):
             if run["id"] not in known:
+                assert up.prefect.wait_for_end(run["id"])[0] == "COMPLETED", up.prefect.logs(run["id"])
                 return str(run["id"])
         time.sleep(1)
     raise AssertionError(up.prefect.told())
