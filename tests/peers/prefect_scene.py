@@ -65,7 +65,7 @@ class Deployed:
             return False
         for process in self._flow():  # dead to the server, and going on
             process.kill()
-        campaign = Campaign.model_dump(load_campaign(self.place.campaign), mode="json")
+        campaign = Campaign.model_dump(load_campaign(self.place.campaign), mode="json", exclude_none=True)
         cluster = {"workers": {"count": WORKERS}, "dft": {"concurrent": WORKERS}}
         content = {"parameters": {**campaign, "cluster": cluster}}
         run = self.prefect.post(f"/deployments/{self.server.deployment_id}/create_flow_run", content)
