@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from flows.section import Section
+from flows.section import Section, default_or_given
 from flows.sources import Files, Source, Substitution
 from materials.records import Target
 from models.dft.codes import CodeChoice
@@ -45,6 +45,7 @@ class Potential(Section):
         default={},
         title="Calculator arguments",
         description="Keyword arguments of an ase calculator or a torchsim model.",
+        json_schema_extra=default_or_given,
     )
 
 
