@@ -44,7 +44,8 @@ class Potential(Section):
     calculator_arguments: dict[str, str | int | float | bool] = Field(
         default={},
         title="Calculator arguments",
-        description="Keyword arguments of an ase calculator or a torchsim model.",
+        description="Keyword arguments of an ase calculator or a torchsim model."
+        " In a form: Use JSON Input, in the potential's menu.",
         json_schema_extra=default_or_given,
     )
 
