@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from flows.section import Section
+from flows.section import Section, default_or_given
 from flows.sources import Files, Source, Substitution
 from materials.records import Target
 from models.dft.codes import CodeChoice
@@ -44,7 +44,9 @@ class Potential(Section):
     calculator_arguments: dict[str, str | int | float | bool] = Field(
         default={},
         title="Calculator arguments",
-        description="Keyword arguments of an ase calculator or a torchsim model.",
+        description="Keyword arguments of an ase calculator or a torchsim model."
+        " In a form: Use JSON Input, in the potential's menu.",
+        json_schema_extra=default_or_given,
     )
 
 

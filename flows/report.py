@@ -66,6 +66,7 @@ def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictu
     campaign = run.campaign
     parts = [f"# {campaign.name}", campaign.description.strip()]
     parts += ["## Found", "\n".join(f"- {line}" for line in findings(run, evidence, selections))]
+    parts += [f"![{Path(name).stem.replace('-', ' ')}]({link})" for name, link in pictures.items()]
     validated = [row for row in evidence.rows if row.status == "validated"]
     if validated:
         parts += ["## Validated with DFT", ranked_table(validated[:TOP])]
@@ -74,8 +75,6 @@ def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictu
         parts += ["## Relaxed with DFT", "\n".join(f"- {line}" for line in _relaxed(evidence))]
     if evidence.plans:
         parts += ["## What the hull leaves out", "\n".join(f"- {line}" for line in left_out(run, evidence))]
-    if pictures:
-        parts += ["## Plots", *[f"![{Path(name).stem.replace('-', ' ')}]({link})" for name, link in pictures.items()]]
     spent = spent_on(run.progress.seconds)
     if spent:
         parts += ["## Where the time of the last run went", spent]

@@ -35,6 +35,15 @@ def _without_none(content: Any) -> Any:
     return [_without_none(value) for value in content] if isinstance(content, list) else content
 
 
+def default_or_given(schema: dict[str, Any]) -> None:
+    """Offer both: a box for JSON alone is never empty to Prefect's form, and a schedule would hold it, and its section.
+
+    Of a section that a schedule holds, all that is not said there is the default, whatever the campaign says.
+    """
+    given = {"title": "Given", "type": schema.pop("type"), "additionalProperties": schema.pop("additionalProperties")}
+    schema["anyOf"] = [{"title": "Default", "type": "object", "properties": {}, "additionalProperties": False}, given]
+
+
 class Section(BaseModel):
     """Unknown keys are errors, and values don't change."""
 

@@ -16,7 +16,7 @@ import pytest
 from tests.integration.conftest import SMALL
 from tests.integration.test_campaign import ask
 from tests.integration.test_prefect import soon
-from tests.integration.test_up import Up, members, ready
+from tests.integration.test_up import Up, deployed, members, ready
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -125,6 +125,21 @@ def test_a_campaign_filled_in_by_hand_runs_to_its_table(page: Page, up: Up) -> N
     api.expect(page.locator("table").first).to_be_visible()
     assert "base64" not in page.inner_text("body")
     picture(page, "artifact")
+
+
+def test_a_schedule_made_by_mouse_changes_nothing_of_the_campaign(page: Page, up: Up) -> None:
+    page.goto(f"http://127.0.0.1:{up.port}/")
+    page.get_by_role("link", name="Deployments").click()
+    page.get_by_role("link", name="first", exact=True).first.click()
+    page.get_by_role("button", name="Schedule").first.click()
+    dialog = page.get_by_role("dialog")
+    api.expect(dialog.get_by_text("Calculator arguments").first).to_be_visible()
+    dialog.get_by_role("button", name="Save").click()
+    api.expect(page.get_by_text("Every 1 hour").first).to_be_visible()
+    picture(page, "schedule")
+    [schedule] = deployed(up, "first")["schedules"]
+    assert schedule["active"]
+    assert schedule["parameters"] == {}  # a section that it held would replace the campaign's
 
 
 def test_a_run_cancelled_in_mid_dft_leaves_nothing_and_goes_on(page: Page, up: Up, gpaw: None) -> None:

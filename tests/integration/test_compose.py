@@ -187,7 +187,7 @@ class TestRunning:
                 "potential": {"kind": "ase", "model": "tests.peers.calculators:Balls", "level_of_theory": "toy"}
             },
         }
-        parameters = Campaign.model_validate(content).model_dump(mode="json") | {"use_dft": False}
+        parameters = Campaign.model_validate(content).model_dump(mode="json", exclude_none=True) | {"use_dft": False}
         deployment = api.get("/deployments/name/discover/quickstart")
         # Where things run stands in the deployment, and when a run counts as crashed in the server.
         workers = deployment["parameters"]["cluster"]["workers"]

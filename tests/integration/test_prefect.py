@@ -175,8 +175,10 @@ def test_a_cancelled_run_ends_its_workers_and_can_go_on(prefect: Prefect, deploy
 
 def test_a_run_of_the_command_line_is_cancelled_in_the_ui(prefect: Prefect) -> None:
     write(prefect.folder / "slow.extxyz", crystals(METALS))
+    slow = campaign("slow", prefect.folder / "slow.extxyz")
+    slow["screening"]["potential"]["model"] = "tests.peers.calculators:Slow"
     file = prefect.folder / "slow.yaml"
-    file.write_text(yaml.safe_dump(campaign("slow", prefect.folder / "slow.extxyz")))
+    file.write_text(yaml.safe_dump(slow))
     with prefect.start("slow", "assay", "run", str(file), "--no-dft") as process:
         assert soon(lambda: "Screening" in prefect.told())
         [run] = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": ["slow"]}}})

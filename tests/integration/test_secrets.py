@@ -247,7 +247,7 @@ def test_under_prefect_with_the_key_in_a_secret_block(stack: Stack, server: mate
     api = Api(stack, AUTH)
     content = yaml.safe_load(CAMPAIGN.read_text()) | {"name": "blocked"}
     content["screening"] = {"fmax": 0.04}  # which no other test has asked for: there is something to compute
-    parameters = Campaign.model_validate(content).model_dump(mode="json") | {"use_dft": False}
+    parameters = Campaign.model_validate(content).model_dump(mode="json", exclude_none=True) | {"use_dft": False}
     deployment = api.get("/deployments/name/discover/quickstart")
     parameters["cluster"] = {"workers": {"count": 1}}
     ended = {}
