@@ -193,7 +193,7 @@ class TestRunning:
         workers = deployment["parameters"]["cluster"]["workers"]
         assert (workers["kind"], workers["address"]) == ("address", stack.here("tcp://dask-scheduler:8786"))
         assert deployment["parameters"]["name"] == "quickstart"
-        assert api.post("/automations/count", {}) == 1
+        assert api.post("/automations/count", {}) == 2  # of silent runs, and of those that do not begin
         run = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         assert api.wait_for_end(run["id"], stack)["type"] == "COMPLETED", stack.told("assay-worker")
         # The worker's own folder holds no ledger: the rows are in PostgreSQL.
