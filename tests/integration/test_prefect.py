@@ -180,7 +180,7 @@ def test_a_run_of_the_command_line_is_cancelled_in_the_ui(prefect: Prefect) -> N
     file = prefect.folder / "slow.yaml"
     file.write_text(yaml.safe_dump(slow))
     with prefect.start("slow", "assay", "run", str(file), "--no-dft") as process:
-        assert soon(lambda: "Screening" in prefect.told())
+        assert soon(lambda: "Screening" in (prefect.folder / "slow.log").read_text())
         [run] = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": ["slow"]}}})
         prefect.post(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
         assert process.wait(60) == 130, prefect.told()
