@@ -6,17 +6,15 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 
 from tests.integration.conftest import SMALL
 from tests.integration.test_campaign import ask
 from tests.integration.test_prefect import soon
-from tests.integration.test_up import Up, deployed, members, ready
+from tests.integration.test_up import Up, deployed, members, processes, ready
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -149,8 +147,8 @@ def test_a_run_cancelled_in_mid_dft_leaves_nothing_and_goes_on(page: Page, up: U
     open_form(page, up, "small")
     submit(page)
     flow_run_id = page.url.rpartition("/")[2].partition("?")[0]
-    assert soon(lambda: bool(processes(up, "driver.py") and done())), page.inner_text("body")
-    assert any("driver.py" in " ".join(command) for command in processes(up, flow_run_id))
+    assert soon(lambda: bool(processes(up.folder, "driver.py") and done())), page.inner_text("body")
+    assert processes(up.folder, "driver.py") & processes(up.folder, flow_run_id)
     page.get_by_role("button", name="Open menu").click()
     page.get_by_role("menuitem", name="Cancel").click()
     picture(page, "cancel")
@@ -158,8 +156,8 @@ def test_a_run_cancelled_in_mid_dft_leaves_nothing_and_goes_on(page: Page, up: U
     api.expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
     picture(page, "cancelled")
 
-    assert soon(lambda: not processes(up, flow_run_id))
-    assert processes(up, "driver.py") == []
+    assert soon(lambda: not processes(up.folder, flow_run_id))
+    assert not processes(up.folder, "driver.py")
     assert ask(up.folder, "select state from runs where campaign_id like 'small-%'") == [("stopped",)]
     assert ask(up.folder, "pragma foreign_key_check") == []
     # That they were ended is no calculation's fault.
@@ -181,16 +179,6 @@ def test_a_run_cancelled_in_mid_dft_leaves_nothing_and_goes_on(page: Page, up: U
     assert set(kept) < set(whole)
     assert len({row[0] for row in whole}) == len(whole)  # none twice
     assert {folder: attempts(up)[folder] for folder in ended} == {folder: before[folder] for folder in ended}
-
-
-def processes(up: Up, word: str) -> list[list[str]]:
-    """Commands of the processes of this `assay up` that have a word in their command or environment."""
-    found = []
-    for process in members(up.folder):
-        with suppress(psutil.Error):
-            if word in f"{process.cmdline()} {process.environ()}":
-                found.append(process.cmdline())
-    return found
 
 
 def attempts(up: Up) -> dict[str, dict[str, Any]]:

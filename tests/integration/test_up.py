@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,16 @@ def members(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def processes(folder: Path, word: str) -> set[psutil.Process]:
+    """Those of them that have a word in their command or environment."""
+    found = set()
+    for process in members(folder):
+        with suppress(psutil.Error):
+            if word in f"{process.cmdline()} {process.environ()}":
+                found.add(process)
+    return found
+
+
 @pytest.fixture(scope="module")
 def database() -> Iterator[Peer]:
     """A stand-in for the Materials Project."""
@@ -158,22 +168,45 @@ def test_two_campaigns_run_side_by_side_to_their_tables(up: Up, running: list[st
 
 @pytest.mark.long
 def test_a_killed_worker_crashes_its_run_and_is_followed_by_another(up: Up, running: list[str]) -> None:
-    write(up.folder / "slow.extxyz", crystals(METALS[:6]))
-    slow = {
-        "name": "slow",
-        "sources": [{"kind": "files", "path": str(up.folder / "slow.extxyz")}],
-        "screening": {"potential": SCREENING["potential"] | {"model": "tests.peers.calculators:Slow"}},
-    }
-    first = begin(up, "first", **slow)
-    assert soon(lambda: any(line.startswith("Screening") for line in up.prefect.logs(first)))
-    [worker] = [process for process in members(up.folder) if "worker" in process.cmdline()]
+    content = slow(up, "slow", METALS[:6])
+    first = begin_screening(up, content)
+    [worker] = processes(up.folder, "'worker', 'start'")
     worker.kill()
     assert up.prefect.wait_for_end(first, 90)[0] == "CRASHED"
     assert states(up, "slow") == ["stopped"]
-    assert soon(lambda: not [p for p in members(up.folder) if first in str(p.environ())])
-    second = begin(up, "first", **slow)
+    assert soon(lambda: not processes(up.folder, first))
+    second = begin(up, "first", **content)
     assert up.prefect.wait_for_end(second)[0] == "COMPLETED"
     assert states(up, "slow") == ["stopped", "finished"]
+
+
+@pytest.mark.long
+def test_a_run_that_is_gone_with_its_worker_has_crashed(up: Up, running: list[str]) -> None:
+    flow_run_id = begin_screening(up, slow(up, "gone", METALS[6:12]))
+    for process in processes(up.folder, "'worker', 'start'") | processes(up.folder, flow_run_id):
+        process.kill()
+    state, message = up.prefect.wait_for_end(flow_run_id, 100)  # 90 s, and what this machine is slow
+    assert state == "CRASHED"
+    assert "Run again, it goes on" in message
+
+
+def slow(up: Up, name: str, metals: list[str]) -> dict[str, Any]:
+    """Sections of a campaign that takes its time."""
+    path = up.folder / f"{name}.extxyz"
+    write(path, crystals(metals))
+    potential = SCREENING["potential"] | {"model": "tests.peers.calculators:Slow"}
+    return {
+        "name": name,
+        "sources": [{"kind": "files", "path": str(path)}],
+        "screening": {"potential": potential},
+    }
+
+
+def begin_screening(up: Up, content: dict[str, Any]) -> str:
+    """Start a run, and wait until its workers are at work."""
+    flow_run_id = begin(up, "first", **content)
+    assert soon(lambda: any(line.startswith("Screening") for line in up.prefect.logs(flow_run_id)))
+    return flow_run_id
 
 
 @pytest.mark.long
