@@ -25,7 +25,7 @@ class Supply(Protocol):
 
     Attributes:
         most: As many workers as there may be; None for as many as there are.
-        ours_alone: A worker runs one task of ours at a time, and nobody but that task ends it.
+        ours_alone: A worker runs one task of ours at a time, and seldom anybody but that task ends it.
         ahead: A worker takes no second task while it has one, so that one may wait for each.
     """
 

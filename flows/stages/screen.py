@@ -124,7 +124,7 @@ class _Screening:
         self.run, self.pool, self.counter = run, pool, counter
         self.busy_s = 0.0  # of all workers, in the potential
         self.alone: deque[Chunk] = deque()  # of chunks that killed their worker, one by one
-        self.last: deque[Chunk] = deque()  # of those the ones that killed again, where others might have done it
+        self.last: deque[Chunk] = deque()  # of those the ones that killed again: others may have done it
         self.flying: dict[Future[Any], Chunk] = {}
         self.landed: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self.suspect: list[tuple[Chunk, str, str]] = []  # failed before anything succeeded: theirs, or our fault?
@@ -201,7 +201,7 @@ class _Screening:
         killed = isinstance(error, KilledWorker | _ShortLived)
         if len(chunk) > 1:
             self.alone.extend({material_id: written} for material_id, written in chunk.items())
-        elif killed and not self.pool.ours_alone and not self.proving:
+        elif killed and not self.proving and (self.succeeded or not self.pool.ours_alone):
             self.last.append(chunk)
         else:
             name = "KilledWorker" if killed else type(error).__name__

@@ -3,6 +3,7 @@
 import os
 import threading
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,15 @@ def test_each_poison_takes_only_its_own_structure(make_run: Any) -> None:
     assert "krypton is not to my taste" in failures[raiser.material_id].message
     # Nothing is left to do, and nothing is tried again.
     assert screen(run) == 0
+
+
+def test_a_structure_whose_workers_were_killed_by_others_is_tried_once_more_at_the_end(
+    make_run: Any, tmp_path: Path
+) -> None:
+    run = make_run("Unlucky", [candidate("Cu", 3.4 + 0.02 * i) for i in range(20)] + [candidate("Xe", 3.6)])
+    assert screen(run) == 21
+    assert len((tmp_path / "deaths").read_text()) == 4
+    assert not run.ledger.failures(run.campaign_id)
 
 
 def test_workers_that_can_do_nothing_are_no_fault_of_the_structures(

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from ase.calculators.calculator import all_changes
@@ -30,6 +31,21 @@ class Poisoned(Balls):
         super().calculate(atoms, properties, system_changes)
         if "Ar" in symbols:
             self.results["energy"] = float("nan")
+
+
+class Unlucky(Balls):
+    """Balls whose process is killed by others four times when it has got to xenon."""
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
+    ) -> None:
+        if "Xe" in atoms.get_chemical_symbols():
+            deaths = Path("deaths")
+            if not deaths.exists() or deaths.stat().st_size < 4:
+                with deaths.open("a") as file:
+                    file.write("x")
+                os.kill(os.getpid(), signal.SIGKILL)
+        super().calculate(atoms, properties, system_changes)
 
 
 class Slow(Balls):
