@@ -192,6 +192,6 @@ def _say_end(run: Run) -> None:
     ):
         rows = tables.query(run.ledger, run.campaign_id, where=where, sort=None, limit=limit)
         if rows:
-            print(f"{title}\n{tables.as_text(rows)}")
+            print(f"{title}\n{tables.as_text(rows)}", flush=True)  # before what is said on standard error
     for line in report.closing_lines(run):
         run.progress.say(line)
