@@ -31,7 +31,7 @@ def connect(url: URL, *, must_exist: bool = False) -> Engine:
         LedgerError: it cannot be reached, is missing though it must exist, or is not a ledger of ours.
     """
     _check_file(url, must_exist)
-    engine = engine_of(url)
+    engine = engine_of(url, only_asked=must_exist)
     try:
         _prepare(engine, must_exist)
     except AssayError:
@@ -66,8 +66,12 @@ def _check_file(url: URL, must_exist: bool) -> None:
         raise LedgerError(f"Cannot make the ledger {path}: the folder {path.parent} does not exist; make it first")
 
 
-def engine_of(url: URL) -> Engine:
+def engine_of(url: URL, *, only_asked: bool = False) -> Engine:
     """Make an engine for a URL that `parse_url` gave; nothing is opened yet.
+
+    Args:
+        url: Of the database.
+        only_asked: For a command that asks and ends, and may take memory for it; a campaign's process lives long.
 
     Raises:
         LedgerError: PostgreSQL's driver is missing.
@@ -84,7 +88,7 @@ def engine_of(url: URL) -> Engine:
         raise LedgerError(
             f"{mask(url)} needs the PostgreSQL driver: pip install 'psycopg[binary]' (the extra `postgresql`)"
         ) from None
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", _prepare_asked_sqlite if only_asked else _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -97,8 +101,14 @@ def _prepare_postgresql(connection: Any, _record: Any) -> None:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # sqlite3's own transaction handling begins too late for a consistent read and too weakly for a write.
     connection.isolation_level = None
-    # No mmap: it is no quicker, and what was ever read would count as memory of the process.
     for pragma in ("foreign_keys=ON", "synchronous=FULL", "cache_size=-16384"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_asked_sqlite(connection: Any, record: Any) -> None:
+    _prepare_sqlite(connection, record)
+    # Of a million rows a query may read thousands that lie apart.
+    for pragma in ("cache_size=-65536", "mmap_size=268435456"):
         connection.execute(f"PRAGMA {pragma}")
 
 
