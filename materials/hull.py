@@ -119,7 +119,7 @@ def competing_phases(
 
 
 class Systems:
-    """The phases of many chemical systems, and their hulls, over one set of entries."""
+    """The hulls of many chemical systems over one set of entries, each built when it is asked for."""
 
     def __init__(self, entries: Iterable[HullEntry]) -> None:
         self._by_elements: dict[frozenset[str], list[HullEntry]] = {}
@@ -133,11 +133,9 @@ class Systems:
             MissingTerminals: an element has no entry.
         """
         system = frozenset(elements)
-        return Hull(self.inside(system), system)
+        return Hull(self._inside(system), system)
 
-    def inside(self, elements: Iterable[str]) -> list[HullEntry]:
-        """List the phases that hold no other elements."""
-        system = frozenset(elements)
+    def _inside(self, system: frozenset[str]) -> list[HullEntry]:
         if 2 ** len(system) > len(self._by_elements):
             subsystems = [elements for elements in self._by_elements if elements <= system]
         else:
