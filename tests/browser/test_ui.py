@@ -13,8 +13,8 @@ import pytest
 
 from tests.integration.conftest import SMALL
 from tests.integration.test_campaign import ask
-from tests.integration.test_prefect import soon
 from tests.integration.test_up import Up, deployed, members, processes, ready
+from tests.peers.waiting import soon
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -4,7 +4,7 @@ import base64
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,7 @@ from flows.campaign import Campaign
 from flows.crashes import HEARTBEAT
 from materials.store.ledger import Ledger
 from tests.peers.prefect_server import ROOT, Prefect, running
+from tests.peers.waiting import soon
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -201,16 +202,6 @@ def test_a_killed_run_shows_as_crashed_and_can_go_on(prefect: Prefect, deploymen
     print(f"Crashed after {time.monotonic() - killed:.0f} s")
     again = start(prefect, deployment, campaign("more", many))
     assert prefect.wait_for_end(again)[0] == "COMPLETED", prefect.logs(again)
-
-
-def soon(happens: Callable[[], bool], timeout: float = 120) -> bool:
-    """Say whether something happens within some seconds: logs and states reach the server a little late."""
-    until = time.monotonic() + timeout
-    while not happens():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.5)
-    return True
 
 
 def _ask(prefect: Prefect, query: str) -> list[tuple[Any, ...]]:

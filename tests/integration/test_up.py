@@ -23,10 +23,11 @@ import yaml
 from ase.io import write
 
 from flows.campaign import Campaign
-from tests.integration.test_prefect import METALS, SCREENING, crystals, soon
+from tests.integration.test_prefect import METALS, SCREENING, crystals
 from tests.peers import materials_project
 from tests.peers.materials_project import Peer
 from tests.peers.prefect_server import ROOT, Prefect
+from tests.peers.waiting import soon
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 

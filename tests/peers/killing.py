@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 
 from tests.peers.ledger_rows import TABLES, Rows, ask, differences, relaxed, rows_of
-from tests.peers.scenes import DASK_SCHEDULER, DASK_WORKER, DFT, GONE_S, Scene, soon
+from tests.peers.scenes import DASK_SCHEDULER, DASK_WORKER, DFT, GONE_S, Scene
+from tests.peers.waiting import soon
 
 PATIENCE_S = 900.0  # for a campaign that makes no progress
 STAGES = ("starting", "screening", "between", "DFT")

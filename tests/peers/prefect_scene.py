@@ -17,7 +17,8 @@ from flows.crashes import BEGIN, call_silence_a_crash
 from flows.load import load_campaign
 from tests.peers.campaign_folder import CampaignFolder
 from tests.peers.prefect_server import Prefect, running
-from tests.peers.scenes import DASK_WORKER, DFT, FLOW, PREFECT_WORKER, WORKERS, dask_workers, soon
+from tests.peers.scenes import DASK_WORKER, DFT, FLOW, PREFECT_WORKER, WORKERS, dask_workers
+from tests.peers.waiting import soon
 
 CRASHED_S = 90.0  # within which a server shows that a run is dead; one that has not begun has more time
 

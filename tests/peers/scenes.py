@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from tests.peers import dask_processes
 from tests.peers.campaign_folder import CampaignFolder
 from tests.peers.prefect_server import COMMANDS, ROOT, end
 from tests.peers.slurm import _free_ports
+from tests.peers.waiting import soon
 
 FLOW, DASK_WORKER, DASK_SCHEDULER, DFT, PREFECT_WORKER = VICTIMS = (
     "flow",
@@ -187,13 +187,3 @@ def dask_workers(pid: int) -> list[list[psutil.Process]]:
         below = psutil.Process(pid).children(recursive=True)
         return [[process] for process in below if "spawn_main" in " ".join(process.cmdline())]
     return []
-
-
-def soon(happens: Callable[[], bool], seconds: float) -> bool:
-    """Whether something happens within some seconds."""
-    until = time.monotonic() + seconds
-    while not happens():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
-    return True
