@@ -137,8 +137,8 @@ def energies_here(run: Run) -> dict[str, float | None]:
     """What the same candidates come to without any worker."""
     from models.screening import relax_chunk
 
-    structures = {c.material_id: c.structure for c in run.ledger.iter_candidates(run.campaign_id)}
-    answers = relax_chunk(run.potential, run.relaxation, structures)
+    sizes = run.ledger.candidate_sizes(run.campaign_id)
+    answers = relax_chunk(run.potential, run.relaxation, dict(run.ledger.written_structures(sizes)))
     return {calculation.material_id: calculation.energy for calculation in answers.calculations}
 
 
