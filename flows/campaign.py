@@ -59,6 +59,9 @@ class Screening(Section):
     )
     max_steps: int = Field(default=500, ge=1, le=10_000, title="Most steps")
     cell: Literal["free", "fixed", "fixed_shape", "fixed_volume"] = Field(default="free", title="Cell")
+    positions: Literal["free", "fixed"] = Field(
+        default="free", title="Positions", description="fixed: as fractions of the cell, each site stays."
+    )
     pressure_gpa: float = Field(default=0.0, title="Pressure (GPa)", description="Positive compresses.")
     max_stress_gpa: float | None = Field(
         default=None,
@@ -274,7 +277,7 @@ class Campaign(Section):
         exclude = {"description": True, "hull_leaves_out": True, "dft": {"budget"}, "screening": {"trajectories"}}
         content = self.model_dump(mode="json", exclude=exclude)  # type: ignore[arg-type]
         # What came later, at its default, leaves a campaign the one that it was.
-        for name in ("pressure_gpa", "max_stress_gpa"):
+        for name in ("pressure_gpa", "max_stress_gpa", "positions"):
             if getattr(self.screening, name) == Screening.model_fields[name].default:
                 del content["screening"][name]
         for name in ("pseudopotentials", "input_set", "functional", "potcars"):

@@ -104,6 +104,7 @@ class Run:
             fmax=section.fmax,
             max_steps=section.max_steps,
             cell=section.cell,
+            positions=section.positions,
             pressure=section.pressure_gpa * GPA,
             keep_symmetry=section.keep_symmetry,
             max_stress=None if section.max_stress_gpa is None else section.max_stress_gpa * GPA,

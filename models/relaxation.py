@@ -35,7 +35,7 @@ class RelaxationSettings:
     """How far and under which constraints to relax.
 
     `cell` says what of the cell may change: all, nothing, its volume only (`fixed_shape`) or its shape only
-    (`fixed_volume`). `pressure` is in eV/Å³, positive for compression. With `keep_symmetry` the crystal is put onto the
+    (`fixed_volume`). With `positions` fixed all sites stay where they are in the cell. `pressure` is in eV/Å³, positive for compression. With `keep_symmetry` the crystal is put onto the
     symmetry that it has within `symprec` (Å), and forces and stress are averaged over it. With `max_stress` (eV/Å³) the
     cell is judged by that: no component of the stress that may relax, less the pressure, is larger; the virial does not
     count. With `trajectory` the accepted steps are kept; the answer is the same.
@@ -48,6 +48,7 @@ class RelaxationSettings:
     keep_symmetry: bool = False
     symprec: float = 0.01  # Å
     max_stress: float | None = None  # eV/Å³
+    positions: Literal["free", "fixed"] = "free"
     trajectory: bool = False
 
     def content(self) -> dict[str, Any]:
@@ -56,6 +57,8 @@ class RelaxationSettings:
         del content["trajectory"]
         if self.max_stress is None:  # as it was before there was such a criterion: old answers stay valid
             del content["max_stress"]
+        if self.positions == "free":  # likewise
+            del content["positions"]
         return content
 
 
@@ -235,6 +238,8 @@ def _arrivals(
         n_atoms += len(structure)
         try:
             crystal, fixed = crystal_of(structure), fixed_sites(structure)
+            if settings.positions == "fixed":
+                fixed = np.ones_like(fixed)
             uncovered = {site.specie.symbol for site in structure} - potential.elements
             if uncovered:
                 raise ValueError(f"{potential.method} does not cover {', '.join(sorted(uncovered))}")

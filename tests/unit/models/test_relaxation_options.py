@@ -11,6 +11,7 @@ import torch
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
+from ase.optimize import LBFGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
@@ -113,6 +114,20 @@ def test_all_sites_held_leaves_the_cell_to_relax(emt: Potential) -> None:
     assert outcome.max_force == 0.0
 
 
+def test_fixed_positions_and_shape_leave_the_volume_that_ase_finds(emt: Potential) -> None:
+    structure = Structure(Lattice.cubic(3.4), ["Au", "Cu"], [[0, 0, 0], [0.5, 0.45, 0.4]])
+    outcome = one(emt, structure, cell="fixed_shape", positions="fixed", fmax=1e-4)
+    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    atoms.calc = EMT()
+    atoms.set_constraint(FixAtoms(mask=[True] * len(atoms)))
+    LBFGS(FrechetCellFilter(atoms, hydrostatic_strain=True), logfile=None).run(fmax=1e-4)
+    assert outcome.status == "converged"
+    assert np.allclose(outcome.structure.frac_coords, structure.frac_coords)
+    assert outcome.structure.lattice.angles == pytest.approx((90, 90, 90))
+    assert outcome.structure.volume == pytest.approx(atoms.get_volume(), rel=1e-4)
+    assert "selective_dynamics" not in outcome.structure.site_properties
+
+
 def test_a_stress_criterion_is_met_in_its_own_terms(emt: Potential) -> None:
     loose = one(emt, alloy(5), fmax=0.02, pressure=0.01)
     tight = one(emt, alloy(5), fmax=0.02, pressure=0.01, max_stress=1e-5)
@@ -132,6 +147,7 @@ def test_options_that_are_not_used_leave_the_settings_hash_alone() -> None:
     plain = RelaxationSettings().content()
     assert RelaxationSettings(trajectory=True).content() == plain
     assert RelaxationSettings(max_stress=0.01).content() != plain
+    assert RelaxationSettings(positions="fixed").content() != plain
     assert set(plain) == {"fmax", "max_steps", "cell", "pressure", "keep_symmetry", "symprec"}
 
 
