@@ -192,7 +192,13 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Why a candidate was chosen for DFT."""
+    """Why a candidate was chosen for DFT.
+
+    `why` holds what else was known at that time, empty in a ledger that is older than it: `odds` of meeting the
+    targets; `rank_by_potential`, `of` how many; `neighbours`, the nearest that DFT had answered for, with
+    `material_id`, `distance` (1 is the median distance of two candidates) and `answers`; `cautions`, in words;
+    `answered`, the properties that were known of it already.
+    """
 
     material_id: str
     round: int
@@ -200,6 +206,7 @@ class Selection:
     score: float
     rank: int  # within the batch, 1 first
     seed: int
+    why: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

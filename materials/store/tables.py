@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -175,6 +175,8 @@ selections = Table(
     _number("score"),
     Column("rank", Integer, nullable=False),
     Column("seed", Integer, nullable=False),
+    # With a default: a process of version 2 that is still running says nothing of it.
+    Column("why", JSON, nullable=False, server_default="{}"),
 )
 
 failures = Table(

@@ -134,26 +134,31 @@ def test_a_wrong_password_is_told_without_it(server: str) -> None:
         assert "s3cret" not in repr(ledger)
 
 
-def test_an_older_one_is_upgraded_when_somebody_says_so(url: str, postgresql_server: postgresql.Server) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_one_is_upgraded_when_somebody_says_so(
+    url: str, postgresql_server: postgresql.Server, version: int
+) -> None:
     engine = create_engine(url.replace("postgresql", "postgresql+psycopg", 1))
     with engine.begin() as connection:
-        for statement in (OLD / "schema-1-postgresql.sql").read_text().split(";\n"):
+        for statement in (OLD / f"schema-{version}-postgresql.sql").read_text().split(";\n"):
             if statement.strip():
                 connection.execute(text(statement))
         connection.execute(text("INSERT INTO campaigns VALUES ('q-1', 'q', 'h', '{}', '2026-01-01')"))
+        connection.execute(text("INSERT INTO selections VALUES ('q-1', 'm1', 1, 'audit', 0.5, 1, 7)"))
     for must_exist in (True, False):
-        with pytest.raises(LedgerOutdated, match=r"schema version 1; this Assay wants 2: `assay db upgrade`"):
+        with pytest.raises(LedgerOutdated, match=rf"schema version {version}; this Assay wants 3: `assay db upgrade`"):
             Ledger.open(url, must_exist=must_exist)
     environment = {**os.environ, "ASSAY_DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
     upgrade = [str(Path(sys.executable).with_name("assay")), "db", "upgrade"]
     asked = subprocess.run(upgrade, env=environment, input="n\n", capture_output=True, text=True)
     assert asked.returncode == 130
-    assert "schema version 1 becomes 2. Make a backup first (pg_dump)." in asked.stdout
+    assert f"schema version {version} becomes 3. Make a backup first (pg_dump)." in asked.stdout
     assert "s3cret" not in asked.stdout + asked.stderr
     subprocess.run([*upgrade, "--yes"], env=environment, check=True)
     assert "Nothing to do" in subprocess.run(upgrade, env=environment, capture_output=True, text=True).stdout
-    with Ledger.open(url) as ledger, Ledger.open(postgresql_server.make("fresh")) as fresh:
+    with Ledger.open(url) as ledger, Ledger.open(postgresql_server.make(f"fresh-{version}")) as fresh:
         assert [c["campaign_id"] for c in ledger.campaigns()] == ["q-1"]
+        assert ledger.selections("q-1") == [made.selection("m1")]
         assert shape(ledger) == shape(fresh)
     engine.dispose()
 

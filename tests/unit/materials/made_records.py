@@ -183,7 +183,14 @@ predictions = st.builds(
     Prediction, material_id=texts, round=counts, target=texts, mean=numbers, std=numbers, surrogate_version=texts
 )
 selections = st.builds(
-    Selection, material_id=texts, round=counts, acquisition=texts, score=numbers, rank=counts, seed=counts
+    Selection,
+    material_id=texts,
+    round=counts,
+    acquisition=texts,
+    score=numbers,
+    rank=counts,
+    seed=counts,
+    why=st.dictionaries(texts, numbers | texts | st.lists(texts | st.dictionaries(texts, numbers)), max_size=3),
 )
 failures = st.builds(Failure, material_id=texts, stage=texts, error=texts, message=texts, attempts=counts)
 rankings = st.builds(

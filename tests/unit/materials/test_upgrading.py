@@ -21,15 +21,21 @@ from materials.store.answering import columns
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
-OLD = Path(__file__).with_name("schema-1-sqlite.sql")
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(params=[1, 2])
+def version(request: pytest.FixtureRequest) -> int:
+    """Of the ledger that is old."""
+    return int(request.param)
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A ledger as version 1 made it, with a campaign and two rows of its table."""
+def old(tmp_path: Path, version: int) -> Path:
+    """A ledger as an older version made it, with a campaign, two rows of its table and a selection."""
     path = tmp_path / "assay.db"
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(OLD.read_text())
+        connection.executescript((HERE / f"schema-{version}-sqlite.sql").read_text())
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("INSERT INTO campaigns VALUES ('q-1', 'q', 'h', '{}', '2026-01-01')")
         for name, system in (("m1", "Cl-Na"), ("m2", "K-Li")):
@@ -38,63 +44,76 @@ def old(tmp_path: Path) -> Path:
                 " known_as, message) VALUES ('q-1', ?, 1, 'x', ?, 2, '', 'screened', '', '')",
                 (name, system),
             )
+            if version > 1:
+                connection.execute("INSERT INTO systems VALUES ('q-1', ?, 1)", (system,))
+        connection.execute("INSERT INTO selections VALUES ('q-1', 'm1', 1, 'audit', 0.5, 1, 7)")
         connection.commit()
     return path
 
 
-def schema(path: Path) -> set[tuple[str, str]]:
+def schema(path: Path) -> dict[str, object]:
+    """Columns of the tables with their keys; of indexes and views, how they were made."""
     with closing(sqlite3.connect(path)) as connection:
-        found = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
+        made = connection.execute(
+            "SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
         )
-        return {(name, " ".join(sql.replace('"', "").replace(" ,", ",").split()).lower()) for name, sql in found}
+        found: dict[str, object] = {}
+        for name, kind, sql in made.fetchall():
+            found[name] = " ".join(sql.replace('"', "").replace(" ,", ",").split()).lower()
+            if kind == "table":  # a column that was added later stands elsewhere in its text
+                keys = connection.execute(f"PRAGMA foreign_key_list({name})").fetchall()
+                indexes = {row[1:] for row in connection.execute(f"PRAGMA index_list({name})")}
+                found[name] = [connection.execute(f"PRAGMA table_info({name})").fetchall(), keys, indexes]
+        return found
 
 
-def test_it_is_refused_until_it_is_upgraded(old: Path) -> None:
+def test_it_is_refused_until_it_is_upgraded(old: Path, version: int) -> None:
     before = old.read_bytes()
-    with pytest.raises(LedgerOutdated, match="schema version 1; this Assay wants 2: `assay db upgrade`") as caught:
+    wanted = f"schema version {version}; this Assay wants 3: `assay db upgrade`"
+    with pytest.raises(LedgerOutdated, match=wanted) as caught:
         Ledger.open(str(old), must_exist=True)
     assert caught.value.exit_code == 2
     assert old.read_bytes() == before
 
 
-def test_a_copy_is_made_and_it_equals_a_new_one(old: Path, tmp_path: Path) -> None:
+def test_a_copy_is_made_and_it_equals_a_new_one(old: Path, version: int, tmp_path: Path) -> None:
+    before = schema(old)
     done = upgrading.upgrade(str(old))
     assert done is not None
-    assert (done.found, done.wanted) == (1, tables.SCHEMA_VERSION)
-    assert done.backup == tmp_path / "assay.db.v1.bak"
-    assert ("rankings_by_chemsys" in dict(schema(done.backup)), "rankings_by_chemsys" in dict(schema(old))) == (
-        False,
-        True,
-    )
+    assert (done.found, done.wanted) == (version, tables.SCHEMA_VERSION)
+    assert done.backup == tmp_path / f"assay.db.v{version}.bak"
+    assert schema(done.backup) == before != schema(old)
     with Ledger.open(str(tmp_path / "new.db")):
         pass
     assert schema(old) == schema(tmp_path / "new.db")
     with Ledger.open(str(old)) as ledger:
         assert {row["material_id"] for row in ledger.table("q-1")} == {"m1", "m2"}
         assert [row["material_id"] for row in ledger.table("q-1", parse("has Li", columns()))] == ["m2"]
+        assert ledger.selections("q-1") == [made.selection("m1")]
+        ledger.add_selections("q-1", [made.selection("m2", why={"odds": 0.25})])
+        assert ledger.selections("q-1")[1].why == {"odds": 0.25}
         ledger.publish("q-1", [made.ranked("m1")])
     assert upgrading.upgrade(str(old)) is None
 
 
-def test_what_goes_wrong_leaves_it_as_it_was(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from materials.store.migrations import version_2
+def test_what_goes_wrong_leaves_it_as_it_was(old: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from materials.store.migrations import version_3
 
     before = schema(old)
-    whole = version_2.upgrade
+    whole = version_3.upgrade
 
     def broken(operations: object) -> None:
         whole(operations)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(version_2, "upgrade", broken)
+    monkeypatch.setattr(version_3, "upgrade", broken)
     with pytest.raises(KeyboardInterrupt):
         upgrading.upgrade(str(old))
     assert schema(old) == before
     monkeypatch.undo()
     again = upgrading.upgrade(str(old))
     assert again is not None
-    assert again.backup == old.with_name("assay.db.v1-2.bak")
+    assert again.backup == old.with_name(f"assay.db.v{version}-2.bak")
 
 
 def test_kill_9_leaves_the_old_one_or_the_new_one(old: Path) -> None:
@@ -102,12 +121,12 @@ def test_kill_9_leaves_the_old_one_or_the_new_one(old: Path) -> None:
     code = """
 import os, signal, sys
 from materials.store import upgrading
-from materials.store.migrations import version_2
-whole = version_2.upgrade
+from materials.store.migrations import version_3
+whole = version_3.upgrade
 def killed(operations):
     whole(operations)
     os.kill(os.getpid(), signal.SIGKILL)
-version_2.upgrade = killed
+version_3.upgrade = killed
 upgrading.upgrade(sys.argv[1])
 """
     done = subprocess.run([sys.executable, "-c", code, str(old)], cwd=Path(__file__).parents[3], check=False)
@@ -118,7 +137,7 @@ upgrading.upgrade(sys.argv[1])
         assert len(ledger.table("q-1")) == 2
 
 
-def test_two_at_once_make_one_copy_of_the_old_one(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_at_once_make_one_copy_of_the_old_one(old: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = upgrading._copy
 
     def slowly(file: Path, backup: Path) -> None:
@@ -131,7 +150,7 @@ def test_two_at_once_make_one_copy_of_the_old_one(old: Path, monkeypatch: pytest
     assert sum(upgrade is not None for upgrade in done) == 1
     (backup,) = old.parent.glob("*.bak")
     with closing(sqlite3.connect(backup)) as connection:
-        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(version,)]
         assert connection.execute("SELECT count(*) FROM rankings").fetchall() == [(2,)]
 
 
@@ -140,6 +159,11 @@ def test_what_a_process_of_the_old_version_published_is_found(old: Path) -> None
     with Ledger.open(str(old)) as ledger:
         ledger.publish("q-1", [made.ranked("m1", chemsys="Li-O")])
         with ledger.engine.begin() as connection:
-            connection.execute(delete(tables.systems))  # the old version knows no such table
+            connection.execute(delete(tables.systems))  # version 1 knows no such table
+            connection.exec_driver_sql(
+                "INSERT INTO selections (campaign_id, material_id, round, acquisition, score, rank, seed)"
+                " VALUES ('q-1', 'm2', 1, 'audit', 0.5, 2, 7)"
+            )
         ledger.publish("q-1", [made.ranked("m1", chemsys="Li-O")])
         assert len(ledger.table("q-1", parse("has Li", columns()))) == 1
+        assert [selection.why for selection in ledger.selections("q-1")] == [{}, {}]
