@@ -73,6 +73,24 @@ def _value(target: Target) -> float:
     return target.value
 
 
+def learned_as(name: str) -> str:
+    """Name the quantity that is learned for a property.
+
+    At most x above the hull is the same wish as a decomposition energy of at most x, and smoother to learn.
+    """
+    return "decomposition_energy_per_atom" if name == "energy_above_hull" else name
+
+
+def spoken(name: str) -> str:
+    """Write a property's name for a person."""
+    return name.replace("_per_atom", "").replace("_", " ")
+
+
+def unit_of(name: str) -> str:
+    """Name a property's unit."""
+    return "eV" if name == "band_gap" else "eV/atom"
+
+
 def rounded(value: float | None) -> float | None:
     """Round a value that decides something; NaN is unknown."""
     return None if value is None or math.isnan(value) else round(value, DIGITS) + 0.0

@@ -83,7 +83,7 @@ def select_batch(
         groups=groups,
         free=np.setdiff1d(free, audits),
         answered=_answered(known),
-        twin_distance=_twin_distance(features),
+        twin_distance=TWIN * median_distance(features),
     )
     wanted = min(size, len(free)) - len(audits)
     if len(pool.answered):
@@ -233,11 +233,18 @@ def _answered(known: Known) -> Rows:
     return np.flatnonzero(np.any([np.isfinite(answers) for answers in known.values()], axis=0))
 
 
-def _twin_distance(features: NDArray[np.floating]) -> float:
+def rank_of(scores: Floats, rows: Rows) -> NDArray[np.int64]:
+    """Rank of some rows among all, 1 first, more is better; those that are equal share the better rank."""
+    worse = -_rounded(scores)
+    return np.searchsorted(np.sort(worse), worse[rows]) + 1
+
+
+def median_distance(features: NDArray[np.floating]) -> float:
+    """Median distance of two candidates, of a sample that does not change; 0 where there are no two."""
     rows = np.unique(np.linspace(0, max(len(features) - 1, 0), SAMPLE).astype(np.int64))[: len(features)]
     sample = np.asarray(features[rows], dtype=np.float64)
     distances = _distances(sample, sample)[np.triu_indices(len(sample), 1)]
-    return TWIN * float(np.median(distances)) if len(distances) else 0.0
+    return float(np.median(distances)) if len(distances) else 0.0
 
 
 def _distances(a: Floats, b: Floats) -> Floats:

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import pdist
+from scipy.stats import rankdata
 
 from materials.records import Target
-from models.selection import select_batch
+from models.selection import median_distance, rank_of, select_batch
 from models.surrogate import predict
 
 STABLE = Target(property="energy", goal="at_most", value=-0.5)
@@ -208,3 +210,19 @@ def test_failed_calculations_are_never_asked_for_again_and_stop_nothing():
     again = campaign.batch(6, 2)  # nothing is known yet: the first recipe, on what is left
     assert {pick.acquisition for pick in again} == {"potential_ranking", "spread"}
     assert not {pick.index for pick in picks} & {pick.index for pick in again}
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.3, 0.5]) | st.floats(0, 1).map(lambda x: round(x, 3)), min_size=1))
+def test_ranks_are_those_of_scipy(scores):
+    expected = rankdata(-np.array(scores), method="min")
+    assert rank_of(np.array(scores), np.arange(len(scores))).tolist() == expected.tolist()
+
+
+def test_digits_that_change_with_the_machine_make_no_rank():
+    assert rank_of(np.array([0.3, 0.3 + 1e-9, 0.1]), np.array([0, 1, 2])).tolist() == [1, 1, 3]
+
+
+def test_the_median_distance_is_that_of_two_candidates():
+    features = np.random.default_rng(5).standard_normal((60, 4))
+    assert median_distance(features) == pytest.approx(np.median(pdist(features)))
+    assert median_distance(features[:1]) == 0
