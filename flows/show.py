@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flows.reasons import reasons_of, told
+
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
 
@@ -24,6 +26,7 @@ def show(ledger: Ledger, name: str, style: str) -> str:
         QueryError: It means no material, or several.
     """
     evidence = ledger.evidence(name)
+    evidence["why"] = reasons_of(ledger, evidence)
     if style == "json":
         return json.dumps(evidence, indent=1, ensure_ascii=False)
     crystal = evidence["candidate"]
@@ -35,7 +38,7 @@ def show(ledger: Ledger, name: str, style: str) -> str:
         ("Calculated", "calculations", _calculation),
         ("Stability", "stabilities", _stability),
         ("Predicted before", "predictions", _prediction),
-        ("Chosen", "selections", _selection),
+        ("Why", "why", told),
         ("Failed", "failures", _failure),
     ):
         records: Sequence[Record] = evidence[key]
@@ -92,10 +95,6 @@ def _prediction(r: Record) -> str:
     return (
         f"round {r['round']}: {r['target']} {r['mean']:.3f} ± {r['std']:.3f} (surrogate {r['surrogate_version'][:8]})"
     )
-
-
-def _selection(r: Record) -> str:
-    return f"round {r['round']}, pick {r['rank']}: {r['acquisition']} {r['score']:.4f} (seed {r['seed']})"
 
 
 def _failure(r: Record) -> str:

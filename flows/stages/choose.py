@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flows.context import Run
+from flows.reasons import pick_line
 from flows.stages.assess import Screened
+from flows.stages.explain import predictions, reasons, surprises
 from flows.stages.validate import collect
-from materials.records import Prediction, Selection
+from materials.records import Selection
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from models.surrogate import Posterior
-
-MOST_PREDICTIONS = 5_000  # kept of a round: the likeliest ones; a million rows a round would tell nobody more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,26 +124,40 @@ def _described_by(
 def believe(run: Run, screened: Screened, pool: Pool) -> Belief:
     """Learn from every DFT answer there is."""
     from models.scoring import score_pool
-    from models.surrogate import predict, recalibrated
+    from models.surrogate import recalibrated
 
     with run.progress.timed("learning"):
         known = _known(run, screened, pool)
-        surprises = _surprises(run, pool, known)
-        posteriors = {}
-        for name in dict.fromkeys(target.property for target in run.targets):
-            expected = EXPECTATIONS[name]
-            rows = np.flatnonzero(np.isfinite(known[name]))
-            posterior = predict(
-                pool.features,
-                observed=rows,
-                answers=known[name][rows],
-                prior=pool.priors[expected.stability] if expected.stability else None,
-                center=expected.center,
-                spread=expected.spread,
-                seed=run.campaign.learning.seed,
-            )
-            posteriors[name] = recalibrated(posterior, surprises[name])
+        found = surprises(run, pool, known)
+        posteriors = {name: recalibrated(p, found[name]) for name, p in _learn(run, pool, known).items()}
         return Belief(known=known, posteriors=posteriors, scores=score_pool(posteriors, run.targets, known))
+
+
+def _learn(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]]) -> dict[str, Posterior]:
+    from models.surrogate import predict
+
+    posteriors = {}
+    for name in dict.fromkeys(target.property for target in run.targets):
+        expected = EXPECTATIONS[name]
+        rows = np.flatnonzero(np.isfinite(known[name]))
+        posteriors[name] = predict(
+            pool.features,
+            observed=rows,
+            answers=known[name][rows],
+            prior=pool.priors[expected.stability] if expected.stability else None,
+            center=expected.center,
+            spread=expected.spread,
+            seed=run.campaign.learning.seed,
+        )
+    return posteriors
+
+
+def _score_by_potential(run: Run, pool: Pool) -> NDArray[np.float64]:
+    """How likely each candidate is to meet the targets as it was before DFT answered anything."""
+    from models.scoring import score_pool
+
+    unknown = {name: np.full(len(pool.material_ids), np.nan) for name in EXPECTATIONS}
+    return score_pool(_learn(run, pool, unknown), run.targets, unknown)
 
 
 def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[Selection]:
@@ -169,11 +183,16 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
             run.progress.say(f"Stopping before the budget is spent: {reason}")
             return []
         selections = _pick(run, pool, belief, available, size, round_number, len(chosen))
+        row_of = pool.row_of()
+        rows = [row_of[s.material_id] for s in selections]
+        why = reasons(screened, pool, belief, _score_by_potential(run, pool), rows)
+        selections = [replace(s, why=told) for s, told in zip(selections, why, strict=True)]
+        believed = predictions(pool, belief, round_number, rows)
     with run.progress.timed("ledger"):
-        rows = pool.row_of()
-        always = [rows[s.material_id] for s in selections]
-        run.ledger.add_predictions(run.campaign_id, predictions(pool, belief, round_number, always))
+        run.ledger.add_predictions(run.campaign_id, believed)
         run.ledger.add_selections(run.campaign_id, selections)
+    for selection in selections:
+        run.progress.say(pick_line(selection, [p for p in believed if p.material_id == selection.material_id]))
     return selections
 
 
@@ -224,24 +243,6 @@ def _pick(
     ]
 
 
-def predictions(pool: Pool, belief: Belief, round_number: int, always: list[int]) -> list[Prediction]:
-    """Write down what is believed of the likeliest candidates, and of those that are chosen."""
-    likeliest = np.argsort(-belief.scores, kind="stable")[:MOST_PREDICTIONS]
-    rows = np.union1d(likeliest, np.array(always, dtype=np.int64))
-    return [
-        Prediction(
-            material_id=pool.material_ids[row],
-            round=round_number,
-            target=name,
-            mean=float(posterior.mean[row]),
-            std=float(posterior.std[row]),
-            surrogate_version=posterior.version,
-        )
-        for name, posterior in belief.posteriors.items()
-        for row in rows
-    ]
-
-
 def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.float64]]:
     """Collect DFT's answers: gaps of whatever was computed, stabilities of what was validated."""
     row_of = pool.row_of()
@@ -258,20 +259,6 @@ def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.flo
             known["energy_above_hull"][row] = stability.decomposition_energy_per_atom
             known["formation_energy_per_atom"][row] = stability.formation_energy_per_atom
     return known
-
-
-def _surprises(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]]:
-    """How far off predictions of randomly picked candidates were, in units of their own standard deviation."""
-    row_of = pool.row_of()
-    found: dict[str, list[float]] = {name: [] for name in EXPECTATIONS}
-    audits = [s for s in run.ledger.selections(run.campaign_id) if s.acquisition == "audit"]
-    for selection in audits:
-        believed = run.ledger.predictions(run.campaign_id, selection.round).get(selection.material_id, {})
-        for name, prediction in believed.items():
-            if selection.material_id in row_of:
-                answer = known[name][row_of[selection.material_id]]
-                found[name].append((answer - prediction.mean) / prediction.std)
-    return found
 
 
 def _audits_due(before: int, size: int, share: float) -> int:

@@ -9,7 +9,8 @@ from flows import report
 from flows.context import Run
 from flows.noted import Noted
 from flows.stages.assess import Screened
-from flows.stages.choose import Pool, believe, predictions
+from flows.stages.choose import Pool, believe
+from flows.stages.explain import predictions
 from flows.stages.validate import collect, plans, relaxed_best
 from materials.ranking import Evidence, ranked_groups, ranked_rows
 from materials.records import Calculation, Failure, Prediction

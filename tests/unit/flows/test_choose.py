@@ -1,7 +1,32 @@
+"""How a batch is chosen, and what is written down of it before DFT answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymatgen.core import Lattice, Structure
 
-from flows.stages.choose import _audits_due
+from flows.campaign import Campaign
+from flows.cluster_file import Cluster
+from flows.context import Run
+from flows.progress import Progress
+from flows.stages.assess import Screened, assess_screened
+from flows.stages.choose import _audits_due, choose, gather_pool
+from flows.stages.explain import surprises
+from materials.records import Prediction
+from materials.store.ledger import Ledger
+from tests.unit.materials import made_records as made
+
+ENERGY, GAP = "decomposition_energy_per_atom", "band_gap"
+METALS, HALIDES = ("Li", "Na", "K", "Rb"), ("F", "Cl", "Br")
+LATER = "Rb"  # DFT answers for no compound of it
 
 
 @given(share=st.floats(0, 1), batches=st.lists(st.integers(1, 20), max_size=30))
@@ -13,3 +38,159 @@ def test_audits_add_up_to_their_share(share: float, batches: list[int]) -> None:
         audits += due
         before += size
     assert audits == int(share * before + 1e-9)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A dozen halides, each the only compound of its elements, screened with made-up energies."""
+    monkeypatch.setattr("flows.stages.choose.collect", lambda *_: {})  # nobody computes gaps
+    content = {
+        "name": "made",
+        "sources": [{"kind": "prototypes", "roles": {"A": ["Na"], "X": ["Cl"]}}],
+        "targets": [{"property": ENERGY, "at_most": -0.1}],
+        "dft": {"budget": 12},
+        "learning": {"batch": 4, "audits": 0.25, "seed": 3},
+    }
+    with Ledger.open(str(tmp_path / "assay.db")) as ledger:
+        campaign = Campaign.model_validate(content)
+        run = Run(
+            campaign=campaign,
+            cluster=Cluster(),
+            campaign_id=ledger.add_campaign(campaign.name, campaign.identity()),
+            ledger=ledger,
+            folder=tmp_path,
+            progress=Progress(said.append),
+        )
+        screen(run)
+        yield run
+
+
+def screen(run: Run) -> None:
+    crystals = {name: (Structure(Lattice.cubic(4.0), [name], [[0, 0, 0]]), -1.0) for name in (*METALS, *HALIDES)}
+    for i, (metal, halide) in enumerate(product(METALS, HALIDES)):
+        lattice = Lattice.cubic(4.0 + 0.13 * i)
+        structure = Structure(lattice, [metal, halide], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        crystals[metal + halide] = (structure, -1.0 - 0.02 * i)
+    proposals, computed = [], []
+    for name, (structure, per_atom) in crystals.items():
+        elements = {site.specie.symbol for site in structure}
+        proposals.append(
+            made.candidate(
+                name,
+                structure=structure,
+                formula=name,
+                chemsys="-".join(sorted(elements)),
+                role="candidate" if len(elements) > 1 else "competing",
+                parents=(name,),
+            )
+        )
+        computed.append(
+            made.calculation(
+                name,
+                method=run.potential_identity.method,
+                level_of_theory=run.potential_identity.level_of_theory,
+                settings_hash=run.screening_hash,
+                structure=structure,
+                energy=per_atom * len(structure),
+                properties={"latent": [per_atom, 1.0]},
+            )
+        )
+    run.ledger.add_candidates(run.campaign_id, proposals)
+    run.ledger.add_calculations(computed)
+
+
+def answer(run: Run, screened: Screened, material_ids: list[str]) -> None:
+    """DFT says what the potential says, and a little more."""
+    by_dft = [
+        made.stability(m, round(screened.stabilities[m].decomposition_energy_per_atom, 4) + 0.03, fidelity="dft")
+        for m in material_ids
+    ]
+    run.ledger.add_stabilities(run.campaign_id, by_dft)
+
+
+def test_each_pick_says_why_and_the_ledger_keeps_it(run: Run, said: list[str]) -> None:
+    screened = assess_screened(run)
+    # Whitened over all of its dimensions, a pool of twelve has one distance only.
+    features = np.random.default_rng(1).standard_normal((12, 3))
+    pool = replace(gather_pool(run, screened), features=features)
+    by_potential = sorted(pool.material_ids, key=lambda m: screened.stabilities[m].decomposition_energy_per_atom)
+    first = choose(run, screened, pool, 1)
+    assert len(first) == 4
+    for selection in first:
+        assert selection.why["rank_by_potential"] == by_potential.index(selection.material_id) + 1
+        assert selection.why["of"] == 12
+        assert selection.why["neighbours"] == selection.why["cautions"] == selection.why["answered"] == []
+    lines = [line for line in said if line.startswith("Round 1, pick")]
+    assert [line.split(": ")[1].split(" (")[0] for line in lines] == [s.material_id for s in first]
+    assert all("decomposition energy" in line and "by the potential alone" in line for line in lines)
+
+    answered = [s.material_id for s in first]
+    answer(run, screened, answered)
+    second = choose(run, screened, pool, 2)
+    assert run.ledger.selections(run.campaign_id) == [*first, *second]
+    predicted = run.ledger.predictions(run.campaign_id, 2)
+    for selection in second:
+        row = pool.material_ids.index(selection.material_id)
+        rows = [pool.material_ids.index(m) for m in answered]
+        distances = np.linalg.norm(pool.features[rows] - pool.features[row], axis=1)
+        near = selection.why["neighbours"]
+        assert [n["material_id"] for n in near] == [answered[i] for i in np.argsort(distances)[:3]]
+        ratio = [n["distance"] for n in near] / np.sort(distances)[:3]
+        assert ratio == pytest.approx(ratio[0], abs=1e-3)  # all in one unit
+        for n in near:
+            expected = screened.stabilities[n["material_id"]].decomposition_energy_per_atom + 0.03
+            assert n["answers"] == {ENERGY: pytest.approx(expected, abs=1e-4)}
+        assert 0 < selection.why["odds"] < 1
+        assert selection.material_id in predicted
+
+
+def test_chosen_again_it_is_read_and_said_no_more(run: Run, said: list[str]) -> None:
+    screened = assess_screened(run)
+    pool = gather_pool(run, screened)
+    first = choose(run, screened, pool, 1)
+    said.clear()
+    assert choose(run, screened, pool, 1) == first
+    assert said == []
+
+
+def test_an_element_that_dft_has_not_seen_is_a_caution(run: Run) -> None:
+    screened = assess_screened(run)
+    pool = gather_pool(run, screened)
+    seen = [m for m in pool.material_ids if not m.startswith(LATER)]
+    run.ledger.add_selections(run.campaign_id, [made.selection(m, rank=i) for i, m in enumerate(seen[:8], start=1)])
+    answer(run, screened, seen)
+    picks = {s.material_id: s.why["cautions"] for s in choose(run, screened, pool, 2)}
+    new = {m for m in picks if m.startswith(LATER)}
+    assert new
+    for material_id, cautions in picks.items():
+        assert (f"holds {LATER}, which no computed candidate does" in cautions) == (material_id in new)
+
+
+def test_only_what_was_foretold_of_random_picks_corrects_the_error_bars(run: Run) -> None:
+    screened = assess_screened(run)
+    pool = gather_pool(run, screened)
+    targets = (ENERGY, GAP)
+    run.ledger.add_predictions(
+        run.campaign_id,
+        [
+            Prediction(material_id=m, round=1, target=name, mean=0.0, std=0.1, surrogate_version="v")
+            for m in pool.material_ids
+            for name in targets
+        ],
+    )
+    one, two, three = pool.material_ids[:3]
+    run.ledger.add_selections(
+        run.campaign_id,
+        [
+            made.selection(one, acquisition="audit", rank=1),
+            made.selection(two, acquisition="audit", rank=2, why={"answered": [GAP]}),
+            made.selection(three, acquisition="spread", rank=3),
+        ],
+    )
+    known = {name: np.full(len(pool.material_ids), 0.2) for name in targets}
+    assert surprises(run, pool, known) == {ENERGY: pytest.approx([2.0, 2.0]), GAP: pytest.approx([2.0])}
