@@ -1,17 +1,22 @@
-"""The report's plots: how far from the hull, potential against DFT, and what the DFT calculations bought."""
+"""The report's plots: how far from the hull, potential and surrogate against DFT, and what the calculations bought."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from flows.reliability import Foretold, compare
 from materials.records import RankedCandidate, Selection, Target
+from materials.targets import learned_as, spoken, unit_of
+from models.calibration import FAR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+IN_A_ROW = 3  # panels
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
 
 
@@ -36,13 +41,20 @@ def draw(
         panels.append(lambda axis: _distances(axis, distances))
     if any(_pair(row) is not None for row in rows):
         panels.append(lambda axis: _parity(axis, rows))
+    foretold = compare(rows, selections)
+    panels += [partial(_foretold, pairs=[p for p in foretold if p.target == name]) for name in _targets(foretold)]
     if selections:
         panels.append(lambda axis: _progress(axis, rows, selections, targets))
     if not panels:
         return {}
-    figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained", dpi=110)
-    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    n_rows = math.ceil(len(panels) / IN_A_ROW)
+    n_columns = math.ceil(len(panels) / n_rows)
+    figure = Figure(figsize=(5.2 * n_columns, 3.9 * n_rows), layout="constrained", dpi=110)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
         panel(axis)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})
     return {"overview.png": picture.getvalue()}
@@ -84,6 +96,38 @@ def _parity(axis: Axes, rows: Sequence[RankedCandidate]) -> None:
     axis.set_xlabel("decomposition energy by the potential (eV/atom)")
     axis.set_ylabel("by DFT (eV/atom)")
     axis.set_title(f"mean absolute difference {1000 * difference:.0f} meV/atom; orange meets all targets", fontsize=9)
+
+
+def _targets(pairs: Sequence[Foretold]) -> list[str]:
+    # Energies stand beside the potential's.
+    return sorted({pair.target for pair in pairs}, key=lambda name: (name == "band_gap", name))
+
+
+def _foretold(axis: Axes, *, pairs: Sequence[Foretold]) -> None:
+    """Draw what the surrogate said of one target before DFT did, with one standard deviation."""
+    from matplotlib.ticker import MaxNLocator
+
+    ends = [end for p in pairs for end in (p.mean - p.std, p.mean + p.std, p.answer)]
+    margin = 0.05 * (max(ends) - min(ends))
+    low, high = min(ends) - margin, max(ends) + margin
+    axis.plot([low, high], [low, high], color=GREY, linewidth=1)
+    axis.set(xlim=(low, high), ylim=(low, high))
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.yaxis.set_major_locator(MaxNLocator(5))
+    for at_random, color, who in ((False, BLUE, "chosen"), (True, ORANGE, "at random")):
+        mine = [p for p in pairs if p.at_random == at_random]
+        if mine:
+            means, stds, answers = ([getattr(p, name) for p in mine] for name in ("mean", "std", "answer"))
+            axis.errorbar(means, answers, xerr=stds, fmt="o", color=color, markersize=5, elinewidth=1, label=who)
+    for p in pairs:
+        if abs(p.surprise) > FAR:
+            axis.annotate(p.formula, (p.mean, p.answer), fontsize=7, xytext=(3, 3), textcoords="offset points")
+    inside = sum(abs(p.surprise) <= 1 for p in pairs)
+    name, unit = spoken(learned_as(pairs[0].target)), unit_of(pairs[0].target)
+    axis.set_xlabel(f"{name} as predicted before DFT ({unit})")
+    axis.set_ylabel(f"by DFT ({unit})")
+    axis.set_title(f"{inside} of {len(pairs)} within 1 σ (68 % should be)", fontsize=9)
+    axis.legend(fontsize=7, loc="best")
 
 
 def _progress(

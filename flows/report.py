@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows import reliability
 from flows.context import Run
 from flows.progress import duration
 from materials.competing import ValidationPlan
 from materials.records import Calculation, RankedCandidate, Selection, Target
+from materials.targets import spoken, unit_of
 
 TOP = 20
+TRUST = "How far to trust the predictions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Evidence:
         plans: Of what was chosen.
         relaxed: The best, relaxed with DFT, by material_id.
         names: Formulas by material_id.
+        n_answers: That the surrogate has learned from.
+        cautions: What speaks against the predictions of the next in line, in words, by material_id.
     """
 
     rows: Sequence[RankedCandidate]
@@ -32,6 +37,8 @@ class Evidence:
     plans: Sequence[ValidationPlan]
     relaxed: Mapping[str, Calculation]
     names: Mapping[str, str]
+    n_answers: int
+    cautions: Mapping[str, Sequence[str]]
 
 
 def folder(run: Run) -> Path:
@@ -71,6 +78,8 @@ def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictu
     if validated:
         parts += ["## Validated with DFT", ranked_table(validated[:TOP])]
     parts += ["## Next in line", ranked_table([row for row in evidence.rows if row.status != "validated"][:TOP])]
+    trust = reliability.section(evidence.rows, selections, evidence.n_answers, evidence.cautions)
+    parts += [f"## {TRUST}", trust] if trust else []
     if evidence.relaxed:
         parts += ["## Relaxed with DFT", "\n".join(f"- {line}" for line in _relaxed(evidence))]
     if evidence.plans:
@@ -192,9 +201,12 @@ def closing_lines(run: Run) -> list[str]:
     text = (folder(run) / "summary.md").read_text(encoding="utf-8").split("\n## ")
     sections = {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip() for part in text[1:]}
     lines = []
-    for title in ("Found", "Relaxed with DFT", "What the hull leaves out"):
-        if title in sections:
-            lines += [f"{title}:", *[f"  {line}" for line in sections[title].splitlines()]]
+    for title in ("Found", TRUST, "Relaxed with DFT", "What the hull leaves out"):
+        told = sections.get(title, "").splitlines()
+        if title == TRUST:  # its tables are too wide for a terminal
+            told = [line for line in told if line.startswith("- ")]
+        if told:
+            lines += [f"{title}:", *[f"  {line}" for line in told]]
     lines.append(f"Time: {spent_on(run.progress.seconds)}")
     lines.append(f"Report: {folder(run) / 'summary.md'}")
     lines.append(
@@ -221,8 +233,7 @@ def artifact_key(campaign_id: str) -> str:
 
 def wish(target: Target) -> str:
     """Write a target for a person."""
-    unit = "eV" if target.property == "band_gap" else "eV/atom"
-    name = target.property.replace("_per_atom", "").replace("_", " ")
+    unit, name = unit_of(target.property), spoken(target.property)
     match target.goal:
         case "near":
             return f"{name} within {target.tolerance:g} of {target.value:g} {unit}"

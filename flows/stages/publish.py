@@ -9,11 +9,11 @@ from flows import report
 from flows.context import Run
 from flows.noted import Noted
 from flows.stages.assess import Screened
-from flows.stages.choose import Pool, believe
-from flows.stages.explain import predictions
+from flows.stages.choose import Belief, Pool, believe
+from flows.stages.explain import cautions_about, predictions
 from flows.stages.validate import collect, plans, relaxed_best
 from materials.ranking import Evidence, ranked_groups, ranked_rows
-from materials.records import Calculation, Failure, Prediction
+from materials.records import Calculation, Failure, Prediction, RankedCandidate
 
 
 def publish(run: Run, screened: Screened, pool: Pool) -> int:
@@ -49,9 +49,19 @@ def publish(run: Run, screened: Screened, pool: Pool) -> int:
                 plans=validations,
                 relaxed=relaxed_best(run, screened) if run.use_dft else {},
                 names={p.material_id: p.formula for p in run.ledger.proposed(run.campaign_id, spoken_of)},
+                n_answers=min(len(posterior.observed) for posterior in belief.posteriors.values()),
+                cautions=_cautions(screened, pool, belief, noted.rows),
             ),
         )
     return changed
+
+
+def _cautions(screened: Screened, pool: Pool, belief: Belief, rows: Iterable[RankedCandidate]) -> dict[str, list[str]]:
+    """Say what speaks against the predictions of the next in line, in the table's order."""
+    row_of = pool.row_of()
+    asked = [row.material_id for row in rows if row.status == "screened" and row.material_id in row_of]
+    asked = asked[: report.TOP]
+    return dict(zip(asked, cautions_about(screened, pool, belief, [row_of[m] for m in asked]), strict=True))
 
 
 def gather_evidence(

@@ -1,7 +1,10 @@
 """The report's words and pictures."""
 
-from dataclasses import asdict
+import io
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -62,6 +65,32 @@ def test_the_same_evidence_draws_the_same_picture() -> None:
     one, two = (plots.draw([validated], [0.0], selections("a"), TARGETS)["overview.png"] for _ in range(2))
     assert one.startswith(b"\x89PNG")
     assert one == two
+
+
+def test_there_is_a_panel_more_for_what_was_predicted_before_dft_answered() -> None:
+    import matplotlib.image
+
+    validated = made.ranked("a", rank=1, fidelity="dft", decomposition_energy_mlip=-0.03, band_gap=1.4)
+    known = selections("a")
+    known[0] = replace(known[0], why={"answered": ["band_gap", "decomposition_energy_per_atom"]})
+    sizes = []
+    for picked in (known, selections("a")):
+        picture = io.BytesIO(plots.draw([validated], [0.0], picked, TARGETS)["overview.png"])
+        sizes.append(matplotlib.image.imread(picture).shape[:2])
+    # Three panels are a row; with one for each of two targets they are five in two rows.
+    assert sizes == [(429, 1716), (858, 1716)]
+
+
+def test_a_terminal_is_told_what_speaks_against_predictions_and_no_tables(tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(
+        folder=tmp_path, campaign_id="c", progress=SimpleNamespace(seconds={}), ledger=SimpleNamespace(url="u")
+    )
+    report.folder(run).mkdir(parents=True)
+    trust = f"## {report.TRUST}\n\n- check this\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+    (report.folder(run) / "summary.md").write_text(f"# made\n\n## Found\n\n- one\n\n{trust}\n")
+    lines = report.closing_lines(run)
+    assert lines[:4] == ["Found:", "  - one", f"{report.TRUST}:", "  - check this"]
+    assert not any("|" in line for line in lines)
 
 
 def test_values_are_shown_as_a_person_reads_them() -> None:
