@@ -11,7 +11,8 @@ from materials.targets import learned_as, spoken, unit_of
 from models.calibration import FAR, Calibration, calibrate, few_answers, reliability, surprises, verdict
 from models.stopping import HitRate
 
-MOST_TOLD = 10  # candidates next in line that are named with what speaks against their predictions
+MOST_TOLD = 10  # ways in which those next in line are unlike what was computed
+MOST_NAMED = 3  # of those that are unlike it in one way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,22 @@ def section(
     lines += doubts(pairs)
     if told := {material_id: words for material_id, words in cautions.items() if words}:
         lines.append(f"of the {len(cautions)} next in line, {len(told)} are unlike what was computed:")
-        lines += [f"`{m}`: {'; '.join(words)}" for m, words in list(told.items())[:MOST_TOLD]]
-        if len(told) > MOST_TOLD:
-            lines.append(f"and {len(told) - MOST_TOLD} more")
+        lines += _grouped(told)
     parts = ["\n".join(f"- {line}" for line in lines), _coverage_table(pairs), _odds_table(rows, selections)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _grouped(told: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say once what speaks against several."""
+    groups: dict[str, list[str]] = {}
+    for material_id, words in told.items():
+        groups.setdefault("; ".join(words), []).append(material_id)
+    lines = []
+    for words, ids in list(groups.items())[:MOST_TOLD]:
+        more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+        lines.append(f"{', '.join(f'`{m}`' for m in ids[:MOST_NAMED])}{more}: {words}")
+    left = sum(len(ids) for ids in list(groups.values())[MOST_TOLD:])
+    return [*lines, f"and {left} more"] if left else lines
 
 
 def doubts(pairs: Sequence[Foretold]) -> list[str]:

@@ -203,7 +203,7 @@ def closing_lines(run: Run) -> list[str]:
     lines = []
     for title in ("Found", TRUST, "Relaxed with DFT", "What the hull leaves out"):
         told = sections.get(title, "").splitlines()
-        if title == TRUST:  # its tables are too wide for a terminal
+        if title in ("Found", TRUST):  # pictures and tables are for the page
             told = [line for line in told if line.startswith("- ")]
         if told:
             lines += [f"{title}:", *[f"  {line}" for line in told]]

@@ -34,12 +34,16 @@ def nearest_answered(
         to the lower row.
     """
     answered = np.sort(answered)
-    distances = _distances(features, rows, answered)
-    order = np.argsort(distances, axis=1, kind="stable")
-    return [
-        [(int(answered[i]), float(near[i])) for i in places if answered[i] != row][:count]
-        for row, near, places in zip(rows, distances, order, strict=True)
-    ]
+    unit = median_distance(features) or 1.0
+    others = np.asarray(features[answered], dtype=np.float64)
+    found = []
+    for row in rows:
+        # Rounded, so that ties are ties on every machine.
+        distances = np.round(cdist(np.asarray(features[[row]], dtype=np.float64), others)[0] / unit, DIGITS)
+        places = np.argsort(distances, kind="stable")[: count + 1]
+        near = [(int(answered[i]), float(distances[i])) for i in places if answered[i] != row]
+        found.append(near[:count])
+    return found
 
 
 def cautions(
@@ -101,9 +105,3 @@ def _outside(what: str, unit: str, value: np.float64, others: Floats) -> Sequenc
     if low <= round(float(value), DIGITS) <= high:
         return []
     return [f"{what} {value:.3f} {unit}, outside {low:.3f} to {high:.3f} of those computed"]
-
-
-def _distances(features: NDArray[np.floating], rows: Rows, others: Rows) -> Floats:
-    """Distances in units of the pool's median, shape (r, m), rounded so that ties are ties on every machine."""
-    a, b = (np.asarray(features[part], dtype=np.float64) for part in (rows, others))
-    return np.round(cdist(a, b) / (median_distance(features) or 1.0), DIGITS)

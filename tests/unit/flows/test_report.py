@@ -87,7 +87,7 @@ def test_a_terminal_is_told_what_speaks_against_predictions_and_no_tables(tmp_pa
     )
     report.folder(run).mkdir(parents=True)
     trust = f"## {report.TRUST}\n\n- check this\n\n| a | b |\n|---|---|\n| 1 | 2 |"
-    (report.folder(run) / "summary.md").write_text(f"# made\n\n## Found\n\n- one\n\n{trust}\n")
+    (report.folder(run) / "summary.md").write_text(f"# made\n\n## Found\n\n- one\n\n![plot](plot.png)\n\n{trust}\n")
     lines = report.closing_lines(run)
     assert lines[:4] == ["Found:", "  - one", f"{report.TRUST}:", "  - check this"]
     assert not any("|" in line for line in lines)
