@@ -35,7 +35,8 @@ def reasons_of(ledger: Ledger, evidence: Record) -> list[dict[str, Any]]:
     Returns:
         For each selection its own fields, `predicted` (target -> `mean` and `std` before DFT answered), `batch` (who
         else was picked in that round), `found` (target -> `answer`, and `surprise` in standard deviations, None where
-        the answer was known before), and `dft_wall_time_s`, of this material's calculations.
+        the answer was known before), and `cost`: wall times of DFT in s, `own_s` of this material's calculations and
+        `phases_s` of the `n_phases` competing ones that nobody picked before had asked for; None before any.
     """
     computed = [c for c in evidence["calculations"] if c["fidelity"] == "dft"]
     rows = {row["campaign_id"]: row for row in evidence["rankings"]}
@@ -54,7 +55,7 @@ def reasons_of(ledger: Ledger, evidence: Record) -> list[dict[str, Any]]:
                 "predicted": predicted,
                 "batch": [s.material_id for s in others if s.material_id != evidence["material_id"]],
                 "found": _found(predicted, rows.get(campaign_id, {}), selection["why"].get("answered", ())),
-                "dft_wall_time_s": sum(c["wall_time_s"] or 0.0 for c in computed) if computed else None,
+                "cost": _cost(ledger, computed, selection["why"].get("calculations", ())),
             }
         )
     return reasons
@@ -77,9 +78,24 @@ def told(reason: Record) -> str:
     if reason["batch"]:
         lines.append(f"picked together with {', '.join(reason['batch'])}")
     lines += [f"DFT found {_answer(name, found)}" for name, found in reason["found"].items()]
-    if reason["dft_wall_time_s"] is not None:
-        lines.append(f"its own DFT took {duration(reason['dft_wall_time_s'])}")
+    if cost := reason["cost"]:
+        words = f"DFT took {duration(cost['own_s'])}"
+        if cost["n_phases"]:
+            words += f", and {duration(cost['phases_s'])} for competing phases ({cost['n_phases']}) that were new then"
+        lines.append(words)
     return "\n  ".join(lines)
+
+
+def _cost(ledger: Ledger, own: Sequence[Record], calculation_ids: Sequence[str]) -> dict[str, float] | None:
+    if not own:
+        return None
+    mine = {calculation["calculation_id"] for calculation in own}
+    phases = list(ledger.written_calculations(name for name in calculation_ids if name not in mine))
+    return {
+        "own_s": sum(calculation["wall_time_s"] or 0.0 for calculation in own),
+        "phases_s": sum(phase.wall_time_s or 0.0 for phase in phases),
+        "n_phases": len(phases),
+    }
 
 
 def _found(predicted: Record, row: Record, answered: Sequence[str]) -> dict[str, dict[str, float | None]]:

@@ -197,7 +197,8 @@ class Selection:
     `why` holds what else was known at that time, empty in a ledger that is older than it: `odds` of meeting the
     targets; `rank_by_potential`, `of` how many; `neighbours`, the nearest that DFT had answered for, with
     `material_id`, `distance` (1 is the median distance of two candidates) and `answers`; `cautions`, in words;
-    `answered`, the properties that were known of it already.
+    `answered`, the properties that were known of it already; `calculations`, the `calculation_id` of each that no
+    earlier pick asks for, its own and those of its competing phases.
     """
 
     material_id: str

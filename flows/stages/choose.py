@@ -15,7 +15,7 @@ from flows.context import Run
 from flows.reasons import pick_line
 from flows.stages.assess import Screened
 from flows.stages.explain import predictions, reasons, surprises
-from flows.stages.validate import collect
+from flows.stages.validate import collect, first_needed
 from materials.records import Selection
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
         row_of = pool.row_of()
         rows = [row_of[s.material_id] for s in selections]
         why = reasons(screened, pool, belief, _score_by_potential(run, pool), rows)
-        selections = [replace(s, why=told) for s, told in zip(selections, why, strict=True)]
+        needed = first_needed(run, screened, [s.material_id for s in selections])
+        selections = [replace(s, why=w | {"calculations": n}) for s, w, n in zip(selections, why, needed, strict=True)]
         believed = predictions(pool, belief, round_number, rows)
     with run.progress.timed("ledger"):
         run.ledger.add_predictions(run.campaign_id, believed)

@@ -41,7 +41,7 @@ def predictions(pool: Pool, belief: Belief, round_number: int, always: list[int]
 def reasons(
     screened: Screened, pool: Pool, belief: Belief, by_potential: NDArray[np.float64], rows: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Say what is known of picks before DFT answers, as `Selection.why` has it.
+    """Say what is known of picks before DFT answers, as `Selection.why` has it; `calculations` are not among it.
 
     Args:
         screened: What the potential says.

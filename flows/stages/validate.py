@@ -19,21 +19,38 @@ if TYPE_CHECKING:
 
 def plans(run: Run, screened: Screened, until: int | None = None) -> list[ValidationPlan]:
     """Plan each selection so far, or until a round: which competing phases go with it, and which are left out."""
+    chosen = run.ledger.selections(run.campaign_id, until)
+    return [_plan(run, screened, s.material_id) for s in chosen if s.material_id in screened.stabilities]
+
+
+def _plan(run: Run, screened: Screened, material_id: str) -> ValidationPlan:
     dft = run.campaign.dft
+    entries = screened.inside(run, str(screened.phase(material_id).chemsys))
+    return plan_validation(
+        entries,
+        {entry.entry_id: screened.phase(entry.entry_id).n_sites or 0 for entry in entries},
+        material_id,
+        within=dft.competing_within,
+        max_sites=dft.competing_max_sites,
+        polymorphs=dft.competing_polymorphs,
+        known=_known(run, screened, material_id),
+    )
+
+
+def first_needed(run: Run, screened: Screened, material_ids: Sequence[str]) -> list[list[str]]:
+    """Name the calculations of each pick, and of its competing phases, that none chosen before it asks for.
+
+    Args:
+        run: The campaign; what it has chosen so far comes before.
+        screened: What the potential says.
+        material_ids: The picks, in their order.
+    """
+    asked = {job.calculation_id for plan in plans(run, screened) for job in _jobs(run, screened, plan)}
     found = []
-    for selection in run.ledger.selections(run.campaign_id, until):
-        if selection.material_id in screened.stabilities:
-            entries = screened.inside(run, str(screened.phase(selection.material_id).chemsys))
-            plan = plan_validation(
-                entries,
-                {entry.entry_id: screened.phase(entry.entry_id).n_sites or 0 for entry in entries},
-                selection.material_id,
-                within=dft.competing_within,
-                max_sites=dft.competing_max_sites,
-                polymorphs=dft.competing_polymorphs,
-                known=_known(run, screened, selection.material_id),
-            )
-            found.append(plan)
+    for material_id in material_ids:
+        needed = [job.calculation_id for job in _jobs(run, screened, _plan(run, screened, material_id))]
+        found.append([calculation_id for calculation_id in needed if calculation_id not in asked])
+        asked.update(needed)
     return found
 
 

@@ -20,6 +20,7 @@ from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened
 from flows.stages.choose import _audits_due, choose, gather_pool
 from flows.stages.explain import surprises
+from flows.stages.validate import _jobs, plans
 from materials.records import Prediction
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
@@ -49,6 +50,8 @@ def said() -> list[str]:
 def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A dozen halides, each the only compound of its elements, screened with made-up energies."""
     monkeypatch.setattr("flows.stages.choose.collect", lambda *_: {})  # nobody computes gaps
+    monkeypatch.setattr("models.dft.gpaw.Gpaw.version", lambda _: "1.0")
+    monkeypatch.setattr("models.dft.gpaw.Gpaw.potentials", lambda _: "setups-1.0")
     content = {
         "name": "made",
         "sources": [{"kind": "prototypes", "roles": {"A": ["Na"], "X": ["Cl"]}}],
@@ -147,6 +150,20 @@ def test_each_pick_says_why_and_the_ledger_keeps_it(run: Run, said: list[str]) -
             assert n["answers"] == {ENERGY: pytest.approx(expected, abs=1e-4)}
         assert 0 < selection.why["odds"] < 1
         assert selection.material_id in predicted
+
+
+def test_a_calculation_is_the_first_picks_that_needs_it(run: Run) -> None:
+    screened = assess_screened(run)
+    pool = gather_pool(run, screened)
+    picks = choose(run, screened, pool, 1)
+    answer(run, screened, [s.material_id for s in picks])
+    picks += choose(run, screened, pool, 2)
+    told = [calculation for s in picks for calculation in s.why["calculations"]]
+    assert len(told) == len(set(told))
+    needed = {job.calculation_id for plan in plans(run, screened) for job in _jobs(run, screened, plan)}
+    assert set(told) == needed
+    assert len(picks[0].why["calculations"]) == 3  # its own, and both of its elements
+    assert len(told) < 3 * len(picks)
 
 
 def test_chosen_again_it_is_read_and_said_no_more(run: Run, said: list[str]) -> None:

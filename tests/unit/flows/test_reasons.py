@@ -13,6 +13,8 @@ from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
 ENERGY, GAP = "energy_above_hull", "band_gap"
+OWN = made.calculation("m1", fidelity="dft", method="gpaw-26", wall_time_s=723.0)
+PHASES = [made.calculation(name, fidelity="dft", method="gpaw-26", wall_time_s=100.0) for name in ("p", "q", "r")]
 WHY = {
     "odds": 0.4143,
     "rank_by_potential": 12,
@@ -20,6 +22,7 @@ WHY = {
     "neighbours": [{"material_id": "near", "distance": 0.31, "answers": {ENERGY: -0.02, GAP: 1.5}}],
     "cautions": ["holds Cs, which no computed candidate does"],
     "answered": [],
+    "calculations": [c.calculation_id for c in (OWN, *PHASES[:2])] + ["not computed yet"],
 }
 
 
@@ -41,8 +44,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         batch = [made.selection(name, round=2, rank=rank) for rank, name in enumerate(("m2", "m3"), start=2)]
         ledger.add_selections(campaign_id, [made.selection("m1", round=2, score=0.41, why=WHY), *batch])
         ledger.add_selections(campaign_id, [made.selection("m4", round=1)])
-        computed = made.calculation("m1", fidelity="dft", method="gpaw-26", wall_time_s=723.0, status="walltime")
-        ledger.add_calculations([computed, made.calculation("m1", wall_time_s=5.0)])
+        ledger.add_calculations([OWN, made.calculation("m1", wall_time_s=5.0), *PHASES])
         yield ledger
 
 
@@ -72,7 +74,7 @@ def test_show_tells_why(ledger: Ledger) -> None:
         "picked together with m2, m3",
         "DFT found band gap 1.000 eV: 0.4 σ below what was predicted",
         "DFT found decomposition energy 0.080 eV/atom: 2.0 σ above what was predicted",
-        "its own DFT took 12 min 03 s",
+        "DFT took 12 min 03 s, and 3 min 20 s for competing phases (2) that were new then",
     ]
 
 
@@ -82,7 +84,7 @@ def test_json_holds_the_same(ledger: Ledger) -> None:
     assert why["why"] == WHY
     assert why["predicted"] == {ENERGY: {"mean": 0.012, "std": 0.034}, GAP: {"mean": 1.2, "std": 0.5}}
     assert why["found"][ENERGY] == {"answer": 0.08, "surprise": pytest.approx((0.08 - 0.012) / 0.034)}
-    assert (why["batch"], why["dft_wall_time_s"]) == (["m2", "m3"], 723.0)
+    assert (why["batch"], why["cost"]) == (["m2", "m3"], {"own_s": 723.0, "phases_s": 200.0, "n_phases": 2})
 
 
 def test_what_is_not_known_is_not_told(ledger: Ledger) -> None:
