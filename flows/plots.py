@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flows.reliability import Foretold, compare
+from flows.reliability import AT_RANDOM, CHOSEN, FIRST, Foretold, compare
 from materials.records import RankedCandidate, Selection, Target
 from materials.targets import learned_as, spoken, unit_of
 from models.calibration import FAR
@@ -114,11 +114,11 @@ def _foretold(axis: Axes, *, pairs: Sequence[Foretold]) -> None:
     axis.set(xlim=(low, high), ylim=(low, high))
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.yaxis.set_major_locator(MaxNLocator(5))
-    for at_random, color, who in ((False, BLUE, "chosen"), (True, ORANGE, "at random")):
-        mine = [p for p in pairs if p.at_random == at_random]
+    for group, color in ((FIRST, GREY), (CHOSEN, BLUE), (AT_RANDOM, ORANGE)):
+        mine = [p for p in pairs if p.group == group]
         if mine:
             means, stds, answers = ([getattr(p, name) for p in mine] for name in ("mean", "std", "answer"))
-            axis.errorbar(means, answers, xerr=stds, fmt="o", color=color, markersize=5, elinewidth=1, label=who)
+            axis.errorbar(means, answers, xerr=stds, fmt="o", color=color, markersize=5, elinewidth=1, label=group)
     for p in pairs:
         if abs(p.surprise) > FAR:
             axis.annotate(p.formula, (p.mean, p.answer), fontsize=7, xytext=(3, 3), textcoords="offset points")

@@ -13,6 +13,7 @@ from models.stopping import HitRate
 
 MOST_TOLD = 10  # ways in which those next in line are unlike what was computed
 MOST_NAMED = 3  # of those that are unlike it in one way
+FIRST, CHOSEN, AT_RANDOM = "first round", "chosen", "at random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Foretold:
     mean: float
     std: float
     answer: float
-    at_random: bool
+    group: str  # FIRST, where nothing was learned yet and error bars were assumed; else CHOSEN or AT_RANDOM
 
     @property
     def surprise(self) -> float:
@@ -55,7 +56,7 @@ def compare(rows: Iterable[RankedCandidate], selections: Sequence[Selection]) ->
                         mean=mean,
                         std=std,
                         answer=answer,
-                        at_random=selection.acquisition == "audit",
+                        group=_group(selection),
                     )
                 )
     return found
@@ -100,13 +101,20 @@ def _grouped(told: Mapping[str, Sequence[str]]) -> list[str]:
 
 def doubts(pairs: Sequence[Foretold]) -> list[str]:
     """Name the answers that lie so far from their prediction that the calculation itself may be wrong."""
-    return [
-        f"check this calculation: {p.formula} (`{p.material_id}`), {spoken(p.target)} predicted"
+    far = sorted((p for p in pairs if abs(p.surprise) > FAR), key=lambda p: -abs(p.surprise))
+    lines = [
+        f"check this calculation: {p.formula} (`{p.material_id}`), {spoken(learned_as(p.target))} predicted"
         f" {p.mean:.3f} ± {p.std:.3f}, found {p.answer:.3f} {unit_of(p.target)}: {abs(p.surprise):.0f} σ"
         f" {'above' if p.surprise > 0 else 'below'}"
-        for p in pairs
-        if abs(p.surprise) > FAR
+        for p in far[:MOST_TOLD]
     ]
+    return [*lines, f"and {len(far) - MOST_TOLD} more"] if len(far) > MOST_TOLD else lines
+
+
+def _group(selection: Selection) -> str:
+    if selection.round == 1:
+        return FIRST
+    return AT_RANDOM if selection.acquisition == "audit" else CHOSEN
 
 
 def _answer(row: RankedCandidate, target: str) -> float | None:
@@ -117,18 +125,19 @@ def _answer(row: RankedCandidate, target: str) -> float | None:
 
 
 def _coverage_table(pairs: Sequence[Foretold]) -> str:
-    """Tell apart what was chosen, which flatters or hurts predictions, from what was picked at random."""
+    """Tell apart what was chosen for being promising, and so flatters no prediction, from what was picked at random."""
     lines = []
     for target in sorted({pair.target for pair in pairs}):
-        for who, at_random in (("chosen", False), ("at random", True)):
-            mine = [pair for pair in pairs if (pair.target, pair.at_random) == (target, at_random)]
+        for group in (FIRST, CHOSEN, AT_RANDOM):
+            mine = [pair for pair in pairs if (pair.target, pair.group) == (target, group)]
             found = calibrate([p.answer for p in mine], [p.mean for p in mine], [p.std for p in mine])
             if found is not None:
-                lines.append(_coverage_row(target, who, found))
+                lines.append(_coverage_row(target, group, found))
     if not lines:
         return ""
     heading = [
-        "Predictions made before DFT answered, beside its answers (95 % intervals in brackets):",
+        "Predictions made before DFT answered, beside its answers (95 % intervals in brackets). In the first round"
+        " nothing is learned yet: the potential's values with an assumed error bar.",
         "",
         "| predicted | picks | in 50 % interval | in 90 % interval | mean error | RMSE | σ should be × | verdict |",
         "|---|---:|---|---|---:|---:|---|---|",
@@ -154,14 +163,15 @@ def _odds_table(rows: Sequence[RankedCandidate], selections: Sequence[Selection]
     judged = [
         (selection.why["odds"], row.meets_targets)
         for selection in selections
-        if (row := by_id.get(selection.material_id)) is not None
+        if selection.round > 1
+        and (row := by_id.get(selection.material_id)) is not None
         and row.meets_targets is not None
         and "odds" in selection.why
         and all(foretold(selection, target) for target in row.predicted)
     ]
     if not judged:
         return ""
-    lines = ["Odds of meeting all targets, as predicted, beside the hits:", ""]
+    lines = ["Odds of meeting all targets, as predicted from the second round on, beside the hits:", ""]
     lines += ["| odds given | picks | hits expected | hits found |", "|---|---:|---:|---|"]
     for found in reliability([odds for odds, _ in judged], [bool(hit) for _, hit in judged]):
         seen = f"{found.seen.hits}: {_share(found.seen)}"

@@ -105,7 +105,9 @@ def reliability(odds: ArrayLike, hits: ArrayLike) -> list[OddsBin]:
 def verdict(found: Calibration) -> str:
     """Say in words whether the error bars held, as far as so many answers can tell."""
     if any(rate.high < share for share, rate in found.coverage.items()):
-        return "error bars too small: what is called 90 % sure is not"
+        return "error bars too small: fewer answers lie inside than they say"
+    if found.stretch_low > 1:
+        return "error bars hold at least as often as they say, but a few answers lie far outside"
     if any(rate.low > share for share, rate in found.coverage.items()):
         return "error bars larger than needed: predictions are better than they say"
     return f"error bars agree with what came, as far as {found.n} answers can tell"

@@ -23,8 +23,8 @@ def row(name: str, answer: float, mean: float, std: float = 0.05, **changes: Any
     )
 
 
-def pick(name: str, acquisition: str = "probability_of_all_targets", **why: Any) -> Selection:
-    return made.selection(name, acquisition=acquisition, why=why)
+def pick(name: str, acquisition: str = "probability_of_all_targets", round_number: int = 2, **why: Any) -> Selection:
+    return made.selection(name, round=round_number, acquisition=acquisition, why=why)
 
 
 def test_only_picks_that_dft_has_answered_are_compared() -> None:
@@ -34,7 +34,7 @@ def test_only_picks_that_dft_has_answered_are_compared() -> None:
         made.ranked("pending", fidelity="mlip", predicted={ENERGY: (0.0, 0.1)}),
     ]
     (found,) = compare(rows, [pick("a", "audit"), pick("pending"), pick("gone")])
-    assert (found.material_id, found.answer, found.at_random) == ("a", 0.1, True)
+    assert (found.material_id, found.answer, found.group) == ("a", 0.1, "at random")
     assert found.surprise == pytest.approx(2.0)
 
 
@@ -76,7 +76,7 @@ def test_the_section_has_the_numbers_and_the_words() -> None:
     assert chosen.startswith(
         "| decomposition energy (eV/atom), chosen | 10 | 50% (22% to 78%) | 50% (22% to 78%) | +0.06"
     )
-    assert chosen.endswith("| error bars too small: what is called 90 % sure is not |")
+    assert chosen.endswith("| error bars too small: fewer answers lie inside than they say |")
     random = next(line for line in text.splitlines() if "at random" in line)
     assert "| 4 | 0% (0% to " in random
     assert "| 0.0 to 0.1 | 4 | 0.2 | 0: 0% (0% to " in text
@@ -84,6 +84,23 @@ def test_the_section_has_the_numbers_and_the_words() -> None:
     assert "| 0.5 to 0.7 | 5 | 3.0 | 4: 80% (" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {9, 5}
+
+
+def test_the_first_round_is_told_apart_for_its_error_bars_are_assumed() -> None:
+    rows = [row(name, 0.1, 0.0, meets_targets=True) for name in ("a", "b", "c")]
+    first = [pick("a", round_number=1, odds=0.9), pick("b", "audit", round_number=1, odds=0.9)]
+    text = section(rows, [*first, pick("c", odds=0.9)], 30, {})
+    assert "first round | 2 |" in text
+    assert "chosen | 1 |" in text
+    assert "at random |" not in text
+    assert "| 0.9 to 1.0 | 1 | 0.9 | 1: " in text
+
+
+def test_of_many_answers_far_out_the_farthest_are_named() -> None:
+    rows = [row(f"m{i}", 0.3 + 0.01 * i, 0.0) for i in range(13)]
+    lines = doubts(compare(rows, [pick(f"m{i}") for i in range(13)]))
+    assert "`m12`" in lines[0]
+    assert lines[10:] == ["and 3 more"]
 
 
 def test_odds_are_not_judged_where_nothing_can_be_met_or_something_was_known() -> None:

@@ -49,6 +49,13 @@ def test_error_bars_are_judged(off_by, words):
     assert found.stretch == pytest.approx(off_by, rel=0.1)
 
 
+def test_a_few_that_lie_far_outside_are_not_hidden_by_the_many_that_lie_inside():
+    surprise = np.concatenate([np.linspace(-1, 1, 95), np.full(5, 8.0)])
+    found = calibrate(surprise * 0.1, np.zeros(100), np.full(100, 0.1))
+    assert found.coverage[0.5].low > 0.5
+    assert "far outside" in verdict(found)
+
+
 def test_few_answers_condemn_nothing():
     assert "as far as 3 answers can tell" in verdict(calibrate([0.1, 0.2, 0.4], [0, 0, 0], [0.2, 0.2, 0.2]))
 
