@@ -92,10 +92,13 @@ def cautions_about(
 
 
 def surprises(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]]:
-    """How far off predictions of randomly picked candidates were, in units of their own standard deviation."""
+    """How far off predictions of randomly picked candidates were, in units of their own standard deviation.
+
+    Those of the first round are left out: their error bars were assumed, and tell nothing of those that are learned.
+    """
     row_of = pool.row_of()
     found: dict[str, list[float]] = {name: [] for name in known}
-    audits = [s for s in run.ledger.selections(run.campaign_id) if s.acquisition == "audit"]
+    audits = [s for s in run.ledger.selections(run.campaign_id) if s.acquisition == "audit" and s.round > 1]
     for selection in audits:
         believed = run.ledger.predictions(run.campaign_id, selection.round).get(selection.material_id, {})
         for name, prediction in believed.items():

@@ -195,18 +195,20 @@ def test_only_what_was_foretold_of_random_picks_corrects_the_error_bars(run: Run
     run.ledger.add_predictions(
         run.campaign_id,
         [
-            Prediction(material_id=m, round=1, target=name, mean=0.0, std=0.1, surrogate_version="v")
+            Prediction(material_id=m, round=number, target=name, mean=0.0, std=0.1, surrogate_version="v")
             for m in pool.material_ids
             for name in targets
+            for number in (1, 2)
         ],
     )
-    one, two, three = pool.material_ids[:3]
+    one, two, three, four = pool.material_ids[:4]
     run.ledger.add_selections(
         run.campaign_id,
         [
-            made.selection(one, acquisition="audit", rank=1),
-            made.selection(two, acquisition="audit", rank=2, why={"answered": [GAP]}),
-            made.selection(three, acquisition="spread", rank=3),
+            made.selection(one, acquisition="audit", round=2, rank=1),
+            made.selection(two, acquisition="audit", round=2, rank=2, why={"answered": [GAP]}),
+            made.selection(three, acquisition="expected_improvement", round=2, rank=3),
+            made.selection(four, acquisition="audit"),  # its error bar was assumed
         ],
     )
     known = {name: np.full(len(pool.material_ids), 0.2) for name in targets}
