@@ -134,6 +134,11 @@ class Learning(Section):
         title="Audits",
         description="Share of all picks drawn at random, to calibrate by and to tell what chance finds.",
     )
+    acquisition: Literal["best_odds", "expected_improvement", "lower_confidence_bound"] = Field(
+        default="best_odds",
+        title="Acquisition",
+        description="Of a single target that only orders. best_odds: of being among the best 1 % of the pool.",
+    )
     stop_odds: float = Field(
         default=0.01,
         ge=0,
@@ -283,6 +288,8 @@ class Campaign(Section):
         for name in ("pseudopotentials", "input_set", "functional", "potcars"):
             if getattr(self.dft, name) == DFT.model_fields[name].default:
                 del content["dft"][name]
+        if self.learning.acquisition == Learning.model_fields["acquisition"].default:
+            del content["learning"]["acquisition"]
         if self.screening.potential.precision == Potential.model_fields["precision"].default:
             del content["screening"]["potential"]["precision"]
         return content

@@ -18,7 +18,8 @@ from flows.crashes import HEARTBEAT
 from flows.progress import Progress
 from flows.sources import elements_of
 from flows.stages.assess import assess_screened
-from flows.stages.choose import choose, gather_pool
+from flows.stages.choose import choose
+from flows.stages.pool import gather_pool
 from flows.stages.propose import propose
 from flows.stages.publish import publish
 from flows.stages.screen import screen

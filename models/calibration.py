@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.gaussian_process import FEWEST_TO_FIT
+from models.hyperparameters import FEWEST_TO_FIT
 from models.stopping import HitRate, hit_rate
 
 Floats = NDArray[np.float64]

@@ -6,6 +6,7 @@ has the features of its primitive cell. Nothing here is fitted: one structure ge
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.errors import InputError
+from models.electron_counting import FEATURES as ELECTRONS
+from models.electron_counting import count_electrons
 
 if TYPE_CHECKING:  # pymatgen takes a second to import
     from pymatgen.core import Structure
@@ -47,7 +50,8 @@ def describe(structures: Sequence[Structure], latents: NDArray[np.floating] | No
     Mean, standard deviation, minimum and maximum over the atoms of element properties, of the effective
     coordination number, of neighbour distances (absolute, and relative to the sum of covalent radii) and of
     differences across bonds; covariances that tell which element sits on which kind of site; volume, packing and
-    mixing. Coordination is Hoppe's effective number (doi:10.1524/zkri.1979.150.14.23).
+    mixing. Before all of them comes what shells the composition can close (`models.electron_counting`). Coordination is
+    Hoppe's effective number (doi:10.1524/zkri.1979.150.14.23).
 
     Args:
         structures: Ordered crystals, n of them.
@@ -88,7 +92,7 @@ def feature_names(n_latent: int = 0) -> tuple[str, ...]:
     statistics = [f"{statistic}_{name}" for statistic in ("mean", "std", "min", "max") for name in per_atom]
     sites = [f"{kind}_{name}" for kind in ("coordination_of", "distance_of") for name in BOND_PROPERTIES]
     latent = [f"latent_{number}" for number in range(n_latent)]
-    return (*statistics, *sites, "volume_per_atom", "packing", "n_elements", "mixing_entropy", *latent)
+    return (*ELECTRONS, *statistics, *sites, "volume_per_atom", "packing", "n_elements", "mixing_entropy", *latent)
 
 
 def _describe_chunk(structures: Sequence[Structure]) -> NDArray[np.float64]:
@@ -109,7 +113,8 @@ def _describe_chunk(structures: Sequence[Structure]) -> NDArray[np.float64]:
     owner = np.repeat(np.arange(len(counts)), counts)
     statistics = _statistics(per_atom, owner, starts, counts)
     sites = [_covariance(p, environment, owner, counts) for environment in (coordination, nearest) for p in chosen.T]
-    return np.column_stack([statistics, *sites, _whole_cell(structures, numbers)])
+    counted = [count_electrons(tuple(sorted(Counter(z.tolist()).items()))) for z in numbers]
+    return np.column_stack([np.array(counted), statistics, *sites, _whole_cell(structures, numbers)])
 
 
 def _atomic_numbers(structure: Structure) -> NDArray[np.int64]:

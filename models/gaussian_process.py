@@ -1,146 +1,144 @@
-"""One Gaussian process: its kernel, the fit of its hyperparameters, and what it then says of a large pool.
+"""One Gaussian process: its kernel, what it learned from, and what it then says of a large pool.
 
-Equations 2.25, 2.26, 4.17 and 5.8 of Rasmussen and Williams (doi:10.7551/mitpress/3206.001.0001).
+Equations 2.25, 2.26, 2.42 and 5.12 of Rasmussen and Williams (doi:10.7551/mitpress/3206.001.0001).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
 
-FEWEST_TO_FIT = 8  # below it, marginal likelihood runs to its bounds: the kernel stays as it was meant
-MOST_TO_FIT = 600  # hyperparameters hardly move beyond it, and each step of the fit costs its cube
-PRIOR_WEIGHT = 4.0  # answers that the expected spread weighs as much as
-NOISE_SHARE = 0.05  # of the variance of the residuals, where nothing is known better
-LEAST_NOISE_SHARE = 1e-3  # keeps the Cholesky factor sound in float32
+Floats = NDArray[np.floating[Any]]
+
 FLOAT64_ROWS = 50_000  # pools up to this size are predicted in double precision
 CHUNK_NUMBERS = 500_000  # covariances held at once: what fits into a cache halves the time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """amplitude² x Matérn-5/2(distance / length_scale) + noise², the distance being that of two feature vectors."""
+    """amplitude² x Matérn-5/2(distance) + noise², where each group of features has a length scale of its own.
+
+    distance² is the sum over the groups of |x - x'|² / length_scale².
+    """
 
     amplitude: float  # in units of the answer
-    length_scale: float
+    length_scales: tuple[float, ...]  # one a group
+    widths: tuple[int, ...]  # features of each group, in their order
     noise: float  # standard deviation of an answer about the process
 
-    def covariance(self, a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+    def scaled(self, features: Floats) -> Floats:
+        """Divide features by their length scales."""
+        return features / np.repeat(self.length_scales, self.widths).astype(features.dtype)
+
+    def covariance(self, a: Floats, b: Floats) -> Floats:
         """Covariance of the process, noise left out.
 
         Args:
-            a: Shape (n, k).
-            b: Shape (m, k), of the same precision.
+            a: Features, shape (n, k).
+            b: Features, shape (m, k), of the same precision.
 
         Returns:
             Shape (n, m), in units of the answer squared, of the precision of `a`.
         """
+        return self._of_scaled(self.scaled(a), self.scaled(b))
+
+    def _of_scaled(self, a: Floats, b: Floats) -> Floats:
         squared = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None, :] - 2 * a @ b.T
-        r = np.sqrt(np.maximum(squared, 0)) * a.dtype.type(math.sqrt(5) / self.length_scale)
+        r = np.sqrt(np.maximum(squared, 0)) * a.dtype.type(math.sqrt(5))
         return a.dtype.type(self.amplitude**2) * (1 + r + r**2 / 3) * np.exp(-r)
 
 
-def choose_kernel(
-    x: NDArray[np.float64],
-    residuals: NDArray[np.float64],
-    *,
-    spread: float,
-    noise: float | None,
-    seed: int,
-) -> Kernel:
-    """Choose hyperparameters: by expectation where answers are few, by marginal likelihood from eight on.
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a process is conditioned on.
 
-    Args:
-        x: Whitened features of what was answered, shape (m, k).
-        residuals: Answers less their trend, shape (m,).
-        spread: Standard deviation of residuals that is expected before any is known.
-        noise: Standard deviation of an answer's own error, if known; else it is learned.
-        seed: For the fit's second start, and for the choice among very many answers.
+    Attributes:
+        features: Shape (m, k).
+        basis: Shape (m, q): what the trend may change by, each column in units of one standard deviation of its
+            coefficient (equation 2.42).
+        residuals: Shape (m,): answers less the expected trend.
+        doubts: Shape (m,): variance of each answer beyond the kernel's noise.
     """
-    m, k = x.shape
-    square = float(np.sum(residuals**2))
-    scale = math.sqrt((PRIOR_WEIGHT * spread**2 + square) / (PRIOR_WEIGHT + m))
-    length = math.sqrt(max(k, 1))  # whitened features lie about sqrt(2 k) apart
-    if m < FEWEST_TO_FIT or np.ptp(residuals) < 1e-9 * scale:
-        own = scale * math.sqrt(NOISE_SHARE) if noise is None else noise
-        rest = math.sqrt(max(scale**2 - own**2, NOISE_SHARE * scale**2))
-        return Kernel(amplitude=rest, length_scale=length, noise=_sound(own, rest))
-    unit = math.sqrt(square / m)
-    if m > MOST_TO_FIT:
-        kept = np.sort(np.random.default_rng(seed).choice(m, MOST_TO_FIT, replace=False))
-        x, residuals = x[kept], residuals[kept]
-    share = None if noise is None else max((noise / unit) ** 2, LEAST_NOISE_SHARE)
-    variance, length, share = _fit(x, residuals / unit, length, share, seed)
-    amplitude = unit * math.sqrt(variance)
-    return Kernel(amplitude=amplitude, length_scale=length, noise=_sound(unit * math.sqrt(share), amplitude))
+
+    features: NDArray[np.float64]
+    basis: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    doubts: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.residuals)
 
 
-def _sound(noise: float, amplitude: float) -> float:
-    return max(noise, math.sqrt(LEAST_NOISE_SHARE) * amplitude)
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A Gaussian process that knows some answers."""
 
+    kernel: Kernel
+    answers: Answers
 
-def _fit(
-    x: NDArray[np.float64], y: NDArray[np.float64], length: float, share: float | None, seed: int
-) -> tuple[float, float, float]:
-    """Fit variance, length scale and noise variance of standardised residuals; a given noise `share` stays."""
-    from sklearn.exceptions import ConvergenceWarning
-    from skopt.learning import GaussianProcessRegressor
-    from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    @cached_property
+    def _lower(self) -> NDArray[np.float64]:
+        """Cholesky factor of the answers' covariance, shape (m, m)."""
+        answers = self.answers
+        covariance: NDArray[np.float64] = np.diag(self.kernel.noise**2 + answers.doubts)
+        covariance += self.kernel.covariance(answers.features, answers.features) + answers.basis @ answers.basis.T
+        return np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
 
-    shape = Matern(length_scale=length, length_scale_bounds=(0.3 * length, 20 * length), nu=2.5)
-    white = WhiteKernel(NOISE_SHARE, (LEAST_NOISE_SHARE, 1.0)) if share is None else WhiteKernel(share, "fixed")
-    regressor = GaussianProcessRegressor(
-        kernel=ConstantKernel(1.0, (0.05, 20.0)) * shape + white,
-        n_restarts_optimizer=1,
-        noise="gaussian",  # scikit-optimize then keeps the white kernel's noise apart, as `noise_`
-        random_state=seed,
-    )
-    with warnings.catch_warnings():
-        # The bounds are part of the model: a length scale that stops at one is an answer, no failure.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        regressor.fit(x, y)
-    process = regressor.kernel_.k1
-    return process.k1.constant_value, process.k2.length_scale, regressor.noise_
+    @cached_property
+    def _weights(self) -> NDArray[np.float64]:
+        return cho_solve((self._lower, True), self.answers.residuals)
 
+    def predict(self, features: Floats, basis: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and variance of the process, in chunks: a million rows need little more memory than a few.
 
-def condition(
-    features: NDArray[np.floating],
-    rows: NDArray[np.int64],
-    residuals: NDArray[np.float64],
-    kernel: Kernel,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of the process, given answers, in chunks: a million rows need little more memory than a few.
+        Args:
+            features: Shape (n, k).
+            basis: Shape (n, q).
 
-    Args:
-        features: Whitened, shape (n, k).
-        rows: Which were answered, shape (m,).
-        residuals: Their answers less the trend, shape (m,).
-        kernel: With its hyperparameters.
+        Returns:
+            Mean, to be added to the expected trend, and variance (noise left out), each of shape (n,).
+        """
+        n, m = len(features), len(self.answers)
+        mean = np.zeros(n)
+        variance = self.kernel.amplitude**2 + np.sum(np.asarray(basis, dtype=np.float64) ** 2, axis=1)
+        if not m:
+            return mean, variance
+        precision: type[np.floating[Any]] = np.float64 if n <= FLOAT64_ROWS else np.float32
+        weights = self._weights.astype(precision)
+        inverse = solve_triangular(self._lower, np.eye(m), lower=True).T.astype(precision)
+        learned = self.kernel.scaled(self.answers.features).astype(precision)
+        trends = self.answers.basis.T.astype(precision)
+        step = max(CHUNK_NUMBERS // m, 256)
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            some = self.kernel.scaled(np.asarray(features[part], dtype=precision))
+            cross = self.kernel._of_scaled(some, learned) + np.asarray(basis[part], dtype=precision) @ trends
+            mean[part] = cross @ weights
+            whitened = cross @ inverse
+            variance[part] -= np.einsum("ij,ij->i", whitened, whitened)
+        return mean, np.maximum(variance, 0.0)
 
-    Returns:
-        Mean and variance (noise left out), each of shape (n,).
-    """
-    n = len(features)
-    mean, variance = np.zeros(n), np.full(n, kernel.amplitude**2)
-    if not len(rows):
-        return mean, variance
-    precision = np.float64 if n <= FLOAT64_ROWS else np.float32
-    learned = np.asarray(features[rows], dtype=np.float64)
-    noisy = kernel.covariance(learned, learned) + kernel.noise**2 * np.eye(len(rows))
-    lower = np.linalg.cholesky(noisy)
-    weights = cho_solve((lower, True), residuals).astype(precision)
-    inverse = solve_triangular(lower, np.eye(len(rows)), lower=True).T.astype(precision)
-    learned = learned.astype(precision)
-    step = max(CHUNK_NUMBERS // len(rows), 256)
-    for start in range(0, n, step):
-        part = slice(start, start + step)
-        cross = kernel.covariance(np.asarray(features[part], dtype=precision), learned)
-        mean[part] = cross @ weights
-        whitened = cross @ inverse
-        variance[part] -= np.einsum("ij,ij->i", whitened, whitened)
-    return mean, np.maximum(variance, 0.0)
+    def coefficient(self, column: int) -> float:
+        """Likeliest coefficient of a column of the basis."""
+        return float(self.answers.basis[:, column] @ self._weights) if len(self.answers) else 0.0
+
+    def covariance(self, features: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Covariance of the process at some rows, noise left out, shape (r, r); keep it to a few thousand."""
+        answers = self.answers
+        found = self.kernel.covariance(features, features) + basis @ basis.T
+        if len(answers):
+            cross = self.kernel.covariance(answers.features, features) + answers.basis @ basis.T
+            explained = solve_triangular(self._lower, cross, lower=True)
+            found -= explained.T @ explained
+        return found
+
+    def left_out(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What it would say of each answer without it: mean, on the scale of the residuals, and variance with noise."""
+        precision = np.diag(cho_solve((self._lower, True), np.eye(len(self.answers))))
+        return self.answers.residuals - self._weights / precision, 1 / precision

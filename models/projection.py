@@ -1,4 +1,4 @@
-"""Feature table -> the few whitened coordinates in which the surrogate measures distance, frozen for a campaign."""
+"""Feature table -> the few coordinates in which the surrogate measures distance, frozen for a campaign."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from models.row_file import RowFile
 
 Rows = NDArray[np.floating] | RowFile
 MOST_COMPONENTS = 40
-LEAST_VARIANCE = 1e-6  # of a component, where a z-scored column has 1: whitening must not blow up rounding errors
+LEAST_VARIANCE = 1e-6  # of a component, where a z-scored column has 1
 FARTHEST = 10.0  # z-scores beyond it are cut: one odd cell must not set the scale of its neighbours
 CHUNK = 8192  # rows worked on together: so many are in memory a few times over
 
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """z-score, then principal components scaled to unit variance.
+    """z-score; of most columns then principal components, all scaled by one number.
+
+    The components keep their proportions: whitened ones would give noise the say that chemistry has.
 
     Attributes:
         columns: Which columns vary, shape (d_kept,).
         mean: Of those columns, shape (d_kept,).
         std: Of those columns, shape (d_kept,).
-        axes: Shape (d_kept, k): whitened components as combinations of z-scores.
+        axes: Shape (d_kept, k): components as combinations of z-scores.
+        widths: Components of each group: those kept apart, and the principal ones, whose variances are 1 on average.
         n_features: Columns that a table must have.
     """
 
@@ -35,6 +38,7 @@ class Projection:
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
     axes: NDArray[np.float64]
+    widths: tuple[int, ...]
     n_features: int
 
     def transform(self, features: Rows) -> NDArray[np.float64]:
@@ -44,7 +48,7 @@ class Projection:
             features: Shape (n, n_features); a missing number (NaN, infinity) counts as the column's mean.
 
         Returns:
-            Shape (n, k), finite; of the frozen rows each column has mean 0 and variance 1.
+            Shape (n, k), finite; of the frozen rows each column has mean 0, and each group variance 1 on average.
 
         Raises:
             InputError: The table has another number of columns than the one that was frozen.
@@ -74,14 +78,15 @@ class Projection:
         return digest.hexdigest()[:16]
 
 
-def freeze(features: Rows, *, n_components: int = MOST_COMPONENTS) -> Projection:
+def freeze(features: Rows, *, apart: int = 0, n_components: int = MOST_COMPONENTS) -> Projection:
     """Learn the projection from the pool as it is at the start of a campaign.
 
     Frozen once, so that distances, and with them what was learned, mean the same in every round.
 
     Args:
         features: Shape (n, d); columns that never vary are dropped, missing numbers (NaN, infinity) left out.
-        n_components: Components to keep at most; 40 did best in replays, with one length scale for all.
+        apart: The first so many columns are a group of their own, z-scored only.
+        n_components: Principal components to keep at most.
 
     Raises:
         InputError: The table is empty or not two-dimensional.
@@ -91,19 +96,30 @@ def freeze(features: Rows, *, n_components: int = MOST_COMPONENTS) -> Projection
     mean, std = _moments(features)
     columns = np.flatnonzero(std > 1e-9 * np.maximum(np.abs(mean), 1e-3))
     kept = {"columns": columns, "mean": mean[columns], "std": std[columns], "n_features": features.shape[1]}
-    scored = Projection(axes=np.eye(len(columns)), **kept)
+    scored = Projection(axes=np.eye(len(columns)), widths=(), **kept)
     total, outer = np.zeros(len(columns)), np.zeros((len(columns), len(columns)))
     for _, z in scored._scores(features):
         total += z.sum(axis=0)
         outer += z.T @ z
     center = total / len(features)
-    values, vectors = np.linalg.eigh(outer / len(features) - np.outer(center, center))
-    order = np.argsort(values)[::-1][:n_components]
+    first = int(np.searchsorted(columns, apart))
+    components = _components((outer / len(features) - np.outer(center, center))[first:, first:], n_components)
+    axes = np.zeros((len(columns), first + components.shape[1]))
+    axes[:first, :first] = np.eye(first)
+    axes[first:, first:] = components
+    return Projection(axes=axes, widths=(first, components.shape[1]), **kept)
+
+
+def _components(covariance: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Principal axes of z-scores, shape (d, k), scaled so that the components' variances are 1 on average."""
+    values, vectors = np.linalg.eigh(covariance)
+    order = np.argsort(values)[::-1][:most]
     order = order[values[order] > LEAST_VARIANCE]
-    axes = vectors[:, order] / np.sqrt(values[order])
-    if len(order):  # eigenvectors have no sign of their own: the largest part is made positive
-        axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(order))])
-    return Projection(axes=axes, **kept)
+    if not len(order):
+        return np.empty((len(covariance), 0))
+    axes = vectors[:, order] / np.sqrt(np.mean(values[order]))
+    # Eigenvectors have no sign of their own: the largest part is made positive.
+    return axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(order))])
 
 
 def _moments(features: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -35,10 +35,11 @@ class RelaxationSettings:
     """How far and under which constraints to relax.
 
     `cell` says what of the cell may change: all, nothing, its volume only (`fixed_shape`) or its shape only
-    (`fixed_volume`). With `positions` fixed all sites stay where they are in the cell. `pressure` is in eV/Å³, positive for compression. With `keep_symmetry` the crystal is put onto the
-    symmetry that it has within `symprec` (Å), and forces and stress are averaged over it. With `max_stress` (eV/Å³) the
-    cell is judged by that: no component of the stress that may relax, less the pressure, is larger; the virial does not
-    count. With `trajectory` the accepted steps are kept; the answer is the same.
+    (`fixed_volume`). With `positions` fixed all sites stay where they are in the cell. `pressure` is in eV/Å³, positive
+    for compression. With `keep_symmetry` the crystal is put onto the symmetry that it has within `symprec` (Å), and
+    forces and stress are averaged over it. With `max_stress` (eV/Å³) the cell is judged by that: no component of the
+    stress that may relax, less the pressure, is larger; the virial does not count. With `trajectory` the accepted steps
+    are kept; the answer is the same.
     """
 
     fmax: float = 0.05  # eV/Å

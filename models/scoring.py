@@ -1,4 +1,4 @@
-"""Several wishes, one number: the odds that a candidate meets them, and the value of asking DFT about it.
+"""Several wishes, one number: the odds that a candidate meets them.
 
 `known` holds the answers so far: for each property an array over the pool, NaN where DFT has not answered.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,6 @@ from numpy.typing import NDArray
 from materials.errors import InputError
 from materials.records import Target
 from models.acquisition import (
-    expected_improvement,
-    expected_improvement_near,
-    lower_confidence_bound,
     probability_at_least,
     probability_at_most,
     probability_near,
@@ -24,8 +22,6 @@ from models.surrogate import Posterior
 
 Floats = NDArray[np.float64]
 Known = Mapping[str, NDArray[np.float64]]
-
-KAPPA = 1.0  # standard deviations of optimism; did best in replays
 
 
 def is_threshold(target: Target) -> bool:
@@ -57,51 +53,9 @@ def score_pool(posteriors: Mapping[str, Posterior], targets: Sequence[Target], k
         posterior = posteriors[target.property]
         answers = known.get(target.property, np.full(len(score), np.nan))
         bar = None if thresholds else best_value([target], known).get(target.property)
-        odds = _odds(target, posterior, bar)
-        score *= np.where(np.isnan(answers), odds, _odds(target, _certain(posterior, answers), bar))
+        odds = odds_of(target, posterior, bar)
+        score *= np.where(np.isnan(answers), odds, odds_of(target, _certain(posterior, answers), bar))
     return score
-
-
-def acquire(
-    posteriors: Mapping[str, Posterior], targets: Sequence[Target], best: Mapping[str, float]
-) -> tuple[Floats, str]:
-    """Value of asking DFT about each candidate, and the name of the rule.
-
-    - `probability_of_all_targets`: thresholds only, or no candidate met them yet.
-    - `lower_confidence_bound`: one property to minimize or maximize and no threshold; the bound is negated (for
-      maximize: the upper bound), so that more is better.
-    - `expected_improvement`: everything else: the improvement expected of the ordering targets, each in units of
-      its scatter over the pool, times the probability of meeting the thresholds.
-
-    Args:
-        posteriors: Of each property, all over the same rows.
-        targets: At least one.
-        best: Answers to improve on, as `best_value` gives them.
-
-    Returns:
-        Values of shape (n,), more is better, and the rule.
-
-    Raises:
-        InputError: There is no target, or no belief about a target's property.
-    """
-    size = pool_size(posteriors, targets)
-    thresholds = [target for target in targets if is_threshold(target)]
-    ordering = [target for target in targets if not is_threshold(target)]
-    odds = np.ones(size)
-    for target in thresholds:
-        odds *= _odds(target, posteriors[target.property], None)
-    if thresholds and not all(target.property in best for target in ordering if target.goal != "near"):
-        ordering = []
-    if not ordering:
-        return odds, "probability_of_all_targets"
-    if not thresholds and len(ordering) == 1 and ordering[0].goal != "near":
-        posterior = posteriors[ordering[0].property]
-        mean = posterior.mean if ordering[0].goal == "minimize" else -posterior.mean
-        return -lower_confidence_bound(mean, posterior.std, KAPPA), "lower_confidence_bound"
-    gain = np.zeros(size)
-    for target in ordering:
-        gain += _gain(target, posteriors[target.property], best.get(target.property))
-    return odds * gain, "expected_improvement"
 
 
 def best_value(targets: Sequence[Target], known: Known) -> dict[str, float]:
@@ -117,7 +71,7 @@ def best_value(targets: Sequence[Target], known: Known) -> dict[str, float]:
             continue
         rows = np.flatnonzero(np.isfinite(answers) & (meets if meets is not None else True))
         if len(rows):
-            best[target.property] = float(answers[rows[np.argmin(_badness(target, answers[rows]))]])
+            best[target.property] = float(answers[rows[np.argmin(badness_of(target, answers[rows]))]])
     return best
 
 
@@ -153,8 +107,6 @@ def pool_size(posteriors: Mapping[str, Posterior], targets: Sequence[Target]) ->
 
 
 def _certain(posterior: Posterior, answers: Floats) -> Posterior:
-    from dataclasses import replace
-
     return replace(posterior, mean=np.where(np.isnan(answers), 0.0, answers), std=np.zeros(len(answers)))
 
 
@@ -170,34 +122,45 @@ def _distance_beyond(target: Target, answers: Floats) -> Floats:
     return answers - _value(target) if target.goal == "at_most" else _value(target) - answers
 
 
-def _badness(target: Target, values: Floats) -> Floats:
+def badness_of(target: Target, values: Floats) -> Floats:
     """The smaller, the better."""
     if target.goal == "near":
         return np.abs(values - _value(target))
     return -values if target.goal == "maximize" else values
 
 
-def _odds(target: Target, posterior: Posterior, bar: float | None) -> Floats:
+def odds_of(target: Target, posterior: Posterior, bar: float | None) -> Floats:
     """Probability of meeting a threshold, or for an ordering target of coming out at least as good as the bar."""
-    mean, std, value = posterior.mean, posterior.std, _value(target)
-    if target.goal == "at_most":
-        return probability_at_most(mean, std, value)
-    if target.goal == "at_least":
-        return probability_at_least(mean, std, value)
+    value = _value(target)
+    if target.goal in ("at_most", "at_least"):
+        return _between(posterior, None, value) if target.goal == "at_most" else _between(posterior, value, None)
     if target.goal == "near" and target.tolerance is not None:
-        return probability_near(mean, std, value, target.tolerance + 1e-12)
-    bar = float(np.min(_badness(target, mean))) if bar is None else float(_badness(target, np.array([bar]))[0])
-    if target.goal == "near":
-        return probability_near(mean, std, value, bar)
-    return probability_at_most(_badness(target, mean), std, bar)
+        return at_most_as_bad(target, posterior, target.tolerance + 1e-12)
+    least = np.min(badness_of(target, posterior.expected)) if bar is None else badness_of(target, np.array([bar]))[0]
+    return at_most_as_bad(target, posterior, float(least))
 
 
-def _gain(target: Target, posterior: Posterior, best: float | None) -> Floats:
-    """Expected improvement on the best, in units of the scatter over the pool."""
-    badness = _badness(target, posterior.mean)
-    bar = float(np.median(badness)) if best is None else float(_badness(target, np.array([best]))[0])
-    if target.goal == "near":
-        gain = expected_improvement_near(posterior.mean, posterior.std, _value(target), bar)
-    else:
-        gain = expected_improvement(badness, posterior.std, bar)
-    return gain / max(float(np.std(posterior.mean)), float(np.median(posterior.std)), 1e-12)
+def at_most_as_bad(target: Target, posterior: Posterior, badness: float) -> Floats:
+    """Probability of an answer that is no worse than a badness."""
+    match target.goal:
+        case "near":
+            return _between(posterior, _value(target) - badness, _value(target) + badness)
+        case "maximize":
+            return _between(posterior, -badness, None)
+        case _:
+            return _between(posterior, None, badness)
+
+
+def _between(posterior: Posterior, low: float | None, high: float | None) -> Floats:
+    """Probability of an answer from `low` to `high`; what is believed to lie below the floor lies at it."""
+    mean, std, floor = posterior.mean, posterior.std, posterior.floor
+    if floor is not None:
+        if high is not None and high < floor:
+            return np.zeros(len(mean))
+        if low is not None and low <= floor:
+            low = None
+    if low is None:
+        return np.ones(len(mean)) if high is None else probability_at_most(mean, std, high)
+    if high is None:
+        return probability_at_least(mean, std, low)
+    return probability_near(mean, std, (low + high) / 2, (high - low) / 2)

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.records import Target
-from models.scoring import Known, acquire, best_value, is_threshold, score_pool
+from models.aims import Rule, acquire, aim_at
+from models.scoring import Known, is_threshold, score_pool
 from models.surrogate import Posterior, believe, joint
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 TWIN = 0.1  # of the median distance in the pool: nearer than that, two candidates are one question
-SAMPLE = 500  # rows by which distances in the pool are judged, and that are offered to be representatives
+SAMPLE = 500  # rows by which distances in the pool are judged, and that a first batch is drawn from
 OF_ONE_GROUP = 5  # candidates of one group that compete for its place in a batch
 DIGITS = 6  # that count in a decision: the last ones change with the machine
 
@@ -26,7 +27,7 @@ class Pick:
     """One candidate of a batch.
 
     `acquisition` is the rule of `models.scoring.acquire`, or, in the first batch, `potential_ranking` and `spread`
-    (most representative of the pool), or `audit` (picked at random). `score` is what the rule gave it: for
+    (over the pool), or `audit` (picked at random). `score` is what the rule gave it: for
     `spread` and `audit` the probability of meeting all targets.
     """
 
@@ -48,6 +49,7 @@ def select_batch(
     potential_score: Floats | None = None,
     groups: NDArray[np.int64] | None = None,
     n_audits: int = 0,
+    rule: Rule = "best_odds",
 ) -> list[Pick]:
     """Choose the next batch.
 
@@ -69,6 +71,7 @@ def select_batch(
             probability of meeting the targets as the priors have it.
         groups: Number of each row's composition, shape (n,): a batch holds one of a group, unless none else is left.
         n_audits: How many of `size` are picked at random.
+        rule: The acquisition for a single target that only orders.
 
     Raises:
         InputError: There is no target, or no belief about a target's property.
@@ -87,7 +90,7 @@ def select_batch(
     )
     wanted = min(size, len(free)) - len(audits)
     if len(pool.answered):
-        picks = _by_acquisition(pool, posteriors, targets, known, wanted, audits)
+        picks = _by_acquisition(pool, posteriors, targets, known, wanted, audits, rule)
     else:
         ranking = score if potential_score is None else _rounded(potential_score)
         ranking = np.where(np.isfinite(ranking), ranking, -np.inf)
@@ -138,12 +141,14 @@ def _by_acquisition(
     known: Known,
     size: int,
     pending: Rows,
+    rule: Rule,
 ) -> list[Pick]:
-    best = best_value(targets, known)
-    values, rule = acquire(posteriors, targets, best)
+    aim = aim_at(posteriors, targets, known, rule)
+    values = acquire(posteriors, targets, aim)
     short = np.concatenate([pool.shortlist(values, 30 * size + 200), pending])
     # The hits expected of a batch are the sum of its odds, whatever hangs together: nothing to update there.
-    names = set() if rule == "probability_of_all_targets" else {target.property for target in targets}
+    counted = aim.rule in ("probability_of_all_targets", "best_odds")
+    names = set() if counted else {target.property for target in targets}
     joints = {name: joint(posteriors[name], pool.features, short) for name in sorted(names)}
     taken = list(range(len(short) - len(pending), len(short)))
     for place in taken:
@@ -153,9 +158,9 @@ def _by_acquisition(
     while len(picks) < size:
         if joints:
             beliefs = {name: _restricted(posteriors[name], short, *both) for name, both in joints.items()}
-            values, rule = acquire(beliefs, targets, best)
+            values = acquire(beliefs, targets, aim)
         place = _best(pool, short, _rounded(values), taken)
-        picks.append(Pick(index=int(short[place]), acquisition=rule, score=float(values[place])))
+        picks.append(Pick(index=int(short[place]), acquisition=aim.rule, score=float(values[place])))
         taken.append(place)
         joints = {name: (believe(*both, place), both[1]) for name, both in joints.items()}
     return picks
@@ -192,32 +197,30 @@ def _by_potential(pool: _Pool, ranking: Floats, size: int, pending: Rows) -> lis
 def _spread(
     pool: _Pool, score: Floats, likely: Floats, size: int, taken: Sequence[int], rng: np.random.Generator
 ) -> list[Pick]:
-    """Medoids: each the row that brings the likelier rows nearest to what will be known."""
+    """Rows drawn by their squared distance to what is known or picked, as k-means++ (doi:10.5555/1283383.1283494)."""
     rows = np.setdiff1d(pool.free, taken)
     worthy = rows[likely[rows] >= 0.5 * np.max(likely[rows], initial=0.0)]
     if len(np.unique(pool.groups[worthy])) < size:
         worthy = rows
     sample = np.sort(rng.choice(worthy, min(SAMPLE, len(worthy)), replace=False))
-    between = _distances(pool.rows(sample), pool.rows(sample))
     others = [*pool.answered, *taken]
-    near = _distances(pool.rows(sample), pool.rows(others)).min(axis=1) if others else np.full(len(sample), np.inf)
-    near = np.minimum(near, between.max(initial=0.0))
+    near = _distances(pool.rows(sample), pool.rows(others)).min(axis=1) if others else np.ones(len(sample))
     chosen: list[int] = []
-    picks = []
     for _ in range(size):
-        left = np.minimum(near[:, None], between).mean(axis=0)
-        values = -_rounded(left)
-        gone = np.searchsorted(sample, chosen)
-        allowed = pool.apart(sample, [*taken, *chosen])
-        allowed[gone] = False
-        if not allowed.any():
-            allowed = ~np.isin(sample, chosen)
-        places = np.flatnonzero(allowed)
-        place = int(places[np.argmax(values[places])])
+        left = ~np.isin(sample, chosen)
+        allowed = left & pool.apart(sample, [*taken, *chosen])
+        weights = np.where(allowed if allowed.any() else left, _rounded(near) ** 2, 0.0)
+        if not weights.any():
+            weights = left.astype(np.float64)
+        place = int(rng.choice(len(sample), p=weights / np.sum(weights)))
         chosen.append(int(sample[place]))
-        near = np.minimum(near, between[:, place])
-        picks.append(Pick(index=chosen[-1], acquisition="spread", score=float(score[chosen[-1]])))
-    return picks
+        near = np.minimum(near, _distances(pool.rows(sample), pool.rows([chosen[-1]]))[:, 0])
+    return [Pick(index=row, acquisition="spread", score=float(score[row])) for row in chosen]
+
+
+def audits_due(before: int, size: int, share: float) -> int:
+    """Audits of a batch of `size` after `before` picks, so that in all they are `share` of the picks, rounded down."""
+    return int(share * (before + size) + 1e-9) - int(share * before + 1e-9)
 
 
 def _audits(shuffled: Rows, groups: NDArray[np.int64], size: int) -> Rows:

@@ -2,22 +2,25 @@
 
     answer = center + slope x prior + Gaussian process(features) + noise
 
-The prior is what the potential says of the same quantity (or of a related one); the process learns the rest. All
-functions are pure: the same arrays and seed give the same numbers.
+The prior is what the potential says of the same quantity (or of a related one); the process learns the rest. Level and
+slope are uncertain too, and what is uncertain about them is part of each standard deviation. All functions are pure:
+the same arrays and seed give the same numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import solve_triangular
 
 from materials.errors import InputError
-from models.gaussian_process import PRIOR_WEIGHT, Kernel, choose_kernel, condition
+from models.conditioning import Floor, learn
+from models.gaussian_process import Answers, Kernel, Process
+from models.hyperparameters import PRIOR_WEIGHT, choose_kernel
 
 MOST_TO_KNOW = 4000  # answers that a posterior rests on; beyond it a seeded choice of them
 SLOPE_SPREAD = 0.5  # how far from its expected value the slope of the prior may well lie
@@ -31,17 +34,33 @@ class Posterior:
         mean: Shape (n,), in units of the answer.
         std: Shape (n,), of the answer that DFT will give: the noise is included.
         version: Hash of all that it was computed from.
-        kernel: The process with its hyperparameters.
+        process: The Gaussian process, with its hyperparameters and what it learned from.
+        basis: Shape (n, q), of the process's trend.
         observed: Rows that were learned from, shape (m,).
+        suspicious: Those of them whose answer is far off what all others say of it.
         slope: How strongly the prior counts.
+        floor: Value below which an answer cannot lie (a gap below 0): beliefs below it mean an answer at it.
     """
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
     version: str
-    kernel: Kernel
+    process: Process
+    basis: NDArray[np.float64]
     observed: NDArray[np.int64]
+    suspicious: NDArray[np.int64]
     slope: float
+    floor: float | None = None
+
+    @property
+    def kernel(self) -> Kernel:
+        """The process's hyperparameters."""
+        return self.process.kernel
+
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """Likeliest answer of each row, shape (n,): the mean, or the floor where that lies below it."""
+        return self.mean if self.floor is None else np.maximum(self.mean, self.floor)
 
 
 def predict(
@@ -49,29 +68,38 @@ def predict(
     *,
     observed: ArrayLike,
     answers: ArrayLike,
+    widths: Sequence[int] | None = None,
     prior: NDArray[np.floating] | None = None,
     prior_slope_towards: float = 1.0,
     center: float = 0.0,
     spread: float = 1.0,
     noise: float | None = None,
+    floor: float | None = None,
+    kinds: ArrayLike | None = None,
     seed: int = 0,
 ) -> Posterior:
     """Predict a DFT answer for every row of the pool.
 
-    Without any answer the result is the prior (or `center`) with a standard deviation of `spread`. Up to seven
-    answers shift, scale and localise it with the kernel's shape kept; from eight on, scikit-optimize's
-    `GaussianProcessRegressor` fits length scale, amplitude and noise by marginal likelihood.
+    Without any answer the result is the prior (or `center`) with a standard deviation of `spread` and what the doubt
+    about the prior's slope adds. Up to seven answers shift, scale and localise it with the kernel's shape kept; from
+    eight on hyperparameters are fitted.
 
     Args:
-        features: Whitened features from `Projection.transform`, shape (n, k).
+        features: From `Projection.transform`, shape (n, k): columns that vary by about 1.
         observed: Rows whose answer is known, shape (m,); a row may come twice.
         answers: Their answers, shape (m,); those that are not finite (failed calculations) are left out.
+        widths: Numbers of columns that share a length scale, in their order; None: all columns share one.
         prior: The potential's value of each row, shape (n,); None where it has no say, NaN where it has none.
         prior_slope_towards: 1 where the prior is the same quantity, 0 where it is another one.
         center: What answer minus prior (or the answer, without prior) is expected to be before any is known.
-        spread: Standard deviation about it that is expected before any is known; > 0.
+        spread: Standard deviation about it that is expected before any is known, half of whose variance all rows have
+            in common; > 0.
         noise: Standard deviation of an answer's own error, if known; else it is learned.
-        seed: For the fit's second start, and for the choice among very many answers.
+        floor: Value that answers cannot be below; those at it say only that the process is there or lower (a Tobit
+            model, doi:10.2307/1907382).
+        kinds: Kind of each answer, shape (m,): 0 is what is to be predicted; each other kind (a quicker preset, another
+            code) has an offset and a noise of its own, which are learned.
+        seed: For the choice among very many answers.
 
     Raises:
         InputError: Shapes do not fit, a row does not exist, features are not finite, or `spread` or `noise` is not
@@ -79,23 +107,42 @@ def predict(
     """
     if not spread > 0 or (noise is not None and not noise > 0):
         raise InputError(f"spread {spread} and noise {noise} are standard deviations: they must be above 0.")
-    rows, known = _answered(features, observed, answers, prior)
-    version = _version(features, rows, known, prior, (prior_slope_towards, center, spread, noise, seed))
+    rows, known, of_kind = _answered(features, observed, answers, prior, kinds)
+    groups = tuple(width for width in ((features.shape[1],) if widths is None else widths) if width)
+    if sum(groups) != features.shape[1]:
+        raise InputError(f"widths {groups} add up to {sum(groups)}, but there are {features.shape[1]} features.")
+    settings = (prior_slope_towards, center, spread, noise, floor, *groups, seed)
+    version = _version(features, rows, known, of_kind, prior, settings)
     if len(rows) > MOST_TO_KNOW:
         kept = np.sort(np.random.default_rng(seed).choice(len(rows), MOST_TO_KNOW, replace=False))
-        rows, known = rows[kept], known[kept]
-    trend, slope, doubt = _trend(prior, len(features), rows, known, prior_slope_towards, center, spread)
-    residuals = known - trend[rows]
-    learned = np.asarray(features[rows], dtype=np.float64)
-    kernel = choose_kernel(learned, residuals, spread=spread, noise=noise, seed=seed)
-    mean, variance = condition(features, rows, residuals, kernel)
+        rows, known, of_kind = rows[kept], known[kept], of_kind[kept]
+    half = spread / math.sqrt(2)  # of what is expected, in variance: the level's doubt, and that about single ones
+    trend = _trend(prior, len(features), prior_slope_towards, center, half)
+    others = np.setdiff1d(of_kind, [0])
+    learned = Answers(
+        features=np.asarray(features[rows], dtype=np.float64),
+        basis=np.hstack([trend.basis[rows], half * (of_kind[:, None] == others[None, :])]),
+        residuals=known - trend.expected[rows],
+        doubts=trend.doubts[rows],
+    )
+    process, suspicious = learn(
+        learned,
+        of_kind,
+        None if floor is None else Floor(at=known <= floor + 1e-9, residuals=floor - trend.expected[rows]),
+        lambda answers: choose_kernel(answers, groups, spread=half, noise=noise, seed=seed),
+    )
+    basis = np.hstack([trend.basis, np.zeros((len(features), len(others)))])
+    mean, variance = process.predict(features, basis)
     return Posterior(
-        mean=trend + mean,
-        std=np.sqrt(variance + doubt + kernel.noise**2),
+        mean=trend.expected + mean,
+        std=np.sqrt(variance + trend.doubts + process.kernel.noise**2),
         version=version,
-        kernel=kernel,
+        process=process,
+        basis=basis,
         observed=rows,
-        slope=slope,
+        suspicious=rows[suspicious],
+        slope=trend.slope(process),
+        floor=floor,
     )
 
 
@@ -113,16 +160,10 @@ def joint(
         Covariance of the process without noise, shape (r, r), and variance of each answer's noise, shape (r,), both
         scaled so that together they give `posterior.std`.
     """
-    kernel = posterior.kernel
-    shortlist, learned = (np.asarray(features[part], dtype=np.float64) for part in (rows, posterior.observed))
-    covariance = kernel.covariance(shortlist, shortlist)
-    if len(learned):
-        noisy = kernel.covariance(learned, learned) + kernel.noise**2 * np.eye(len(learned))
-        explained = solve_triangular(np.linalg.cholesky(noisy), kernel.covariance(learned, shortlist), lower=True)
-        covariance -= explained.T @ explained
-    variance = np.maximum(np.diag(covariance), 0.0)
-    scale = posterior.std[rows] / np.sqrt(variance + kernel.noise**2)
-    return covariance * np.outer(scale, scale), (scale * kernel.noise) ** 2
+    covariance = posterior.process.covariance(np.asarray(features[rows], dtype=np.float64), posterior.basis[rows])
+    noise = posterior.kernel.noise
+    scale = posterior.std[rows] / np.sqrt(np.maximum(np.diag(covariance), 0.0) + noise**2)
+    return covariance * np.outer(scale, scale), (scale * noise) ** 2
 
 
 def believe(covariance: NDArray[np.float64], noise: NDArray[np.float64], pick: int) -> NDArray[np.float64]:
@@ -145,7 +186,7 @@ def recalibrated(posterior: Posterior, surprises: ArrayLike) -> Posterior:
 
     Args:
         posterior: To be rescaled.
-        surprises: (answer - mean) / std of predictions made before the answer was known, best of candidates that
+        surprises: (answer - expected) / std of predictions made before the answer was known, best of candidates that
             were picked at random; those that are not finite are left out.
     """
     z = np.asarray(surprises, dtype=np.float64)
@@ -156,14 +197,21 @@ def recalibrated(posterior: Posterior, surprises: ArrayLike) -> Posterior:
 
 
 def _answered(
-    features: NDArray[np.floating], observed: ArrayLike, answers: ArrayLike, prior: NDArray[np.floating] | None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Rows that have an answer, and the answers."""
+    features: NDArray[np.floating],
+    observed: ArrayLike,
+    answers: ArrayLike,
+    prior: NDArray[np.floating] | None,
+    kinds: ArrayLike | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Rows that have an answer, the answers, and their kinds."""
     rows = np.asarray(observed, dtype=np.int64).reshape(-1)
     known = np.asarray(answers, dtype=np.float64).reshape(-1)
+    of_kind = np.zeros(len(rows), dtype=np.int64) if kinds is None else np.asarray(kinds, dtype=np.int64).reshape(-1)
     n = len(features)
-    if rows.shape != known.shape:
-        raise InputError(f"{rows.size} observed rows but {known.size} answers; give one answer for each row.")
+    if rows.shape != known.shape or rows.shape != of_kind.shape:
+        raise InputError(
+            f"{rows.size} observed rows but {known.size} answers of {of_kind.size} kinds; give one answer for each row."
+        )
     if rows.size and (rows.min() < 0 or rows.max() >= n):
         raise InputError(f"observed rows {rows.min()} to {rows.max()} in a pool of {n}; rows count from 0 to {n - 1}.")
     if prior is not None and prior.shape != (n,):
@@ -171,45 +219,55 @@ def _answered(
     if not np.isfinite(features).all():
         raise InputError("features hold NaN or infinity; pass them through `freeze(...).transform` first.")
     finite = np.isfinite(known)
-    return rows[finite], known[finite]
+    return rows[finite], known[finite], of_kind[finite]
 
 
-def _trend(
-    prior: NDArray[np.floating] | None,
-    n: int,
-    rows: NDArray[np.int64],
-    known: NDArray[np.float64],
-    towards: float,
-    center: float,
-    spread: float,
-) -> tuple[NDArray[np.float64], float, NDArray[np.float64] | float]:
-    """Line of answers against prior by ridge regression, its slope, and the variance added where no prior is."""
+@dataclass(frozen=True, kw_only=True)
+class _Trend:
+    """What is expected without the process, and how it may be off."""
+
+    expected: NDArray[np.float64]  # (n,)
+    basis: NDArray[np.float64]  # (n, 1 or 2): level, and slope of the prior, each times its spread
+    doubts: NDArray[np.float64]  # (n,): variance added where no prior is
+    towards: float
+    slope_spread: float
+
+    def slope(self, process: Process) -> float:
+        """What the answers made of the slope."""
+        if self.basis.shape[1] == 1:
+            return 0.0
+        return self.towards + self.slope_spread * process.coefficient(1)
+
+
+def _trend(prior: NDArray[np.floating] | None, n: int, towards: float, center: float, spread: float) -> _Trend:
     finite = np.zeros(0, dtype=bool) if prior is None else np.isfinite(prior)
+    level = np.full((n, 1), spread)
     if prior is None or not finite.any():
-        return np.full(n, center + float(np.sum(known - center)) / (len(known) + 1)), 0.0, 0.0
-    filled = np.where(finite, prior, np.mean(prior[finite]))
-    scale = max(float(np.std(prior[finite])), 1e-12)
-    slope = towards
-    if len(rows) > 1:
-        x = filled[rows] - np.mean(filled[rows])
-        # A slope towards 0 is in units of answer per unit of prior, of which only the scales are known.
-        ridge = (scale if towards == 0 else spread) ** 2 / SLOPE_SPREAD**2
-        slope = float((x @ (known - np.mean(known)) + ridge * towards) / (x @ x + ridge))
-    level = center + slope * (filled - np.mean(filled)) + towards * np.mean(filled)
-    # The level is believed less than the slope: as much as one answer.
-    level += float(np.sum(known - level[rows])) / (len(rows) + 1)
-    return level, slope, np.where(finite, 0.0, (slope * scale) ** 2)
+        nothing = np.zeros(n)
+        return _Trend(expected=nothing + center, basis=level, doubts=nothing, towards=0.0, slope_spread=0.0)
+    middle, scale = float(np.mean(prior[finite])), max(float(np.std(prior[finite])), 1e-12)
+    filled = np.where(finite, prior, middle)
+    # A slope towards 0 is in units of answer per unit of prior, of which only the scales are known.
+    slope_spread = SLOPE_SPREAD if towards else spread / scale
+    return _Trend(
+        expected=center + towards * filled,
+        basis=np.hstack([level, slope_spread * (filled - middle)[:, None]]),
+        doubts=np.where(finite, 0.0, max(towards, slope_spread) ** 2 * scale**2),
+        towards=towards,
+        slope_spread=slope_spread,
+    )
 
 
 def _version(
     features: NDArray[np.floating],
     rows: NDArray[np.int64],
     known: NDArray[np.float64],
+    of_kind: NDArray[np.int64],
     prior: NDArray[np.floating] | None,
     settings: tuple[float | None, ...],
 ) -> str:
     learned = np.round(np.asarray(features[rows], dtype=np.float64), 6) + 0.0  # no -0: it has other bytes
-    digest = hashlib.sha256(repr(("matern52-1", features.shape, settings)).encode())
-    for part in (rows, np.round(known, 9), learned, *(() if prior is None else (np.round(prior, 9),))):
+    digest = hashlib.sha256(repr(("matern52-2", features.shape, settings)).encode())
+    for part in (rows, np.round(known, 9), of_kind, learned, *(() if prior is None else (np.round(prior, 9),))):
         digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()[:16]

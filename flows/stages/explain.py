@@ -14,7 +14,8 @@ from materials.records import Prediction, Selection
 from materials.targets import DIGITS
 
 if TYPE_CHECKING:
-    from flows.stages.choose import Belief, Pool
+    from flows.stages.choose import Belief
+    from flows.stages.pool import Pool
 
 MOST_PREDICTIONS = 5_000  # kept of a round: the likeliest ones; a million rows a round would tell nobody more
 NEIGHBOURS = 3  # of a pick that are told
@@ -29,7 +30,7 @@ def predictions(pool: Pool, belief: Belief, round_number: int, always: list[int]
             material_id=pool.material_ids[row],
             round=round_number,
             target=name,
-            mean=float(posterior.mean[row]),
+            mean=float(posterior.expected[row]),
             std=float(posterior.std[row]),
             surrogate_version=posterior.version,
         )
@@ -96,6 +97,8 @@ def surprises(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]]) ->
 
     Those of the first round are left out: their error bars were assumed, and tell nothing of those that are learned.
     """
+    from models.learning import surprise
+
     row_of = pool.row_of()
     found: dict[str, list[float]] = {name: [] for name in known}
     audits = [s for s in run.ledger.selections(run.campaign_id) if s.acquisition == "audit" and s.round > 1]
@@ -104,7 +107,7 @@ def surprises(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]]) ->
         for name, prediction in believed.items():
             if selection.material_id in row_of and foretold(selection, name):
                 answer = known[name][row_of[selection.material_id]]
-                found[name].append((answer - prediction.mean) / prediction.std)
+                found[name].append(surprise(name, answer, prediction.mean, prediction.std))
     return found
 
 

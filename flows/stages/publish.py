@@ -9,8 +9,9 @@ from flows import report
 from flows.context import Run
 from flows.noted import Noted
 from flows.stages.assess import Screened
-from flows.stages.choose import Belief, Pool, believe
+from flows.stages.choose import Belief, believe
 from flows.stages.explain import cautions_about, predictions
+from flows.stages.pool import Pool
 from flows.stages.validate import collect, plans, relaxed_best
 from materials.ranking import Evidence, ranked_groups, ranked_rows
 from materials.records import Calculation, Failure, Prediction, RankedCandidate

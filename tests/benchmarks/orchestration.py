@@ -42,7 +42,8 @@ from flows.load import load_campaign
 from flows.loop import Request, opened
 from flows.progress import Progress
 from flows.stages.assess import assess_screened
-from flows.stages.choose import choose, gather_pool
+from flows.stages.choose import choose
+from flows.stages.pool import gather_pool
 from flows.stages.propose import propose
 from flows.stages.publish import publish
 from flows.stages.screen import screen

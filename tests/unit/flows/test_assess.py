@@ -15,7 +15,7 @@ from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
 from flows.stages.assess import assess_screened, assess_validated
-from flows.stages.choose import gather_pool
+from flows.stages.pool import gather_pool
 from flows.stages.propose import _named_as_kept
 from flows.stages.publish import publish
 from materials.records import Calculation
@@ -106,7 +106,7 @@ def test_without_dft_nobody_is_described_and_the_table_is_the_same(run: Run, mon
     assert plain.features.shape == (2, 0)
     publish(run, found, plain)
     before = run.ledger.ranked(run.campaign_id)
-    monkeypatch.setattr("flows.stages.choose._learns", lambda _: True)
+    monkeypatch.setattr("flows.stages.pool._learns", lambda _: True)
     described = gather_pool(run, found)
     assert described.features.shape[1] > 0
     assert np.isfinite(described.features).all()
@@ -116,9 +116,9 @@ def test_without_dft_nobody_is_described_and_the_table_is_the_same(run: Run, mon
 
 def test_latent_vectors_count_only_where_everybody_has_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     screened(run)
-    monkeypatch.setattr("flows.stages.choose._learns", lambda _: True)
+    monkeypatch.setattr("flows.stages.pool._learns", lambda _: True)
     seen = []
-    monkeypatch.setattr("models.projection.freeze", lambda rows: seen.append(rows.shape) or freeze(rows))
+    monkeypatch.setattr("models.projection.freeze", lambda rows, apart: seen.append(rows.shape) or freeze(rows))
     gather_pool(run, assess_screened(run))
     bare = Structure(Lattice.cubic(3.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) * (1, 1, 2)
     bare.translate_sites([0], [0, 0, 0.1])

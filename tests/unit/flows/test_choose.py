@@ -18,11 +18,13 @@ from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened
-from flows.stages.choose import _audits_due, choose, gather_pool
+from flows.stages.choose import choose
 from flows.stages.explain import surprises
+from flows.stages.pool import gather_pool
 from flows.stages.validate import _jobs, plans
 from materials.records import Prediction
 from materials.store.ledger import Ledger
+from models.selection import audits_due
 from tests.unit.materials import made_records as made
 
 ENERGY, GAP = "decomposition_energy_per_atom", "band_gap"
@@ -34,7 +36,7 @@ LATER = "Rb"  # DFT answers for no compound of it
 def test_audits_add_up_to_their_share(share: float, batches: list[int]) -> None:
     before = audits = 0
     for size in batches:
-        due = _audits_due(before, size, share)
+        due = audits_due(before, size, share)
         assert 0 <= due <= size
         audits += due
         before += size
@@ -120,7 +122,7 @@ def test_each_pick_says_why_and_the_ledger_keeps_it(run: Run, said: list[str]) -
     screened = assess_screened(run)
     # Whitened over all of its dimensions, a pool of twelve has one distance only.
     features = np.random.default_rng(1).standard_normal((12, 3))
-    pool = replace(gather_pool(run, screened), features=features)
+    pool = replace(gather_pool(run, screened), features=features, widths=(features.shape[1],))
     by_potential = sorted(pool.material_ids, key=lambda m: screened.stabilities[m].decomposition_energy_per_atom)
     first = choose(run, screened, pool, 1)
     assert len(first) == 4

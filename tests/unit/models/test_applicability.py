@@ -6,21 +6,14 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
 from models.applicability import cautions, nearest_answered
-from models.gaussian_process import FEWEST_TO_FIT, Kernel
-from models.surrogate import Posterior
+from models.hyperparameters import FEWEST_TO_FIT
+from tests.unit.models.made_beliefs import belief
 
 ENERGY = "decomposition_energy_per_atom"
 
 
 def posterior(means):
-    return Posterior(
-        mean=np.array(means, dtype=float),
-        std=np.ones(len(means)),
-        version="made up",
-        kernel=Kernel(amplitude=1.0, length_scale=1.0, noise=0.1),
-        observed=np.arange(0),
-        slope=1.0,
-    )
+    return belief(means, np.ones(len(means)))
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 40), k=st.integers(1, 6), count=st.integers(1, 4))

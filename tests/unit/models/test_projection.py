@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
+from sklearn.decomposition import PCA
 
 from materials.errors import InputError
 from models.projection import freeze
@@ -13,12 +15,30 @@ def table():
     return np.hstack([mixed, np.full((300, 1), 7.0)])
 
 
-def test_components_are_white_and_as_many_as_vary(table):
-    projected = freeze(table).transform(table)
+def test_distances_are_those_of_z_scores_up_to_one_number(table):
+    frozen = freeze(table)
+    projected = frozen.transform(table)
     assert projected.shape == (300, 6)
-    np.testing.assert_allclose(np.cov(projected.T, bias=True), np.eye(6), atol=1e-6)
+    assert frozen.widths == (0, 6)
+    z = (table - table.mean(axis=0))[:, :50] / table.std(axis=0)[:50]
+    ratio = pdist(projected) / pdist(z)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
     np.testing.assert_allclose(projected.mean(axis=0), 0, atol=1e-9)
-    assert freeze(table, n_components=3).transform(table).shape == (300, 3)
+    assert projected.var(axis=0).mean() == pytest.approx(1)
+    theirs = PCA(3).fit_transform(z)
+    ours = freeze(table, n_components=3).transform(table)
+    np.testing.assert_allclose(np.abs(np.corrcoef(ours.T, theirs.T)[:3, 3:]), np.eye(3), atol=1e-6)
+
+
+def test_columns_kept_apart_are_z_scores(table):
+    frozen = freeze(table, apart=3)
+    projected = frozen.transform(table)
+    assert frozen.widths == (3, 6)
+    np.testing.assert_allclose(projected[:, :3], (table - table.mean(axis=0))[:, :3] / table.std(axis=0)[:3])
+    rest = table[:, 3:]
+    np.testing.assert_allclose(projected[:, 3:], freeze(rest).transform(rest), atol=1e-9)
+    constant = np.hstack([np.ones((300, 1)), table])
+    assert freeze(constant, apart=2).widths == (1, 6)
 
 
 def test_what_is_frozen_does_not_move_with_the_rows_it_is_asked_about(table):

@@ -4,23 +4,12 @@ from scipy.stats import norm
 
 from materials.errors import InputError
 from materials.records import Target
-from models.gaussian_process import Kernel
-from models.scoring import acquire, best_value, score_pool
-from models.surrogate import Posterior
+from models.aims import acquire, aim_at
+from models.scoring import best_value, score_pool
+from tests.unit.models.made_beliefs import belief
 
 STABLE = Target(property="energy", goal="at_most", value=0.05)
 GAP = Target(property="gap", goal="near", value=1.3, tolerance=0.3)
-
-
-def belief(mean, std):
-    return Posterior(
-        mean=np.array(mean, dtype=float),
-        std=np.array(std, dtype=float),
-        version="made up",
-        kernel=Kernel(amplitude=1.0, length_scale=1.0, noise=0.1),
-        observed=np.empty(0, dtype=np.int64),
-        slope=1.0,
-    )
 
 
 POSTERIORS = {"energy": belief([0.0, 0.1, 0.0], [0.1, 0.1, 0.05]), "gap": belief([1.3, 1.3, 3.0], [0.5, 0.5, 0.5])}
@@ -54,10 +43,12 @@ def test_at_least_and_maximize_are_the_mirror_of_at_most_and_minimize():
             np.testing.assert_allclose(
                 score_pool(POSTERIORS, [one], known), score_pool(mirrored, [other], against), atol=1e-12
             )
-            np.testing.assert_allclose(
-                acquire(POSTERIORS, [one], best_value([one], known))[0],
-                acquire(mirrored, [other], best_value([other], against))[0],
-            )
+            for rule in ("best_odds", "expected_improvement", "lower_confidence_bound"):
+                np.testing.assert_allclose(
+                    acquire(POSTERIORS, [one], aim_at(POSTERIORS, [one], known, rule)),
+                    acquire(mirrored, [other], aim_at(mirrored, [other], against, rule)),
+                    atol=1e-9,
+                )
 
 
 def test_targets_that_only_order_leave_the_score_to_the_thresholds():
@@ -81,10 +72,10 @@ def test_the_best_is_the_best_of_those_that_meet_the_thresholds():
 
 def test_an_objective_under_a_threshold_is_weighed_by_the_odds():
     lowest = Target(property="energy", goal="minimize")
-    values, rule = acquire(POSTERIORS, [lowest, GAP], {})
-    assert rule == "probability_of_all_targets"  # none meets it yet: first find one that does
-    values, rule = acquire(POSTERIORS, [lowest, GAP], {"energy": 0.1})
-    assert rule == "expected_improvement"
+    assert aim_at(POSTERIORS, [lowest, GAP], {}).rule == "probability_of_all_targets"  # none meets it: find one first
+    aim = aim_at(POSTERIORS, [lowest, GAP], {"energy": np.array([np.nan, 0.1, np.nan]), "gap": np.full(3, 1.3)})
+    assert (aim.rule, aim.best) == ("expected_improvement", {"energy": 0.1})
+    values = acquire(POSTERIORS, [lowest, GAP], aim)
     assert values[0] > values[1] > 0
     assert values[0] > values[2]
 
@@ -95,4 +86,35 @@ def test_wishes_that_cannot_be_judged_are_refused():
     with pytest.raises(InputError, match="there is: energy, gap"):
         score_pool(POSTERIORS, [Target(property="colour", goal="minimize")], UNKNOWN)
     with pytest.raises(InputError, match="needs a value"):
-        acquire(POSTERIORS, [Target(property="gap", goal="near")], {})
+        aim_at(POSTERIORS, [Target(property="gap", goal="near")], {})
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize", "near"])
+def test_the_bar_is_where_as_many_are_expected_as_count_as_the_best(goal):
+    target = Target(property="energy", goal=goal, value=0.3)
+    rng = np.random.default_rng(1)
+    posterior = belief(rng.normal(size=800), rng.uniform(0.1, 1.0, 800))
+    answers = np.where(rng.random(800) < 0.2, posterior.mean + 0.1, np.nan)
+    aim = aim_at({"energy": posterior}, [target], {"energy": answers})
+    drawn = np.where(np.isnan(answers), rng.normal(posterior.mean, posterior.std, (4000, 800)), answers)
+    badness = {"minimize": drawn, "maximize": -drawn, "near": np.abs(drawn - 0.3)}[goal]
+    assert aim.rule == "best_odds"
+    assert np.mean(np.sum(badness <= aim.bar, axis=1)) == pytest.approx(8, abs=0.3)
+    odds = acquire({"energy": posterior}, [target], aim)
+    unknown = np.isnan(answers)
+    np.testing.assert_allclose(odds[unknown], np.mean(badness <= aim.bar, axis=0)[unknown], atol=0.04)
+
+
+def test_below_the_floor_lies_what_is_at_the_floor():
+    gap = belief([-1.0, 0.5, 2.0], [0.5, 0.5, 0.5], floor=0.0)
+    drawn = np.maximum(np.random.default_rng(0).normal(gap.mean, gap.std, (100_000, 3)), 0.0)
+    for target, met in (
+        (Target(property="gap", goal="at_most", value=0.0), drawn <= 0.0),
+        (Target(property="gap", goal="at_least", value=0.0), drawn >= 0.0),
+        (Target(property="gap", goal="at_least", value=0.4), drawn >= 0.4),
+        (Target(property="gap", goal="at_most", value=-0.1), drawn <= -0.1),
+        (Target(property="gap", goal="near", value=0.1, tolerance=0.2), np.abs(drawn - 0.1) <= 0.2),
+        (Target(property="gap", goal="near", value=1.5, tolerance=0.3), np.abs(drawn - 1.5) <= 0.3),
+    ):
+        np.testing.assert_allclose(score_pool({"gap": gap}, [target], {}), met.mean(axis=0), atol=0.006)
+    np.testing.assert_allclose(gap.expected, [0.0, 0.5, 2.0])

@@ -91,9 +91,17 @@ def test_the_first_batch_is_half_the_potentials_and_half_spread():
     assert picks[0].index == np.argmin(campaign.potential)
     ranked = campaign.batch(4, 1, potential_score=campaign.features[:, 4])
     assert ranked[0].index == np.argmax(campaign.features[:, 4])
-    # What is spread stands for the pool: medoids lie near its middle, unlike the farthest points.
-    away = np.linalg.norm(campaign.features, axis=1)
-    assert np.mean(away[[pick.index for pick in picks[4:]]]) < np.mean(away)
+    # What is spread lies farther apart than what is drawn by chance.
+    apart = np.mean([nearest(campaign, seed) for seed in range(40)])
+    chance = [
+        pdist(campaign.features[np.random.default_rng(s).choice(len(campaign.features), 3)]).min() for s in range(400)
+    ]
+    assert apart > 1.1 * np.mean(chance)
+
+
+def nearest(campaign, seed):
+    campaign.seed = seed
+    return pdist(campaign.features[[pick.index for pick in campaign.batch(6, 1)[3:]]]).min()
 
 
 def test_where_a_target_can_be_missed_the_spread_keeps_to_the_likely():
@@ -105,8 +113,8 @@ def test_where_a_target_can_be_missed_the_spread_keeps_to_the_likely():
 def test_later_batches_follow_the_targets():
     for targets, rule in (
         ([STABLE, GAP], "probability_of_all_targets"),
-        ([LOWEST], "lower_confidence_bound"),
-        ([Target(property="gap", goal="near", value=1.3)], "expected_improvement"),
+        ([LOWEST], "best_odds"),
+        ([Target(property="gap", goal="near", value=1.3)], "best_odds"),
     ):
         campaign = Campaign(targets)
         campaign.answer(campaign.batch(6, 1))

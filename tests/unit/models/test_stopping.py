@@ -4,21 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from materials.records import Target
-from models.gaussian_process import Kernel
 from models.stopping import hit_rate, hit_rate_among_random, stop_rule
-from models.surrogate import Posterior
+from tests.unit.models.made_beliefs import belief
 
 
 def ask(target, means, std, n_known=50, **extra):
     mean = np.concatenate([np.linspace(0, 1, n_known), means])
-    posterior = Posterior(
-        mean=mean,
-        std=np.full(len(mean), std),
-        version="made up",
-        kernel=Kernel(amplitude=1.0, length_scale=1.0, noise=0.1),
-        observed=np.arange(n_known),
-        slope=1.0,
-    )
+    posterior = belief(mean, np.full(len(mean), std))
     answers = np.where(np.arange(len(mean)) < n_known, mean, np.nan)
     return stop_rule(
         posteriors={"energy": posterior},

@@ -1,12 +1,16 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skopt.learning import GaussianProcessRegressor
+from scipy.stats import multivariate_normal, norm
 from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern
 
 import models.gaussian_process as gaussian_process
 from materials.errors import InputError
+from models.gaussian_process import Answers, Kernel, Process
+from models.hyperparameters import choose_kernel
 from models.surrogate import believe, joint, predict, recalibrated
 
 
@@ -35,19 +39,52 @@ def test_it_learns_the_difference_between_dft_and_the_potential():
 
 
 def test_posterior_equals_scikit_optimize():
-    features, _, difference, rng = landscape(n=200)
+    features, prior, difference, rng = landscape(n=200)
     seen = rng.choice(200, 40, replace=False)
-    posterior = predict(features, observed=seen, answers=difference[seen])
+    posterior = predict(features, observed=seen, answers=(prior + difference)[seen], prior=prior)
     kernel = posterior.kernel
-    theirs = GaussianProcessRegressor(
-        ConstantKernel(kernel.amplitude**2, "fixed") * Matern(kernel.length_scale, "fixed", nu=2.5),
-        alpha=kernel.noise**2,
-        optimizer=None,
+    (length,) = kernel.length_scales
+    # Level and slope have normal priors of their own: a linear kernel on them.
+    scaled = np.hstack([features / length, np.full((200, 1), math.sqrt(0.5)), 0.5 * (prior - prior.mean())[:, None]])
+
+    def covariance(a, b):
+        matern = ConstantKernel(kernel.amplitude**2, "fixed") * Matern(1.0, "fixed", nu=2.5)
+        return matern(a[:, :4], b[:, :4]) + a[:, 4:] @ b[:, 4:].T
+
+    known = covariance(scaled[seen], scaled[seen]) + kernel.noise**2 * np.eye(40)
+    gain = np.linalg.solve(known, covariance(scaled[seen], scaled)).T
+    np.testing.assert_allclose(posterior.mean, prior + gain @ difference[seen], atol=1e-7)
+    left = np.diag(covariance(scaled, scaled) - gain @ covariance(scaled[seen], scaled))
+    np.testing.assert_allclose(posterior.std, np.sqrt(left + kernel.noise**2), atol=1e-6)
+
+
+def test_hyperparameters_are_at_the_top_of_their_posterior():
+    features, _, difference, rng = landscape(n=60, k=5)
+    answers = Answers(
+        features=features,
+        basis=np.full((60, 1), 0.7),
+        residuals=difference + rng.normal(scale=0.1, size=60),
+        doubts=np.where(np.arange(60) < 5, 0.2, 0.0),
     )
-    level = np.sum(difference[seen]) / (len(seen) + 1)
-    mean, std = theirs.fit(features[seen], difference[seen] - level).predict(features, return_std=True)
-    np.testing.assert_allclose(posterior.mean, mean + level, atol=1e-7)
-    np.testing.assert_allclose(posterior.std, np.sqrt(std**2 + kernel.noise**2), atol=1e-6)
+    found = choose_kernel(answers, (2, 3), spread=1.0, noise=None, seed=0)
+
+    def height(amplitude, one, two, noise):
+        kernel = Kernel(amplitude=amplitude, length_scales=(one, two), widths=(2, 3), noise=noise)
+        known = kernel.covariance(features, features) + 0.49 + np.diag(noise**2 + answers.doubts)
+        scale2 = (4 + np.sum(answers.residuals**2)) / 64
+        priors = norm.logpdf(np.log(amplitude**2 / scale2), 0, 2) + norm.logpdf(
+            np.log(noise**2 / scale2), np.log(0.05), math.sqrt(2)
+        )
+        for length, width in ((one, 2), (two, 3)):
+            priors += norm.logpdf(np.log(length), np.log(1.5 * math.sqrt(2 * width)), 1)
+        return multivariate_normal.logpdf(answers.residuals, np.zeros(60), known) + priors
+
+    top = np.array([found.amplitude, *found.length_scales, found.noise])
+    for i in range(4):
+        for factor in (0.97, 1.03):
+            moved = top.copy()
+            moved[i] *= factor
+            assert height(*moved) < height(*top)
 
 
 def test_single_precision_and_chunks_change_nothing_that_counts(monkeypatch):
@@ -67,7 +104,8 @@ def test_without_answers_it_says_the_prior_and_is_honest_about_it():
     features, prior, *_ = landscape(n=30)
     nothing = predict(features, observed=[], answers=[], prior=prior, spread=0.1)
     np.testing.assert_allclose(nothing.mean, prior, atol=1e-12)
-    np.testing.assert_allclose(nothing.std, 0.1, rtol=1e-9)
+    slope = 0.5 * (prior - prior.mean())
+    np.testing.assert_allclose(nothing.std, np.sqrt(0.1**2 + slope**2), rtol=1e-9)
     blind = predict(features, observed=[], answers=[], center=1.0, spread=1.5)
     np.testing.assert_allclose(blind.mean, 1.0)
     np.testing.assert_allclose(blind.std, 1.5, rtol=1e-9)
@@ -83,7 +121,7 @@ def test_few_answers_shift_it_and_narrow_it_where_they_are(m):
     assert (posterior.mean[seen] > prior[seen] + 0.15).all()
     assert posterior.std[seen].max() < 0.6 * before.std[0]
     far = np.argmax(np.linalg.norm(features - features[0], axis=1))
-    assert posterior.std[far] > 0.5 * before.std[far]
+    assert posterior.std[far] > 0.5 * 0.2  # what one answer told of the slope is left aside
 
 
 @settings(deadline=None, max_examples=25)
@@ -133,6 +171,51 @@ def test_a_related_quantity_counts_only_as_far_as_the_answers_say():
     assert learned.slope == pytest.approx(-3, abs=0.3)
 
 
+def test_a_floor_lets_what_lies_at_it_lie_deeper():
+    features, _, _, rng = landscape(n=400)
+    deep = 2 * features[:, 0] - 1.5
+    gap = np.maximum(deep + rng.normal(scale=0.05, size=400), 0.0)
+    seen, rest = np.arange(60), np.arange(60, 400)
+    ask = {"observed": seen, "answers": gap[seen]}
+    tobit, plain = predict(features, floor=0.0, **ask), predict(features, **ask)
+    assert np.mean(gap == 0) > 0.6
+    assert np.corrcoef(tobit.mean[rest], deep[rest])[0, 1] > np.corrcoef(plain.mean[rest], deep[rest])[0, 1]
+    assert np.mean(np.abs(tobit.expected - gap)[rest]) < 0.8 * np.mean(np.abs(plain.mean - gap)[rest])
+    metals = seen[gap[seen] == 0]
+    assert (tobit.mean[metals] < 0.1).all()
+    assert np.quantile(tobit.mean[metals], 0.1) < -0.3
+
+
+def test_another_kind_of_answer_helps_through_its_offset():
+    features, _, difference, rng = landscape(n=300)
+    quick = difference + 0.4 + rng.normal(scale=0.1, size=300)
+    few, many = np.arange(8), np.arange(8, 90)
+    rows, kinds = np.concatenate([few, many]), np.repeat([0, 1], [8, 82])
+    answers = np.concatenate([difference[few], quick[many]])
+    rest = np.arange(90, 300)
+
+    def error(**ask):
+        return np.mean(np.abs(predict(features, **ask).mean - difference)[rest])
+
+    both = error(observed=rows, answers=answers, kinds=kinds)
+    assert both < 0.5 * error(observed=few, answers=difference[few])
+    assert both < 0.6 * error(observed=rows, answers=answers)  # taken for the same thing
+
+
+def test_one_wrong_answer_is_noticed_and_hardly_believed():
+    features, _, difference, rng = landscape()
+    answers = difference[:60] + rng.normal(scale=0.05, size=60)
+    ask = {"observed": np.arange(60)}
+    sound = predict(features, answers=answers, **ask)
+    answers[17] += 5
+    told = predict(features, answers=answers, **ask)
+    assert sound.suspicious.tolist() == []
+    assert 17 in told.suspicious
+    assert len(told.suspicious) <= 2
+    rest = np.arange(60, 400)
+    assert np.mean(np.abs(told.mean - difference)[rest]) < 1.5 * np.mean(np.abs(sound.mean - difference)[rest]) + 0.02
+
+
 def test_the_same_question_has_the_same_answer_and_version():
     features, prior, difference, _ = landscape()
     ask = {"observed": np.arange(30), "answers": difference[:30], "prior": prior, "seed": 4}
@@ -159,21 +242,14 @@ def test_believing_a_pick_is_what_an_answer_at_its_mean_would_do():
     covariance, noise = joint(posterior, features, rows)
     np.testing.assert_allclose(np.sqrt(np.diag(covariance) + noise), posterior.std[rows], rtol=1e-9)
     believed = believe(covariance, noise, pick - 10)
-    kernel = posterior.kernel
-    again, _ = joint(
-        type(posterior)(
-            mean=posterior.mean,
-            std=np.sqrt(
-                gaussian_process.condition(features, np.array([*seen, pick]), np.zeros(6), kernel)[1] + kernel.noise**2
-            ),
-            version="",
-            kernel=kernel,
-            observed=np.array([*seen, pick]),
-            slope=0.0,
-        ),
-        features,
-        rows,
+    known = posterior.process.answers
+    told = Answers(
+        features=np.vstack([known.features, features[pick]]),
+        basis=np.vstack([known.basis, posterior.basis[pick]]),
+        residuals=np.append(known.residuals, 0.0),
+        doubts=np.append(known.doubts, 0.0),
     )
+    again = Process(kernel=posterior.kernel, answers=told).covariance(features[rows], posterior.basis[rows])
     np.testing.assert_allclose(believed, again, atol=1e-9)
 
 
@@ -195,6 +271,8 @@ def test_surprises_widen_and_their_absence_narrows():
         ({"prior": np.zeros(3)}, "one value for each row"),
         ({"spread": 0.0}, "above 0"),
         ({"noise": -1.0}, "above 0"),
+        ({"widths": (1, 2)}, "add up to 3, but there are 4"),
+        ({"kinds": [0, 1]}, "2 kinds"),
     ],
 )
 def test_impossible_questions_are_refused_in_words(wrong, words):

@@ -1,0 +1,107 @@
+"""The candidates that may be validated, as the arrays that choosing works on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.context import Run
+from flows.stages.assess import Screened
+from materials.targets import DIGITS
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The candidates that may be validated, as arrays in the order of their ids."""
+
+    material_ids: tuple[str, ...]
+    features: NDArray[np.float64]  # (n, k), frozen for the campaign; k = 0 where nothing is to be learned
+    widths: tuple[int, ...]  # columns of `features` that share a length scale
+    groups: NDArray[np.int64]  # (n,): number of the composition
+    priors: Mapping[str, NDArray[np.float64]]  # property -> the potential's value, (n,)
+
+    def row_of(self) -> dict[str, int]:
+        """Find rows by id."""
+        return {material_id: row for row, material_id in enumerate(self.material_ids)}
+
+
+def gather_pool(run: Run, screened: Screened) -> Pool:
+    """Collect the candidates near the potential's hull, and describe them if there is something to learn."""
+    with run.progress.timed("learning"):
+        candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
+        ids = sorted(
+            material_id
+            for material_id, stability in screened.stabilities.items()
+            if material_id in candidates
+            and round(stability.decomposition_energy_per_atom, 4) <= run.campaign.learning.within
+        )
+        formulas = [str(screened.outcomes[m].formula) for m in ids]
+        features: NDArray[np.float64] = np.empty((len(ids), 0))
+        widths: tuple[int, ...] = ()
+        if ids and _learns(run):
+            features, widths = _features(run, screened, ids)
+        return Pool(
+            material_ids=tuple(ids),
+            features=features,
+            widths=widths,
+            groups=np.unique(formulas, return_inverse=True)[1] if ids else np.empty(0, dtype=np.int64),
+            priors=_priors(screened, ids),
+        )
+
+
+def _priors(screened: Screened, material_ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """What the potential says, rounded as decisions take it."""
+    stabilities = [screened.stabilities[m] for m in material_ids]
+    values = {
+        "decomposition_energy_per_atom": [s.decomposition_energy_per_atom for s in stabilities],
+        "formation_energy_per_atom": [s.formation_energy_per_atom for s in stabilities],
+        "volume_per_atom": [screened.outcomes[m].volume_per_atom or np.nan for m in material_ids],
+    }
+    return {name: np.array([round(value, DIGITS) for value in told]) for name, told in values.items()}
+
+
+def _learns(run: Run) -> bool:
+    """Whether DFT has answered, or will: without an answer all predictions are the potential's."""
+    return (run.use_dft and run.campaign.dft.budget > 0) or bool(run.ledger.selections(run.campaign_id))
+
+
+def _features(run: Run, screened: Screened, material_ids: Sequence[str]) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """Describe candidates, by the potential's latent vectors too if each has one, and project what describes them."""
+    from models.descriptors import CHUNK, describe, feature_names
+    from models.electron_counting import FEATURES
+    from models.projection import freeze
+    from models.row_file import RowFile
+
+    n_latent: int | None = None
+    with closing(RowFile()) as features:
+        for start in range(0, len(material_ids), CHUNK):
+            structures, latents = _described_by(run, screened, material_ids[start : start + CHUNK])
+            n_latent = len(latents[0]) if n_latent is None else n_latent
+            if not all(latents):  # numbers that only some have would tell those from the others
+                features.keep_first(len(feature_names()))
+            filled = [latent if len(latent) == n_latent else [np.nan] * n_latent for latent in latents]
+            features.append(np.hstack([describe(structures), np.array(filled, dtype=np.float32)]))
+        projection = freeze(features, apart=len(FEATURES))
+        return projection.transform(features), projection.widths
+
+
+def _described_by(
+    run: Run, screened: Screened, material_ids: Sequence[str]
+) -> tuple[list[Structure], list[list[float]]]:
+    """Read the structures and the latent vectors of some candidates; one without has an empty vector."""
+    from materials.serialization import structure_from_json
+
+    with run.progress.timed("ledger"):
+        asked = [screened.outcomes[m].calculation_id for m in material_ids]
+        found = list(run.ledger.written_calculations(asked))
+    structures = [structure_from_json(str(calculation.structure)) for calculation in found]
+    return structures, [json.loads(calculation.properties).get("latent") or [] for calculation in found]

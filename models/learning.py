@@ -1,0 +1,110 @@
+"""What is expected of a property before DFT has answered, and what is believed of it from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.surrogate import Posterior, predict, recalibrated
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What is expected of a DFT answer before any is known, in its unit.
+
+    Attributes:
+        prior: Which of the potential's values it is expected to follow; None where the potential has no say.
+        center: Expected answer, less the prior.
+        spread: Standard deviation about it.
+        floor: Value that it cannot be below.
+    """
+
+    prior: str | None = None
+    center: float = 0.0
+    spread: float = 1.0
+    floor: float | None = None
+
+
+EXPECTATIONS: Mapping[str, Expectation] = {
+    "decomposition_energy_per_atom": Expectation(prior="decomposition_energy_per_atom", spread=0.1),
+    # At most x above the hull is the same wish as a decomposition energy of at most x, and smoother to learn.
+    "energy_above_hull": Expectation(prior="decomposition_energy_per_atom", spread=0.1),
+    "formation_energy_per_atom": Expectation(prior="formation_energy_per_atom", spread=0.2),
+    "volume_per_atom": Expectation(prior="volume_per_atom", spread=1.0),
+    "band_gap": Expectation(center=1.0, spread=1.0, floor=0.0),
+}
+
+
+def expectation_of(name: str, answers: Floats) -> Expectation:
+    """Say what is expected of a property: as is known of it, else as its answers so far scatter.
+
+    Args:
+        name: Of the property.
+        answers: Those that are known; NaN where none is.
+    """
+    if name in EXPECTATIONS:
+        return EXPECTATIONS[name]
+    known = answers[np.isfinite(answers)]
+    spread = float(np.std(known)) if len(known) > 1 else 0.0
+    return Expectation(center=float(np.mean(known)) if len(known) else 0.0, spread=spread or 1.0)
+
+
+def learn(
+    features: NDArray[np.floating],
+    widths: Sequence[int],
+    properties: Iterable[str],
+    *,
+    known: Mapping[str, Floats],
+    priors: Mapping[str, Floats],
+    surprises: Mapping[str, Sequence[float]],
+    seed: int,
+) -> dict[str, Posterior]:
+    """Learn each property from the answers so far.
+
+    Args:
+        features: From `Projection.transform`, shape (n, k).
+        widths: Of the projection.
+        properties: What to learn.
+        known: Answers, each of shape (n,), NaN where there is none.
+        priors: What the potential says, each of shape (n,); those that are missing have no say.
+        surprises: Of each property, `surprise` of the audits so far.
+        seed: Of the campaign.
+
+    Returns:
+        A belief about each property.
+    """
+    posteriors = {}
+    for name in dict.fromkeys(properties):
+        answers = known[name]
+        expected = expectation_of(name, answers)
+        rows = np.flatnonzero(np.isfinite(answers))
+        posterior = predict(
+            features,
+            observed=rows,
+            answers=answers[rows],
+            widths=widths,
+            prior=priors.get(expected.prior) if expected.prior else None,
+            center=expected.center,
+            spread=expected.spread,
+            floor=expected.floor,
+            seed=seed,
+        )
+        posteriors[name] = recalibrated(posterior, surprises.get(name, ()))
+    return posteriors
+
+
+def surprise(name: str, answer: float, expected: float, std: float) -> float:
+    """How far off a prediction was, in units of its own standard deviation.
+
+    Returns:
+        (answer - expected) / std; NaN where the answer lies at the floor as was expected, which tells nothing of std.
+    """
+    floor = EXPECTATIONS[name].floor if name in EXPECTATIONS else None
+    if floor is not None and answer <= floor + 1e-9 and expected <= floor + 1e-9:
+        return float("nan")
+    return (answer - expected) / std

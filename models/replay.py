@@ -1,0 +1,245 @@
+"""A campaign on answers that are known: what would each strategy have found, with how many of them?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from materials.records import Target
+from models.aims import Rule
+from models.learning import learn, surprise
+from models.selection import audits_due, select_batch
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What a strategy measures distances in: a matrix of shape (n, k), and how many columns share a length scale."""
+
+    matrix: Floats
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A table whose answers are known, as arrays over its n rows.
+
+    Attributes:
+        features: By name: `all`, and `composition` alone.
+        answers: Property -> what DFT said, NaN where it failed.
+        priors: What the potential says of each row: `formation_energy_per_atom` (from the elements),
+            `decomposition_energy_per_atom` (against the competing phases), `volume_per_atom`.
+        targets: What is wished for.
+        wanted: Which rows are to be found, shape (n,).
+        groups: Number of each row's composition, shape (n,).
+    """
+
+    features: Mapping[str, Features]
+    answers: Mapping[str, Floats]
+    priors: Mapping[str, Floats]
+    targets: Sequence[Target]
+    wanted: NDArray[np.bool_]
+    groups: Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """A way to choose.
+
+    Attributes:
+        title: For a person.
+        features: Which ones the surrogate sees; None: nothing is learned.
+        prior: Whether the surrogate starts from what the potential says; without features: the value to rank by.
+        rule: The acquisition for a single target that only orders.
+        audits: Whether a share of the picks is random.
+    """
+
+    title: str
+    features: str | None = None
+    prior: str | None = None
+    rule: Rule = "best_odds"
+    audits: bool = False
+
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "campaign": Strategy(title="as a campaign chooses", features="all", prior="all", audits=True),
+    "random": Strategy(title="at random"),
+    "potential": Strategy(
+        title="by the potential's formation energy from the elements", prior="formation_energy_per_atom"
+    ),
+    "hull": Strategy(
+        title="by the potential's energy against the competing phases", prior="decomposition_energy_per_atom"
+    ),
+    "composition": Strategy(
+        title="learned from the composition alone, expected improvement",
+        features="composition",
+        rule="expected_improvement",
+    ),
+    "no_potential": Strategy(
+        title="as a campaign, without the potential's energy", features="all", rule="best_odds", audits=True
+    ),
+    "expected_improvement": Strategy(
+        title="as a campaign, by expected improvement",
+        features="all",
+        prior="all",
+        rule="expected_improvement",
+        audits=True,
+    ),
+    "lower_confidence_bound": Strategy(
+        title="as a campaign, by lower confidence bound",
+        features="all",
+        prior="all",
+        rule="lower_confidence_bound",
+        audits=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """One campaign that was played.
+
+    Attributes:
+        order: Rows in the order in which they were asked for.
+        surprises: Property -> of each row of `order` (answer - expected) / std before it was known, NaN where nothing
+            was believed yet.
+        covered: Property -> share of 90 % intervals that held the answer, over all rows not asked for and all rounds.
+        cpu_s: CPU seconds.
+    """
+
+    order: Rows
+    surprises: Mapping[str, Floats]
+    covered: Mapping[str, float]
+    cpu_s: float
+
+
+def reasons_against(question: Question, strategy: Strategy) -> str | None:
+    """Say why a strategy cannot be played, or None."""
+    if strategy.features is None and strategy.prior is not None:
+        if strategy.prior not in question.priors:
+            return f"the potential has no {strategy.prior} here"
+        energies = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
+        if not any(target.property in energies for target in question.targets):
+            return "the potential has no say in what is wished for"
+    return None
+
+
+def play(question: Question, strategy: Strategy, *, batch: int, budget: int, seed: int, audits: float = 0.1) -> Played:
+    """Play a campaign.
+
+    Args:
+        question: The table.
+        strategy: How to choose.
+        batch: Answers asked for at a time.
+        budget: Answers in all; fewer where the table has fewer rows.
+        seed: Fixes all that is random.
+        audits: Share of random picks, for strategies that have them.
+    """
+    start = time.process_time()
+    n = len(question.wanted)
+    budget = min(budget, n)
+    nothing = {target.property: np.full(budget, np.nan) for target in question.targets}
+    if strategy.features is None:
+        if strategy.prior is None:
+            order = np.random.default_rng(seed).permutation(n)
+        else:
+            sign = (
+                -1
+                if any(t.property in _ENERGIES and t.goal in ("maximize", "at_least") for t in question.targets)
+                else 1
+            )
+            order = np.argsort(np.nan_to_num(sign * question.priors[strategy.prior], nan=np.inf), kind="stable")
+        return Played(order=order[:budget], surprises=nothing, covered={}, cpu_s=time.process_time() - start)
+    game = _Game(question=question, strategy=strategy, seed=seed)
+    while len(game.order) < budget:
+        size = min(batch, budget - len(game.order))
+        game.round(size, audits_due(len(game.order), size, audits if strategy.audits else 0.0))
+    return game.played(time.process_time() - start)
+
+
+_ENERGIES = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
+
+
+class _Game:
+    def __init__(self, *, question: Question, strategy: Strategy, seed: int) -> None:
+        self.question, self.strategy, self.seed = question, strategy, seed
+        self.names = list(dict.fromkeys(target.property for target in question.targets))
+        self.order: list[int] = []
+        self.known = {name: np.full(len(question.wanted), np.nan) for name in self.names}
+        self.available = np.ones(len(question.wanted), dtype=bool)
+        self.surprises: dict[str, list[float]] = {name: [] for name in self.names}
+        self.of_audits: dict[str, list[float]] = {name: [] for name in self.names}
+        self.covered: dict[str, list[float]] = {name: [] for name in self.names}
+        self.number = 0
+
+    def round(self, size: int, n_audits: int) -> None:
+        """Choose a batch and hear its answers."""
+        question = self.question
+        assert self.strategy.features is not None
+        features = question.features[self.strategy.features]
+        self.number += 1
+        posteriors = learn(
+            features.matrix,
+            features.widths,
+            self.names,
+            known=self.known,
+            priors=question.priors if self.strategy.prior else {},
+            surprises=self.of_audits,
+            seed=self.seed,
+        )
+        picks = select_batch(
+            features=features.matrix,
+            posteriors=posteriors,
+            targets=question.targets,
+            known=self.known,
+            available=self.available,
+            size=size,
+            seed=self.seed,
+            round=self.number,
+            groups=question.groups,
+            n_audits=n_audits,
+            rule=self.strategy.rule,
+        )
+        for name, posterior in posteriors.items():
+            answers = question.answers[name]
+            if self.number > 1:
+                off = np.abs(answers - posterior.expected) / posterior.std
+                self.covered[name].append(float(np.nanmean(off[self.available] < Z90)))
+            for pick in picks:
+                answer, expected, std = answers[pick.index], posterior.expected[pick.index], posterior.std[pick.index]
+                self.surprises[name].append((answer - expected) / std if self.number > 1 else np.nan)
+                if pick.acquisition == "audit" and self.number > 1:
+                    self.of_audits[name].append(surprise(name, answer, expected, std))
+        rows = [pick.index for pick in picks]
+        for name in self.names:
+            self.known[name][rows] = question.answers[name][rows]
+        self.available[rows] = False
+        self.order += rows
+
+    def played(self, cpu_s: float) -> Played:
+        return Played(
+            order=np.array(self.order, dtype=np.int64),
+            surprises={name: np.array(values) for name, values in self.surprises.items()},
+            covered={name: float(np.mean(values)) if values else float("nan") for name, values in self.covered.items()},
+            cpu_s=cpu_s,
+        )
+
+
+Z90 = 1.6448536269514722  # standard deviations to either side of a normal belief's central 90 %
+
+
+def recall(question: Question, played: Played) -> Floats:
+    """Share of what is wanted that was found, after each answer, shape (budget,)."""
+    return np.cumsum(question.wanted[played.order]) / max(int(np.sum(question.wanted)), 1)
+
+
+def answers_needed(curve: Floats, share: float) -> int | None:
+    """Answers until a share of what is wanted was found; None where it was not."""
+    reached = np.flatnonzero(curve >= share - 1e-12)
+    return int(reached[0]) + 1 if len(reached) else None
