@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.replay_command import replay
 from materials.errors import AssayError
 
 if TYPE_CHECKING:
@@ -206,6 +207,9 @@ def doctor(cluster_file: Path | None, style: str, folder: Path, ledger: str | No
     click.echo(checks.written(results, style))
     if any(check.needed and not check.ok for check in results):
         sys.exit(1)
+
+
+assay.add_command(LEDGER(FOLDER(replay)))
 
 
 @assay.group()

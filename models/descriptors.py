@@ -39,6 +39,7 @@ ELEMENT_PROPERTIES = (
 )
 # Which differences across a bond are described: charge transfer, misfit in size, chemical kinship, filling.
 BOND_PROPERTIES = ("electronegativity", "covalent_radius", "mendeleev_number", "valence_electrons")
+STATISTICS = ("mean", "std", "min", "max")  # over the atoms
 NEIGHBOUR_CUTOFF = 6.0  # Å; an atom without a neighbour so near counts as having one just there
 HEAVIEST = 103
 CHUNK = 1000  # structures whose pairs are held in memory together
@@ -89,10 +90,17 @@ def feature_names(n_latent: int = 0) -> tuple[str, ...]:
         "relative_neighbour_distance",
         *(f"bond_difference_{name}" for name in BOND_PROPERTIES),
     )
-    statistics = [f"{statistic}_{name}" for statistic in ("mean", "std", "min", "max") for name in per_atom]
+    statistics = [f"{statistic}_{name}" for statistic in STATISTICS for name in per_atom]
     sites = [f"{kind}_{name}" for kind in ("coordination_of", "distance_of") for name in BOND_PROPERTIES]
     latent = [f"latent_{number}" for number in range(n_latent)]
     return (*ELECTRONS, *statistics, *sites, "volume_per_atom", "packing", "n_elements", "mixing_entropy", *latent)
+
+
+def composition_columns() -> list[int]:
+    """Columns of `describe` that know the composition only, shells that close aside."""
+    known = {f"{statistic}_{name}" for statistic in STATISTICS for name in ELEMENT_PROPERTIES}
+    known |= {"n_elements", "mixing_entropy"}
+    return [column for column, name in enumerate(feature_names()) if name in known]
 
 
 def _describe_chunk(structures: Sequence[Structure]) -> NDArray[np.float64]:

@@ -213,7 +213,8 @@ class _Game:
                 self.covered[name].append(float(np.nanmean(off[self.available] < Z90)))
             for pick in picks:
                 answer, expected, std = answers[pick.index], posterior.expected[pick.index], posterior.std[pick.index]
-                self.surprises[name].append((answer - expected) / std if self.number > 1 else np.nan)
+                told = self.number > 1 and np.isfinite(answer)
+                self.surprises[name].append(float((answer - expected) / std) if told else np.nan)
                 if pick.acquisition == "audit" and self.number > 1:
                     self.of_audits[name].append(surprise(name, answer, expected, std))
         rows = [pick.index for pick in picks]
@@ -237,6 +238,17 @@ Z90 = 1.6448536269514722  # standard deviations to either side of a normal belie
 def recall(question: Question, played: Played) -> Floats:
     """Share of what is wanted that was found, after each answer, shape (budget,)."""
     return np.cumsum(question.wanted[played.order]) / max(int(np.sum(question.wanted)), 1)
+
+
+def covered(played: Sequence[Played]) -> dict[str, tuple[float, float]]:
+    """Share of 90 % intervals that held the answer, by property: of the picked, and of all rows that were not."""
+    shares = {}
+    for name in played[0].covered:
+        off = np.concatenate([p.surprises[name] for p in played])
+        off = np.abs(off[np.isfinite(off)])
+        picked = float(np.mean(off < Z90)) if len(off) else float("nan")
+        shares[name] = (picked, float(np.mean([p.covered[name] for p in played])))
+    return shares
 
 
 def answers_needed(curve: Floats, share: float) -> int | None:

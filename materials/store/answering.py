@@ -67,7 +67,7 @@ class Answering:
 
     @persistent
     def find_campaign(self, name: str | None = None) -> str:
-        """Say the `campaign_id` that a name, an id or a beginning of one means; None is the latest campaign.
+        """Say the `campaign_id` that a name, an id or a beginning of one means; None is the latest that was run.
 
         Of campaigns of one name the latest is meant.
 
@@ -78,6 +78,9 @@ class Answering:
         with reading(self.engine) as connection:
             query = select(table.c.campaign_id, table.c.name).order_by(table.c.created_at.desc())
             found = connection.execute(query).all()
+            run = set(connection.execute(select(tables.runs.c.campaign_id)).scalars())
+        if name is None:  # what a replay screens is a campaign that nobody ran
+            found = [row for row in found if row.campaign_id in run] or found
         for row in found:
             if name is None or name in (row.campaign_id, row.name):
                 return str(row.campaign_id)

@@ -1,0 +1,204 @@
+"""`assay replay`: a campaign on a table whose answers are known, for every strategy, before anything is spent."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.campaign import Campaign, Learning
+from flows.cluster_file import Cluster
+from flows.progress import Progress
+from materials.errors import InputError
+from materials.records import Target
+from materials.wishes import Wish, all_hold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flows.replay_table import Table
+    from models.replay import Played, Question
+
+TOP = 0.01  # of all rows, that a single target is to find
+DETERMINED = ("potential", "hull")  # no seed changes what they do
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What somebody wants replayed.
+
+    Attributes:
+        table: A file, or the name of a campaign in the ledger.
+        target: A single target that only orders; or
+        wishes: what is to be met, all of it; with neither, the campaign file's targets count.
+        strategies: By name; empty: all that can be played.
+        campaign: Whose potential, screening, competing phases and learning are meant.
+        relax: Relax the table's structures fully, too.
+    """
+
+    table: str
+    target: Target | None = None
+    wishes: Sequence[Wish] = ()
+    strategies: Sequence[str] = ()
+    seeds: int = 20
+    batch: int = 10
+    budget: int = 300
+    campaign: Campaign | None = None
+    cluster: Cluster = field(default_factory=Cluster)
+    ledger_url: str | None = None
+    folder: Path = Path("assay-runs")
+    output: Path | None = None
+    relax: bool = False
+
+    @property
+    def learning(self) -> Learning:
+        """How the campaign chooses."""
+        return self.campaign.learning if self.campaign is not None else Learning()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What came out: of each strategy that could be played one campaign a seed, and why others could not."""
+
+    question: Question
+    played: Mapping[str, Sequence[Played]]
+    left_out: Mapping[str, str]
+
+
+def replay(request: Request, progress: Progress) -> Replayed:
+    """Read the table, screen it, and play.
+
+    Raises:
+        InputError: The table, a column or a strategy is not there, or nothing is wished for.
+    """
+    from flows.replay_table import read_table
+    from models.replay import STRATEGIES, reasons_against
+
+    unknown = [name for name in request.strategies if name not in STRATEGIES]
+    if unknown:
+        raise InputError(f"--strategies: no {', '.join(unknown)}; there are {', '.join(STRATEGIES)}")
+    targets, wishes = _wanted(request)
+    table = read_table(request, [target.property for target in targets], progress)
+    question = _question(table, targets, wishes)
+    names = request.strategies or list(STRATEGIES)
+    left_out = {name: why for name in names if (why := reasons_against(question, STRATEGIES[name]))}
+    progress.say(
+        f"{len(question.wanted)} rows, of which {int(np.sum(question.wanted))} are to be found; batches of"
+        f" {request.batch}, {request.seeds} seeds"
+    )
+    played = _play_all(request, question, [name for name in names if name not in left_out], progress)
+    return Replayed(question=question, played=played, left_out=left_out)
+
+
+def _wanted(request: Request) -> tuple[list[Target], list[Wish]]:
+    """Targets to follow, and the wishes that make a hit; without wishes, the best share is a hit."""
+    if request.target is not None and request.wishes:
+        raise InputError("--target and --want: give one of the two")
+    if request.target is not None:
+        return [request.target], []
+    if request.wishes:
+        return [wish.target() for wish in request.wishes], list(request.wishes)
+    if request.campaign is None:
+        raise InputError("nothing is wished for: give --target, --want or --campaign")
+    targets = [section.record() for section in request.campaign.targets]
+    wishes = [wish for target in targets if (wish := _wish_of(target)) is not None]
+    if not wishes and len(targets) > 1:
+        raise InputError("the campaign's targets only order, and are several: give one of them as --target")
+    return targets, wishes
+
+
+def _wish_of(target: Target) -> Wish | None:
+    if target.value is None:
+        return None
+    match target.goal:
+        case "at_most":
+            return Wish(property=target.property, high=target.value)
+        case "at_least":
+            return Wish(property=target.property, low=target.value)
+        case "near" if target.tolerance is not None:
+            edges = target.value - target.tolerance - 1e-12, target.value + target.tolerance + 1e-12
+            return Wish(property=target.property, low=edges[0], high=edges[1])
+        case _:
+            return None
+
+
+def _question(table: Table, targets: Sequence[Target], wishes: list[Wish]) -> Question:
+    from models.replay import Question
+
+    wanted = all_hold(wishes, table.answers) if wishes else _best_share(targets[0], table.answers)
+    if not wanted.any():
+        raise InputError("no row of the table is what is wished for: nothing could be found")
+    return Question(
+        features=table.features,
+        answers=table.answers,
+        priors=table.priors,
+        targets=targets,
+        wanted=wanted,
+        groups=table.groups,
+    )
+
+
+def _best_share(target: Target, answers: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """The best 1 % of the answered rows, and all that tie with the last of them."""
+    values = answers[target.property]
+    if target.goal == "near":
+        badness = np.abs(values - (target.value or 0.0))
+    else:
+        badness = -values if target.goal == "maximize" else values
+    known = np.sort(badness[np.isfinite(badness)])
+    count = max(math.ceil(TOP * len(known) - 1e-9), 1)
+    return badness <= known[count - 1] + 1e-9
+
+
+def _play_all(
+    request: Request, question: Question, names: Sequence[str], progress: Progress
+) -> dict[str, list[Played]]:
+    """Play each strategy with each seed, a process a core."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    rounds = [(name, seed) for name in names for seed in range(1 if name in DETERMINED else request.seeds)]
+    found: dict[tuple[str, int], Played] = {}
+    settings = (request.batch, request.budget, request.learning.audits)
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))  # of the processes that start now: each has a core of its own
+    try:
+        with (
+            ProcessPoolExecutor(
+                max_workers=min(os.cpu_count() or 1, max(len(rounds), 1)),
+                mp_context=get_context("spawn"),
+                initializer=_begin,
+                initargs=(question, settings),
+            ) as pool,
+            progress.counting("Playing", len(rounds), "campaigns") as counter,
+        ):
+            games = {pool.submit(_play, name, seed): (name, seed) for name, seed in rounds}
+            for game in as_completed(games):
+                found[games[game]] = game.result()
+                counter.advance()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return {name: [found[name, 0 if name in DETERMINED else seed] for seed in range(request.seeds)] for name in names}
+
+
+_question_here: list[tuple[Question, tuple[int, int, float]]] = []  # of a process that plays
+
+
+def _begin(question: Question, settings: tuple[int, int, float]) -> None:
+    _question_here[:] = [(question, settings)]
+
+
+def _play(name: str, seed: int) -> Played:
+    from models.replay import STRATEGIES, play
+
+    question, (batch, budget, audits) = _question_here[0]
+    return play(question, STRATEGIES[name], batch=batch, budget=budget, seed=seed, audits=audits)

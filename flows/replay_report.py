@@ -1,0 +1,200 @@
+"""What a replay says: a table for a person, an object a strategy for a program, curves for both."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flows.replay import Replayed
+
+COLORS = ("#2b6cb0", "#a0aec0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#b7791f", "#0987a0")
+HEADINGS = (
+    "strategy", "at 50", "at 100", "95 % interval", "n50", "n80", "acceleration", "enhancement", "90 % cover", "CPU s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One strategy, over its seeds.
+
+    Attributes:
+        strategy: Its name.
+        recall_at_50: Share of what is wanted that 50 answers found; `recall_at_100` likewise.
+        n50: Answers that half of it took; `n80` likewise for 80 %; None where a seed did not get there.
+        interval_low: Of the mean of `recall_at_100`, 95 %; `interval_high` likewise.
+        seeds: Campaigns played.
+        cpu_s: CPU seconds of one of them.
+        acceleration: How many times fewer answers than chance needs, to 80 % (else to 50 %).
+        enhancement: How many times more than chance 100 answers found.
+        covered: Property -> share of 90 % intervals that held the answer: of the picked, and of all not picked.
+    """
+
+    strategy: str
+    recall_at_50: float
+    recall_at_100: float
+    n50: float | None
+    n80: float | None
+    interval_low: float
+    interval_high: float
+    seeds: int
+    cpu_s: float
+    acceleration: float | None
+    enhancement: float
+    covered: Mapping[str, tuple[float, float]]
+
+
+def lines(replayed: Replayed) -> list[Line]:
+    """Sum up each strategy."""
+    return [_line(replayed, name) for name in replayed.played]
+
+
+def _line(replayed: Replayed, name: str) -> Line:
+    from models.replay import answers_needed, covered
+
+    played, curves = replayed.played[name], curves_of(replayed, name)
+    n, wanted = len(replayed.question.wanted), int(np.sum(replayed.question.wanted))
+    at_100 = _at(curves, 100)
+    half = _half_width(at_100)
+    needed = {share: [answers_needed(curve, share) for curve in curves] for share in (0.5, 0.8)}
+    mean = {share: float(np.mean(found)) if None not in found else None for share, found in needed.items()}  # type: ignore[arg-type]
+    share = 0.8 if mean[0.8] is not None else 0.5
+    reached = mean[share]
+    # To draw k of K without looking takes k (n + 1) / (K + 1) of n on average.
+    by_chance = np.ceil(share * wanted - 1e-12) * (n + 1) / (wanted + 1)
+    return Line(
+        strategy=name,
+        recall_at_50=round(float(np.mean(_at(curves, 50))), 4),
+        recall_at_100=round(float(np.mean(at_100)), 4),
+        n50=None if mean[0.5] is None else round(mean[0.5], 1),
+        n80=None if mean[0.8] is None else round(mean[0.8], 1),
+        interval_low=round(max(float(np.mean(at_100)) - half, 0.0), 4),
+        interval_high=round(min(float(np.mean(at_100)) + half, 1.0), 4),
+        seeds=len(played),
+        cpu_s=round(float(np.mean([p.cpu_s for p in played])), 2),
+        acceleration=None if reached is None else round(float(by_chance) / reached, 2),
+        enhancement=round(float(np.mean(at_100)) * n / min(100, curves.shape[1], n), 2),
+        covered={key: (round(a, 3), round(b, 3)) for key, (a, b) in covered(played).items()},
+    )
+
+
+def curves_of(replayed: Replayed, name: str) -> NDArray[np.float64]:
+    """Share found after each answer, shape (seeds, budget)."""
+    from models.replay import recall
+
+    return np.array([recall(replayed.question, played) for played in replayed.played[name]])
+
+
+def _at(curves: NDArray[np.float64], answers: int) -> NDArray[np.float64]:
+    return curves[:, min(answers, curves.shape[1]) - 1]
+
+
+def _half_width(values: NDArray[np.float64]) -> float:
+    """Half of the 95 % interval of a mean, by Student's t."""
+    from scipy.stats import t
+
+    m = len(values)
+    return float(t.ppf(0.975, m - 1) * np.std(values, ddof=1) / np.sqrt(m)) if m > 1 else 0.0
+
+
+def as_text(replayed: Replayed) -> str:
+    """Write the table for a person."""
+    rows = [HEADINGS, *(_row(line) for line in lines(replayed))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    written = [
+        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows
+    ]
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    text = "\n".join([written[0], rule, *written[1:]])
+    notes = [
+        "at 50, at 100: share of what is wanted found with so many answers; n50, n80: answers until 50, 80 % are found;"
+        " acceleration, enhancement: against chance; cover: of the picked / of all that are not."
+    ]
+    notes += [f"{name}: not played, {why}." for name, why in replayed.left_out.items()]
+    return "\n".join([text, *notes])
+
+
+def _row(line: Line) -> Sequence[str]:
+    cover = ", ".join(f"{_share(picked)}/{_share(rest)}" for picked, rest in line.covered.values())
+    return (
+        line.strategy,
+        f"{line.recall_at_50:.2f}",
+        f"{line.recall_at_100:.2f}",
+        f"{line.interval_low:.2f} to {line.interval_high:.2f}",
+        _number(line.n50, 0),
+        _number(line.n80, 0),
+        _number(line.acceleration, 1),
+        f"{line.enhancement:.1f}",
+        cover or "–",
+        f"{line.cpu_s:.1f}",
+    )
+
+
+def _share(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.2f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def as_json(replayed: Replayed) -> str:
+    """Write one object a strategy, a line each."""
+    return "\n".join(json.dumps(_plain(asdict(line))) for line in lines(replayed))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what is not known is null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def write(replayed: Replayed, folder: Path) -> Path:
+    """Write table, curves and plot; return the plot's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "replay.md").write_text(as_text(replayed) + "\n\n![share found](replay.png)\n", encoding="utf-8")
+    (folder / "replay.jsonl").write_text(as_json(replayed) + "\n", encoding="utf-8")
+    with (folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["strategy", "seed", "answers", "recall"])
+        for name in replayed.played:
+            for seed, curve in enumerate(curves_of(replayed, name)):
+                writer.writerows([name, seed, count, f"{share:.6g}"] for count, share in enumerate(curve, start=1))
+    (folder / "replay.png").write_bytes(_plot(replayed))
+    return folder / "replay.png"
+
+
+def _plot(replayed: Replayed) -> bytes:
+    import io
+
+    from matplotlib.figure import Figure
+    from scipy.stats import t
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained", dpi=110)
+    axis = figure.subplots()
+    for color, name in zip(COLORS, replayed.played, strict=False):
+        curves = curves_of(replayed, name)
+        answers, mean = np.arange(1, curves.shape[1] + 1), curves.mean(axis=0)
+        axis.plot(answers, mean, color=color, label=name, linewidth=2.2 if name == "campaign" else 1.3)
+        if len(curves) > 1:
+            half = t.ppf(0.975, len(curves) - 1) * curves.std(axis=0, ddof=1) / np.sqrt(len(curves))
+            axis.fill_between(answers, mean - half, mean + half, color=color, alpha=0.18, linewidth=0)
+    wanted, n = int(np.sum(replayed.question.wanted)), len(replayed.question.wanted)
+    axis.set(xlabel="DFT answers", ylabel=f"share of the {wanted} wanted found", ylim=(0, 1.02), xlim=(0, None))
+    axis.set_title(f"{n} candidates; bands: 95 % intervals of the mean over seeds", fontsize=9)
+    axis.grid(color="#e2e8f0", linewidth=0.6)
+    axis.legend(fontsize=8, frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
