@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.surrogate import Posterior, predict, recalibrated
+from models.surrogate import Posterior, first_rows, predict, recalibrated
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +40,24 @@ EXPECTATIONS: Mapping[str, Expectation] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """Answers that earlier campaigns got, as e more rows beside the pool.
+
+    Attributes:
+        features: By the pool's own projection, shape (e, k).
+        answers: Property -> answers, each of shape (e,), NaN where there is none.
+        priors: What the potential says, each of shape (e,).
+        kinds: Shape (e,): 0 where the calculation is of the kind that the campaign makes; each other number is a
+            kind of its own (another cut-off, preset or code).
+    """
+
+    features: NDArray[np.floating]
+    answers: Mapping[str, Floats]
+    priors: Mapping[str, Floats]
+    kinds: NDArray[np.int64]
+
+
 def expectation_of(name: str, answers: Floats) -> Expectation:
     """Say what is expected of a property: as is known of it, else as its answers so far scatter.
 
@@ -63,6 +81,7 @@ def learn(
     priors: Mapping[str, Floats],
     surprises: Mapping[str, Sequence[float]],
     seed: int,
+    earlier: Earlier | None = None,
 ) -> dict[str, Posterior]:
     """Learn each property from the answers so far.
 
@@ -74,27 +93,39 @@ def learn(
         priors: What the potential says, each of shape (n,); those that are missing have no say.
         surprises: Of each property, `surprise` of the audits so far.
         seed: Of the campaign.
+        earlier: What is known from before.
 
     Returns:
         A belief about each property.
     """
+    n = len(features)
+    if earlier is not None:
+        features = np.concatenate([features, earlier.features])
     posteriors = {}
     for name in dict.fromkeys(properties):
         answers = known[name]
         expected = expectation_of(name, answers)
+        prior = priors.get(expected.prior) if expected.prior else None
+        kinds = np.zeros(len(features), dtype=np.int64)
+        if earlier is not None:
+            answers = np.concatenate([answers, earlier.answers[name]])
+            kinds[n:] = earlier.kinds
+            if prior is not None and expected.prior:
+                prior = np.concatenate([prior, earlier.priors[expected.prior]])
         rows = np.flatnonzero(np.isfinite(answers))
         posterior = predict(
             features,
             observed=rows,
             answers=answers[rows],
             widths=widths,
-            prior=priors.get(expected.prior) if expected.prior else None,
+            prior=prior,
             center=expected.center,
             spread=expected.spread,
             floor=expected.floor,
+            kinds=kinds[rows],
             seed=seed,
         )
-        posteriors[name] = recalibrated(posterior, surprises.get(name, ()))
+        posteriors[name] = recalibrated(first_rows(posterior, n), surprises.get(name, ()))
     return posteriors
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from materials.records import Target
 from models.aims import Rule, acquire, aim_at
+from models.hyperparameters import FEWEST_TO_FIT
 from models.scoring import Known, is_threshold, score_pool
 from models.surrogate import Posterior, believe, joint
 
@@ -53,13 +54,13 @@ def select_batch(
 ) -> list[Pick]:
     """Choose the next batch.
 
-    As long as nothing is known, half of the batch (rounded up) follows the potential and half is spread over the
-    pool (over those at least half as likely as the likeliest, where targets can be met or missed). Later picks
-    follow `acquire`, one at a time, for an objective to improve each as if those before it had been answered at
-    their mean. Ties go to the lower row.
+    As long as nothing is known (of the pool, nor enough from before to fit by), half of the batch (rounded up) follows
+    the potential and half is spread over the pool (over those at least half as likely as the likeliest, where targets
+    can be met or missed). Later picks follow `acquire`, one at a time, for an objective to improve each as if those
+    before it had been answered at their mean. Ties go to the lower row.
 
     Args:
-        features: Whitened, shape (n, k), as the posteriors were made from.
+        features: Shape (n, k), as the posteriors were made from.
         posteriors: Of each target's property.
         targets: At least one.
         known: Answers so far, each of shape (n,), NaN where there is none.
@@ -89,7 +90,8 @@ def select_batch(
         twin_distance=TWIN * median_distance(features),
     )
     wanted = min(size, len(free)) - len(audits)
-    if len(pool.answered):
+    learned = min(len(posterior.process.answers) for posterior in posteriors.values())
+    if len(pool.answered) or learned >= FEWEST_TO_FIT:
         picks = _by_acquisition(pool, posteriors, targets, known, wanted, audits, rule)
     else:
         ranking = score if potential_score is None else _rounded(potential_score)

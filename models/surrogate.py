@@ -21,9 +21,9 @@ from materials.errors import InputError
 from models.conditioning import Floor, learn
 from models.gaussian_process import Answers, Kernel, Process
 from models.hyperparameters import PRIOR_WEIGHT, choose_kernel
+from models.trend import trend_of
 
 MOST_TO_KNOW = 4000  # answers that a posterior rests on; beyond it a seeded choice of them
-SLOPE_SPREAD = 0.5  # how far from its expected value the slope of the prior may well lie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def predict(
         kept = np.sort(np.random.default_rng(seed).choice(len(rows), MOST_TO_KNOW, replace=False))
         rows, known, of_kind = rows[kept], known[kept], of_kind[kept]
     half = spread / math.sqrt(2)  # of what is expected, in variance: the level's doubt, and that about single ones
-    trend = _trend(prior, len(features), prior_slope_towards, center, half)
+    trend = trend_of(prior, len(features), towards=prior_slope_towards, center=center, spread=half)
     others = np.setdiff1d(of_kind, [0])
     learned = Answers(
         features=np.asarray(features[rows], dtype=np.float64),
@@ -181,6 +181,18 @@ def believe(covariance: NDArray[np.float64], noise: NDArray[np.float64], pick: i
     return covariance - np.outer(column, column) / (max(column[pick], 0.0) + noise[pick])
 
 
+def first_rows(posterior: Posterior, n: int) -> Posterior:
+    """Keep what is believed of the first n rows; what was learned from the others stays learned."""
+    return replace(
+        posterior,
+        mean=posterior.mean[:n],
+        std=posterior.std[:n],
+        basis=posterior.basis[:n],
+        observed=posterior.observed[posterior.observed < n],
+        suspicious=posterior.suspicious[posterior.suspicious < n],
+    )
+
+
 def recalibrated(posterior: Posterior, surprises: ArrayLike) -> Posterior:
     """Rescale standard deviations by what answers said to earlier predictions, shrunken towards no change.
 
@@ -220,42 +232,6 @@ def _answered(
         raise InputError("features hold NaN or infinity; pass them through `freeze(...).transform` first.")
     finite = np.isfinite(known)
     return rows[finite], known[finite], of_kind[finite]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Trend:
-    """What is expected without the process, and how it may be off."""
-
-    expected: NDArray[np.float64]  # (n,)
-    basis: NDArray[np.float64]  # (n, 1 or 2): level, and slope of the prior, each times its spread
-    doubts: NDArray[np.float64]  # (n,): variance added where no prior is
-    towards: float
-    slope_spread: float
-
-    def slope(self, process: Process) -> float:
-        """What the answers made of the slope."""
-        if self.basis.shape[1] == 1:
-            return 0.0
-        return self.towards + self.slope_spread * process.coefficient(1)
-
-
-def _trend(prior: NDArray[np.floating] | None, n: int, towards: float, center: float, spread: float) -> _Trend:
-    finite = np.zeros(0, dtype=bool) if prior is None else np.isfinite(prior)
-    level = np.full((n, 1), spread)
-    if prior is None or not finite.any():
-        nothing = np.zeros(n)
-        return _Trend(expected=nothing + center, basis=level, doubts=nothing, towards=0.0, slope_spread=0.0)
-    middle, scale = float(np.mean(prior[finite])), max(float(np.std(prior[finite])), 1e-12)
-    filled = np.where(finite, prior, middle)
-    # A slope towards 0 is in units of answer per unit of prior, of which only the scales are known.
-    slope_spread = SLOPE_SPREAD if towards else spread / scale
-    return _Trend(
-        expected=center + towards * filled,
-        basis=np.hstack([level, slope_spread * (filled - middle)[:, None]]),
-        doubts=np.where(finite, 0.0, max(towards, slope_spread) ** 2 * scale**2),
-        towards=towards,
-        slope_spread=slope_spread,
-    )
 
 
 def _version(

@@ -51,6 +51,7 @@ def _belief(
         priors=pool.priors,
         surprises=found,
         seed=run.campaign.learning.seed,
+        earlier=pool.earlier,
     )
     return Belief(known=known, posteriors=posteriors, scores=score_pool(posteriors, run.targets, known))
 
@@ -58,7 +59,7 @@ def _belief(
 def _score_by_potential(run: Run, pool: Pool) -> NDArray[np.float64]:
     """How likely each candidate is to meet the targets as it was before DFT answered anything."""
     unknown = {target.property: np.full(len(pool.material_ids), np.nan) for target in run.targets}
-    return _belief(run, pool, unknown, {}).scores
+    return _belief(run, replace(pool, earlier=None), unknown, {}).scores
 
 
 def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[Selection]:

@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 
 from flows.context import Run
 from flows.stages.assess import Screened
+from flows.stages.earlier import earlier_answers
 from materials.targets import DIGITS
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+    from models.dft.contract import DFTSettings
+    from models.learning import Earlier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class Pool:
     widths: tuple[int, ...]  # columns of `features` that share a length scale
     groups: NDArray[np.int64]  # (n,): number of the composition
     priors: Mapping[str, NDArray[np.float64]]  # property -> the potential's value, (n,)
+    earlier: Earlier | None = None  # what other campaigns' DFT said
 
     def row_of(self) -> dict[str, int]:
         """Find rows by id."""
@@ -45,14 +50,12 @@ def gather_pool(run: Run, screened: Screened) -> Pool:
             and round(stability.decomposition_energy_per_atom, 4) <= run.campaign.learning.within
         )
         formulas = [str(screened.outcomes[m].formula) for m in ids]
-        features: NDArray[np.float64] = np.empty((len(ids), 0))
-        widths: tuple[int, ...] = ()
-        if ids and _learns(run):
-            features, widths = _features(run, screened, ids)
+        learned = _describe(run, screened, ids) if ids and _learns(run) else _Described()
         return Pool(
             material_ids=tuple(ids),
-            features=features,
-            widths=widths,
+            features=np.empty((len(ids), 0)) if learned.features is None else learned.features,
+            widths=learned.widths,
+            earlier=learned.earlier,
             groups=np.unique(formulas, return_inverse=True)[1] if ids else np.empty(0, dtype=np.int64),
             priors=_priors(screened, ids),
         )
@@ -74,7 +77,14 @@ def _learns(run: Run) -> bool:
     return (run.use_dft and run.campaign.dft.budget > 0) or bool(run.ledger.selections(run.campaign_id))
 
 
-def _features(run: Run, screened: Screened, material_ids: Sequence[str]) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    features: NDArray[np.float64] | None = None
+    widths: tuple[int, ...] = ()
+    earlier: Earlier | None = None
+
+
+def _describe(run: Run, screened: Screened, material_ids: Sequence[str]) -> _Described:
     """Describe candidates, by the potential's latent vectors too if each has one, and project what describes them."""
     from models.descriptors import CHUNK, describe, feature_names
     from models.electron_counting import FEATURES
@@ -91,7 +101,22 @@ def _features(run: Run, screened: Screened, material_ids: Sequence[str]) -> tupl
             filled = [latent if len(latent) == n_latent else [np.nan] * n_latent for latent in latents]
             features.append(np.hstack([describe(structures), np.array(filled, dtype=np.float32)]))
         projection = freeze(features, apart=len(FEATURES))
-        return projection.transform(features), projection.widths
+        projected = projection.transform(features)
+
+    def project(others: Sequence[Structure], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+        return projection.transform(np.hstack([describe(others), vectors]))
+
+    n_used = projection.n_features - len(feature_names())
+    earlier = (
+        earlier_answers(run, _own_settings(run, screened, material_ids[0]), project, n_used) if run.use_dft else None
+    )
+    return _Described(features=projected, widths=projection.widths, earlier=earlier)
+
+
+def _own_settings(run: Run, screened: Screened, material_id: str) -> DFTSettings:
+    """How this campaign computes a candidate, but for its cut-off and its mesh."""
+    (structure,) = screened.structures(run, [material_id])
+    return run.dft_code.settings(run.campaign.dft.preset, screened.elements(material_id), structure)
 
 
 def _described_by(

@@ -18,7 +18,7 @@ from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened
-from flows.stages.choose import choose
+from flows.stages.choose import believe, choose
 from flows.stages.explain import surprises
 from flows.stages.pool import gather_pool
 from flows.stages.validate import _jobs, plans
@@ -215,3 +215,50 @@ def test_only_what_was_foretold_of_random_picks_corrects_the_error_bars(run: Run
     )
     known = {name: np.full(len(pool.material_ids), 0.2) for name in targets}
     assert surprises(run, pool, known) == {ENERGY: pytest.approx([2.0, 2.0]), GAP: pytest.approx([2.0])}
+
+
+def before(run: Run, first: int, last: int, *, preset: str = "standard", shift: float = 0.5) -> None:
+    """An earlier campaign on the same crystals, of which DFT has computed some."""
+    campaign = run.campaign.model_copy(update={"name": "before"})
+    earlier = replace(
+        run, campaign=campaign, campaign_id=run.ledger.add_campaign("before", campaign.identity() | {"preset": preset})
+    )
+    run.ledger.start_run(earlier.campaign_id, versions={}, weights_hash="w", config={}, budget=12)
+    screen(earlier)
+    screened = assess_screened(earlier)
+    computed = [m for m in sorted(screened.stabilities) if len(screened.elements(m)) == 2][first:last]
+    run.ledger.add_calculations(
+        made.calculation(
+            m,
+            method="gpaw-1.0",
+            fidelity="dft",
+            level_of_theory="PBE/setups-1.0/PW450",
+            properties={"preset": preset, "mode": "static", "band_gap": 2.0},
+        )
+        for m in computed
+    )
+    told = {m: screened.stabilities[m].decomposition_energy_per_atom + shift for m in computed}
+    run.ledger.add_stabilities(earlier.campaign_id, [made.stability(m, e, fidelity="dft") for m, e in told.items()])
+
+
+def test_what_an_earlier_campaign_computed_counts_from_the_first_round(run: Run) -> None:
+    screened = assess_screened(run)
+    assert gather_pool(run, screened).earlier is None
+    before(run, 0, 9)
+    pool = gather_pool(run, screened)
+    assert pool.earlier is not None
+    assert pool.earlier.kinds.tolist() == [0] * 9
+    assert pool.earlier.answers[GAP].tolist() == [2.0] * 9
+    posterior = believe(run, screened, pool).posteriors[ENERGY]
+    assert posterior.mean == pytest.approx(pool.priors[ENERGY] + 0.5, abs=0.1)
+    assert not len(posterior.observed)  # of the pool, nothing is answered yet
+    assert "potential_ranking" not in {selection.acquisition for selection in choose(run, screened, pool, 1)}
+
+
+def test_what_was_computed_otherwise_has_an_offset_of_its_own(run: Run) -> None:
+    screened = assess_screened(run)
+    before(run, 0, 6, preset="quick")
+    before(run, 6, 9, preset="accurate")
+    kinds = gather_pool(run, screened).earlier.kinds.tolist()  # type: ignore[union-attr]
+    assert len(set(kinds)) == 2
+    assert 0 not in kinds

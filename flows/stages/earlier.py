@@ -1,0 +1,130 @@
+"""DFT answers that other campaigns of the ledger got, for this one to learn from before its own first round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.context import Run
+from materials.records import Calculation, Stability, WrittenCalculation
+from materials.targets import DIGITS
+from models.dft.contract import DFTSettings
+from models.dft.record import level_of_theory
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pymatgen.core import Structure
+
+    from models.learning import Earlier
+
+Project = Callable[[Sequence["Structure"], "NDArray[np.float64]"], "NDArray[np.float64]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What one earlier campaign knows of one material."""
+
+    dft: Calculation
+    by_dft: Stability | None
+    by_mlip: Stability | None
+    mlip: WrittenCalculation
+
+
+def earlier_answers(run: Run, own: DFTSettings, project: Project, n_latent: int) -> Earlier | None:
+    """Gather what other campaigns' DFT said at a comparable level of theory: of the same functional.
+
+    Where the rest of the level or the preset differs, the answers are a kind of their own, with an offset and a noise
+    that are learned. A material counts if this campaign's potential has relaxed it, so that it can be described.
+
+    Args:
+        run: The campaign.
+        own: How it computes its candidates.
+        project: Structures and latent vectors -> features, as the pool's.
+        n_latent: Length of the latent vectors that describe the pool; 0 where none do.
+
+    Returns:
+        None where there is nothing.
+    """
+    from materials.serialization import structure_from_json
+    from models.learning import EXPECTATIONS, Earlier
+
+    functional = level_of_theory(own).split("/")[0]
+    found = [answer for campaign_id in _others(run) for answer in _answers(run, campaign_id, functional)]
+    told = list({answer.dft.calculation_id: answer for answer in found}.values())  # the latest campaign's word on each
+    latents = [(json.loads(answer.mlip.properties).get("latent") or [])[:n_latent] for answer in told]
+    kept = [i for i, latent in enumerate(latents) if len(latent) == n_latent]
+    if not kept:
+        return None
+    answers = [told[i] for i in kept]
+    structures = [structure_from_json(str(answer.mlip.structure)) for answer in answers]
+    return Earlier(
+        features=project(structures, np.array([latents[i] for i in kept], dtype=np.float64)),
+        answers={name: np.array([_said(answer, name) for answer in answers]) for name in EXPECTATIONS},
+        priors={
+            name: np.array([_of(answer.by_mlip, name) for answer in answers])
+            for name in ("decomposition_energy_per_atom", "formation_energy_per_atom")
+        }
+        | {"volume_per_atom": np.array([round(s.volume / len(s), DIGITS) for s in structures])},
+        kinds=_kinds(own, [answer.dft for answer in answers]),
+    )
+
+
+def _others(run: Run) -> list[str]:
+    """Name the other campaigns that were run, the oldest first."""
+    return [c["campaign_id"] for c in run.ledger.campaigns() if c["campaign_id"] != run.campaign_id and c["runs"]]
+
+
+def _answers(run: Run, campaign_id: str, functional: str) -> list[_Answer]:
+    best = run.ledger.calculations_by_id(set(run.ledger.best_calculations(campaign_id, fidelity="dft").values()))
+    dft = {
+        calculation.material_id: calculation
+        for calculation in best.values()
+        if calculation.status == "converged" and calculation.level_of_theory.split("/")[0] == functional
+    }
+    if not dft:
+        return []
+    identity = run.potential_identity
+    by_mlip = run.ledger.best_calculations(
+        campaign_id, fidelity="mlip", method=identity.method, level_of_theory=identity.level_of_theory
+    )
+    by_dft, hull = run.ledger.stabilities(campaign_id, "dft"), run.ledger.stabilities(campaign_id, "mlip")
+    relaxed = run.ledger.written_calculations(by_mlip[m] for m in sorted(dft) if m in by_mlip)
+    return [
+        _Answer(dft=dft[c.material_id], by_dft=by_dft.get(c.material_id), by_mlip=hull.get(c.material_id), mlip=c)
+        for c in relaxed
+        if c.status == "converged" and c.structure is not None
+    ]
+
+
+def _said(answer: _Answer, name: str) -> float:
+    match name:
+        case "band_gap":
+            return float(answer.dft.properties.get("band_gap", np.nan))
+        case "volume_per_atom":
+            return answer.dft.volume_per_atom or float("nan")
+        case "energy_above_hull":
+            return _of(answer.by_dft, "decomposition_energy_per_atom")
+        case _:
+            return _of(answer.by_dft, name)
+
+
+def _of(stability: Stability | None, name: str) -> float:
+    return float("nan") if stability is None else round(getattr(stability, name), DIGITS)
+
+
+def _kinds(own: DFTSettings, calculations: Sequence[Calculation]) -> NDArray[np.int64]:
+    """Number the kinds of calculation: 0 is the campaign's own, whose cut-off may differ from hull to hull."""
+
+    def key(code: str, level: str, preset: str, mode: str) -> tuple[str, ...]:
+        return code, *level.split("/")[:2], preset, mode
+
+    numbers = {key(own.code, level_of_theory(own), own.preset, own.mode): 0}
+    found = [
+        key(c.method.split("-")[0], c.level_of_theory, str(c.properties.get("preset")), str(c.properties.get("mode")))
+        for c in calculations
+    ]
+    return np.array([numbers.setdefault(kind, len(numbers)) for kind in found], dtype=np.int64)
