@@ -16,8 +16,8 @@ from flows.cluster_file import DFTJobs
 from flows.dft.entry import Entry, Job
 from flows.dft.executor import Executor, open_executor
 from flows.dft.watch import Watch
+from models.cost import relative_cost
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
-from models.dft.presets import relative_cost
 from models.dft.record import calculation_id, method_of
 
 if TYPE_CHECKING:

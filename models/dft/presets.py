@@ -212,24 +212,3 @@ def _is_hexagonal(structure: Structure) -> bool:
     alpha, beta, gamma = structure.lattice.angles
     upright = abs(alpha - 90) < 0.1 and abs(beta - 90) < 0.1
     return upright and abs(a - b) < 1e-3 * a and min(abs(gamma - 120), abs(gamma - 60)) < 0.1
-
-
-def relative_cost(structure: Structure, settings: DFTSettings) -> float:
-    """About how long a calculation takes, in no unit: for an order that leaves no slot idle at the end.
-
-    Args:
-        structure: The crystal.
-        settings: Its settings.
-    """
-    electrons = sum(_valence(site.specie.Z) for site in structure)
-    waves = structure.volume * settings.cutoff_ev**1.5
-    steps = 10.0 if settings.mode == "relax" else 1.0
-    return steps * math.prod(settings.kpoints) * electrons * waves * (2.0 if settings.magnetic_moments else 1.0)
-
-
-def _valence(number: int) -> int:
-    core = max(z for z in (0, 2, 10, 18, 36, 54, 86) if z < number)
-    outside = number - core
-    semicore = 8 if core >= 18 and outside <= 3 else 0
-    filled = 14 if core >= 54 and outside > 16 else 0  # a full f shell lies in the frozen core
-    return outside + semicore - filled - (10 if core >= 18 and outside - filled > 12 else 0)

@@ -15,7 +15,7 @@ from materials.errors import DFTError
 from materials.records import content_hash
 from models.dft.contract import DFTResult, DFTSettings
 from models.dft.gpaw_physics import k_points
-from models.dft.presets import looks_metallic, magnetic_moments, mesh, relative_cost, settings_for, symmetrised
+from models.dft.presets import looks_metallic, magnetic_moments, mesh, settings_for, symmetrised
 from models.dft.record import calculation_from, calculation_id, level_of_theory
 
 
@@ -131,13 +131,6 @@ def test_spin_where_elements_ask_for_it() -> None:
 )
 def test_what_looks_like_a_metal(symbols: str, metallic: bool) -> None:
     assert looks_metallic(symbols.split()) is metallic
-
-
-def test_dear_calculations_are_seen_as_dear() -> None:
-    static = settings_for("quick", ["Li"], half_heusler(), code=Code())
-    relaxing = settings_for("quick", ["Li"], half_heusler(), code=Code(), relax=True)
-    assert relative_cost(half_heusler(), static) < relative_cost(half_heusler(), relaxing)
-    assert relative_cost(half_heusler(), static) < relative_cost(half_heusler() * (2, 1, 1), static)
 
 
 def test_a_calculation_bears_the_name_of_its_folder() -> None:

@@ -19,8 +19,9 @@ from pymatgen.io.vasp.sets import MatPESStaticSet, MPRelaxSet, MPStaticSet
 from materials.corrections import MP2020_LEVEL, correction_of_vasp, foreign_potcars
 from materials.errors import CodeNotInstalled, DFTError, HullError, LevelOfTheoryMismatch
 from materials.hull import assess, entry_from
+from models.cost import relative_cost
 from models.dft.contract import DFTResult, DFTSettings, Limits
-from models.dft.presets import relative_cost, symmetrised
+from models.dft.presets import symmetrised
 from models.dft.record import calculation_from, calculation_id, level_of_theory
 from models.dft.vasp import Vasp, corrected, input_files
 from models.dft.vasp_output import gap_of, read_run

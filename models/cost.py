@@ -1,0 +1,157 @@
+"""What a DFT calculation is going to cost: a law of the work that it is, fitted to those that have ended.
+
+    log(core seconds) = level + sum of exponent x log(size) + scatter
+
+The sizes are those of a plane-wave code: irreducible k-points, bands (as many as electrons), plane waves, atoms; spin
+and a relaxation multiply. Each exponent is believed to be what theory says until calculations say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from models.dft.contract import DFTSettings
+from models.dft.presets import SYMPREC, symmetrised
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+Floats = NDArray[np.float64]
+
+# Logarithms of k-points, electrons, plane waves, atoms; 1 with spin; 1 for a relaxation. Each band at each k-point is
+# transformed once a step (Payne et al., doi:10.1103/RevModPhys.64.1045): what makes bands orthogonal, steeper still,
+# counts only in cells larger than these.
+EXPONENTS = np.array([1.0, 1.0, 1.0, 0.0, math.log(2), math.log(10)])
+# Of GPAW on one core for the half-Heuslers of tests/benchmarks/dft-presets.md.
+LEVEL = -16.2
+EXPONENT_SPREAD = 0.3  # how far from what theory says an exponent may well lie
+LEVEL_SPREAD = 2.0  # another machine, another code: within a factor of seven
+SCATTER = 0.5  # of log(core seconds), expected before any calculation has ended
+SCATTER_WEIGHT = 4.0  # calculations that this expectation counts as
+TAIL = 4.0  # degrees of freedom of Student's t: what took ten times as long as usual teaches little
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel:
+    """The law as it is believed.
+
+    Attributes:
+        center: Mean of the features that were learned from, shape (6,).
+        level: Expected log(core seconds) there.
+        exponents: Shape (6,).
+        scatter: Of log(core seconds) about the law, of the bulk of the calculations: the scale of Student's t.
+        n_learned: Calculations that it was learned from.
+    """
+
+    center: Floats
+    level: float
+    exponents: Floats
+    scatter: float
+    n_learned: int
+
+    def expect(self, features: ArrayLike) -> Floats:
+        """Expected core seconds, shape (n,), above 0: the mean of a log-normal belief, not its median.
+
+        Args:
+            features: From `features_of`, shape (n, 6).
+        """
+        rows = np.asarray(features, dtype=np.float64).reshape(-1, len(EXPONENTS))
+        logs = self.level + (rows - self.center) @ self.exponents + self.scatter**2 / 2
+        return np.exp(np.clip(logs, -30.0, 30.0))
+
+
+def learn_cost(features: ArrayLike, core_s: ArrayLike) -> CostModel:
+    """Fit the law by ridge regression towards what theory says, robust against a few that took far too long.
+
+    Without a calculation it is theory's, at the level of a laptop; a few move the level, many the exponents.
+
+    Args:
+        features: From `features_of`, shape (m, 6).
+        core_s: Core seconds, shape (m,); those that are not finite and above 0 are left out.
+    """
+    seconds = np.asarray(core_s, dtype=np.float64).reshape(-1)
+    rows = np.asarray(features, dtype=np.float64).reshape(-1, len(EXPONENTS))
+    good = np.isfinite(seconds) & (seconds > 0) & np.isfinite(rows).all(axis=1)
+    rows, logs = rows[good], np.log(seconds[good])
+    center = rows.mean(axis=0) if len(rows) else np.zeros(len(EXPONENTS))
+    prior = np.array([LEVEL + center @ EXPONENTS, *EXPONENTS])
+    # About the centre level and exponents are told apart: one calculation moves the level alone.
+    design = np.column_stack([np.ones(len(rows)), rows - center])
+    certainty = np.diag([LEVEL_SPREAD**-2, *[EXPONENT_SPREAD**-2] * len(EXPONENTS)])
+    found, scatter, weights = prior, SCATTER, np.ones(len(rows))
+    for _ in range(50):
+        weighted = design.T * (weights / scatter**2)
+        found = np.linalg.solve(weighted @ design + certainty, weighted @ logs + certainty @ prior)
+        squared = (logs - design @ found) ** 2
+        scatter = math.sqrt((SCATTER_WEIGHT * SCATTER**2 + float(weights @ squared)) / (SCATTER_WEIGHT + len(rows)))
+        weights = (TAIL + 1) / (TAIL + squared / scatter**2)
+    return CostModel(
+        center=center, level=float(found[0]), exponents=found[1:], scatter=scatter, n_learned=int(good.sum())
+    )
+
+
+def features_of(structure: Structure, settings: DFTSettings) -> tuple[float, ...]:
+    """Describe the work of a calculation before it is done.
+
+    Args:
+        structure: The crystal; what is computed is its symmetrised primitive cell.
+        settings: Its settings.
+    """
+    cell = symmetrised(structure)
+    electrons = sum(valence(site.specie.Z) for site in cell)
+    return (
+        math.log(irreducible(cell, settings.kpoints, settings.kpoint_shift)),
+        math.log(electrons),
+        math.log(cell.volume * settings.cutoff_ev**1.5),
+        math.log(len(cell)),
+        1.0 if settings.magnetic_moments else 0.0,
+        1.0 if settings.mode == "relax" else 0.0,
+    )
+
+
+def relative_cost(structure: Structure, settings: DFTSettings) -> float:
+    """About how long a calculation takes, by theory alone: for an order that leaves no slot idle at the end."""
+    return float(learn_cost([], []).expect(features_of(structure, settings))[0])
+
+
+def irreducible(cell: Structure, kpoints: Sequence[int], shift: Sequence[bool]) -> int:
+    """Points of a mesh that the crystal's symmetry and time reversal leave to be computed.
+
+    Args:
+        cell: From `symmetrised`.
+        kpoints: Divisions of the mesh.
+        shift: Along which axes it is moved by half a division.
+    """
+    import moyopy
+
+    numbers = [int(site.specie.Z) for site in cell]
+    found = moyopy.MoyoDataset(
+        moyopy.Cell(cell.lattice.matrix.tolist(), cell.frac_coords.tolist(), numbers), symprec=SYMPREC
+    )
+    rotations = np.unique(np.array(found.operations.rotations), axis=0)
+    divisions, half = np.array(kpoints), np.where(shift, 0.5, 0.0)
+    points = np.stack(np.meshgrid(*map(np.arange, divisions), indexing="ij"), axis=-1).reshape(-1, 3)
+    images = ((points + half) / divisions) @ np.concatenate([rotations, -rotations])
+    places = images * divisions - half
+    on_mesh = np.abs(places - np.round(places)).max(axis=2) < 1e-6  # a mesh may have less symmetry than the crystal
+    rank = np.ravel_multi_index(tuple(np.moveaxis(np.round(places).astype(int) % divisions, -1, 0)), tuple(divisions))
+    return len(np.unique(np.where(on_mesh, rank, len(points)).min(axis=0)))
+
+
+def valence(number: int) -> int:
+    """Electrons of an atom that usual frozen cores leave to be computed, semicore ones of the early metals among them.
+
+    Args:
+        number: Of the element.
+    """
+    core = max(z for z in (0, 2, 10, 18, 36, 54, 86) if z < number)
+    outside = number - core
+    semicore = 8 if core >= 18 and outside <= 3 else 0
+    filled = 14 if core >= 54 and outside > 16 else 0  # a full f shell lies in the frozen core
+    return outside + semicore - filled - (10 if core >= 18 and outside - filled > 12 else 0)
