@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from materials.targets import DIGITS, learned_as, spoken, unit_of
+from models.diversity import median_distance
 from models.hyperparameters import FEWEST_TO_FIT
 from models.scoring import Known
-from models.selection import median_distance
 from models.surrogate import Posterior
 
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +34,37 @@ EXPONENT_SPREAD = 0.3  # how far from what theory says an exponent may well lie
 LEVEL_SPREAD = 2.0  # another machine, another code: within a factor of seven
 SCATTER = 0.5  # of log(core seconds), expected before any calculation has ended
 SCATTER_WEIGHT = 4.0  # calculations that this expectation counts as
+LEAST = 0.1  # of what candidates usually cost, which one that costs nothing counts
 TAIL = 4.0  # degrees of freedom of Student's t: what took ten times as long as usual teaches little
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """What some candidates still cost, and which of them need the same calculations.
+
+    Attributes:
+        needs: Which calculations each candidate needs, its own and those of its competing phases, shape (m, p).
+        prices: Core seconds of each calculation, shape (p,); 0 once it is paid.
+        least: Core seconds that a candidate counts at least: one that is free still takes a place in the batch.
+    """
+
+    needs: NDArray[np.bool_]
+    prices: Floats
+    least: float
+
+    def marginal(self) -> Floats:
+        """Core seconds that each candidate adds to what is paid, shape (m,)."""
+        return np.maximum(self.needs @ self.prices, self.least)
+
+    def paid(self, place: int) -> Bill:
+        """The bill of the rest once a candidate is chosen: what it needs is free for all."""
+        return replace(self, prices=np.where(self.needs[place], 0.0, self.prices))
+
+
+def open_bill(needs: NDArray[np.bool_], prices: Floats) -> Bill:
+    """Begin the bill of a batch; the arguments are those of `Bill`."""
+    usual = (needs @ prices)[(needs @ prices) > 0]
+    return Bill(needs=needs, prices=prices, least=LEAST * float(np.median(usual)) if len(usual) else 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +164,11 @@ def irreducible(cell: Structure, kpoints: Sequence[int], shift: Sequence[bool]) 
     found = moyopy.MoyoDataset(
         moyopy.Cell(cell.lattice.matrix.tolist(), cell.frac_coords.tolist(), numbers), symprec=SYMPREC
     )
-    rotations = np.unique(np.array(found.operations.rotations), axis=0)
+    turned = np.array(found.operations.rotations)
+    rotations = np.unique(np.concatenate([turned, -turned]), axis=0)
     divisions, half = np.array(kpoints), np.where(shift, 0.5, 0.0)
     points = np.stack(np.meshgrid(*map(np.arange, divisions), indexing="ij"), axis=-1).reshape(-1, 3)
-    images = ((points + half) / divisions) @ np.concatenate([rotations, -rotations])
+    images = ((points + half) / divisions) @ rotations
     places = images * divisions - half
     on_mesh = np.abs(places - np.round(places)).max(axis=2) < 1e-6  # a mesh may have less symmetry than the crystal
     rank = np.ravel_multi_index(tuple(np.moveaxis(np.round(places).astype(int) % divisions, -1, 0)), tuple(divisions))

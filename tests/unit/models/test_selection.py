@@ -6,7 +6,10 @@ from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
 from materials.records import Target
-from models.selection import median_distance, rank_of, select_batch
+from models.cost import open_bill
+from models.diversity import median_distance
+from models.scoring import score_pool
+from models.selection import rank_of, select_batch
 from models.surrogate import predict
 
 STABLE = Target(property="energy", goal="at_most", value=-0.5)
@@ -234,3 +237,140 @@ def test_the_median_distance_is_that_of_two_candidates():
     features = np.random.default_rng(5).standard_normal((60, 4))
     assert median_distance(features) == pytest.approx(np.median(pdist(features)))
     assert median_distance(features[:1]) == 0
+
+
+def bills(own, phases=(), prices=()):
+    """A bill for any rows: each has a calculation of its own, and needs some phases that all may share."""
+    own = np.asarray(own, dtype=np.float64)
+    phases = np.asarray(phases, dtype=bool).reshape(len(own), -1)
+
+    def bill_of(rows):
+        return open_bill(np.hstack([np.eye(len(rows), dtype=bool), phases[rows]]), np.concatenate([own[rows], prices]))
+
+    return bill_of
+
+
+def answered(targets, n=200, **extra):
+    campaign = Campaign(targets, n=n, **extra)
+    campaign.answer(campaign.batch(6, 1))
+    return campaign
+
+
+@pytest.mark.parametrize("round", [1, 2])
+def test_where_all_cost_the_same_the_picks_are_those_without_costs(round):
+    campaign = answered([STABLE, GAP]) if round == 2 else Campaign([STABLE, GAP])
+    without = campaign.batch(6, round, n_audits=1)
+    priced = campaign.batch(6, round, n_audits=1, bill_of=bills(np.full(200, 7.0)))
+    assert [pick.index for pick in priced] == [pick.index for pick in without]
+    halves = {pick.acquisition for pick in priced}
+    first = {"potential_ranking_per_cpu_hour", "spread", "audit"}
+    assert halves == (first if round == 1 else {"probability_of_all_targets_per_cpu_hour", "audit"})
+    assert priced[0].score == pytest.approx(without[0].score * 3600 / 7.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_greedy_in_what_a_hit_adds_to_the_bill(seed):
+    campaign = answered([STABLE, GAP], n=60, seed=seed)
+    rng = np.random.default_rng(seed)
+    own, phases, prices = rng.uniform(1, 50, 60), rng.random((60, 8)) < 0.2, rng.uniform(10, 200, 8)
+    picks = campaign.batch(5, 2, bill_of=bills(own, phases, prices))
+    posteriors = {
+        name: predict(
+            campaign.features,
+            observed=np.flatnonzero(~campaign.available),
+            answers=campaign.known[name][~campaign.available],
+            prior=campaign.potential if name == "energy" else None,
+            center=0.0 if name == "energy" else 1.0,
+            seed=seed,
+        )
+        for name in campaign.truth
+    }
+    odds = score_pool(posteriors, campaign.targets, campaign.known)
+    left, paid, expected = set(np.flatnonzero(campaign.available)), set(), []
+    for _ in range(5):
+        costs = {row: own[row] + sum(prices[p] for p in np.flatnonzero(phases[row]) if p not in paid) for row in left}
+        if not expected:
+            least = 0.1 * np.median(list(costs.values()))
+        best = max(left, key=lambda row: odds[row] / max(costs[row], least))
+        expected.append(best)
+        left.remove(best)
+        paid |= set(np.flatnonzero(phases[best]))
+    assert [pick.index for pick in picks] == expected
+
+
+def test_what_one_has_paid_is_free_for_those_that_need_the_same():
+    campaign = answered([STABLE], n=60)
+    ranked = campaign.batch(6, 2)
+    likely = [pick.index for pick in ranked]
+    dear = np.zeros((60, 1), dtype=bool)
+    dear[likely[:3]] = True  # the likeliest three need one dear phase, together
+
+    def batch(price):
+        return [pick.index for pick in campaign.batch(6, 2, bill_of=bills(np.ones(60), dear, [price]))]
+
+    assert batch(0.0)[:3] == likely[:3]
+    assert set(batch(1e6)).isdisjoint(likely[:3])
+    # A little too dear to begin with: but once the first of them has been picked, the others come at once.
+    order = batch(1.01 * ranked[0].score / ranked[3].score - 1)
+    assert order[:4] == [likely[3], *likely[:3]]
+
+
+def test_audits_are_drawn_whatever_they_cost_and_pay_for_the_rest():
+    campaign = answered([STABLE], n=60)
+    audits = [p.index for p in campaign.batch(4, 2, n_audits=2) if p.acquisition == "audit"]
+    others = [row for row in np.flatnonzero(campaign.available) if row not in audits]
+    needs = np.zeros((60, 1), dtype=bool)
+    needs[[*audits, others[5]]] = True  # one other needs what the audits need; the rest is dear
+    own = np.full(60, 1e5)
+    own[others[5]] = 1.0
+    picks = campaign.batch(4, 2, n_audits=2, bill_of=bills(own, needs, [1e9]))
+    assert [p.index for p in picks if p.acquisition == "audit"] == audits
+    assert picks[0].index == others[5]
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+def test_a_bound_gives_way_to_an_improvement_that_can_be_divided(goal):
+    campaign = answered([Target(property="energy", goal=goal)])
+    picks = campaign.batch(5, 2, bill_of=bills(np.full(200, 3600.0)), rule="lower_confidence_bound")
+    assert {pick.acquisition for pick in picks} == {"expected_improvement_per_cpu_hour"}
+    assert all(pick.score >= 0 for pick in picks)
+    truth = campaign.truth["energy"] * (1 if goal == "minimize" else -1)
+    assert np.mean(truth[[pick.index for pick in picks]]) < np.quantile(truth, 0.3)
+
+
+POOR = {
+    "one candidate": {"n": 1},
+    "all validated": {"asked": 1.0},
+    "all the same answer": {"asked": 0.5, "answer": 0.3},
+    "all failed": {"asked": 0.5, "answer": np.nan},
+    "no prior": {"asked": 0.2, "prior": np.nan},
+    "some priors": {"asked": 0.2, "prior": "some"},
+    "nothing to tell them apart": {"asked": 0.2, "features": 1.0},
+}
+
+
+@pytest.mark.parametrize("priced", [False, True])
+@pytest.mark.parametrize(
+    "targets",
+    [[STABLE, GAP], [LOWEST], [Target(property="energy", goal="at_most", value=-1e9)], [GAP, LOWEST]],
+    ids=["met or missed", "ordered", "never reached", "both"],
+)
+@pytest.mark.parametrize("how", POOR)
+def test_no_pool_is_too_poor_to_choose_from(how, targets, priced):
+    poor = POOR[how]
+    campaign = Campaign(targets, n=poor.get("n", 40))
+    n = len(campaign.available)
+    asked = np.arange(int(n * poor.get("asked", 0)))
+    campaign.available[asked] = False
+    for name in campaign.truth:
+        campaign.known[name][asked] = poor.get("answer", campaign.truth[name][asked])
+    if "prior" in poor:
+        campaign.potential[:: 3 if poor["prior"] == "some" else 1] = np.nan
+    if "features" in poor:
+        campaign.features[:] = poor["features"]
+    bill_of = bills(np.arange(n) % 3, np.ones((n, 1)), [5.0]) if priced else None
+    picks = campaign.batch(5, 2, n_audits=1, bill_of=bill_of)
+    chosen = [pick.index for pick in picks]
+    assert len(set(chosen)) == len(chosen) == min(5, n - len(asked))
+    assert campaign.available[chosen].all()
+    assert all(np.isfinite(pick.score) for pick in picks)
