@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-TWIN = 0.1  # of the median distance in the pool: nearer than that, two candidates are one question
+TWIN = 0.1  # of the median distance in the pool: nearer than that, two candidates of a batch are one question
+SAME = 0.01  # nearer than that to an answered one, there is nothing to ask: it is the same crystal
 SAMPLE = 500  # rows by which distances in the pool are judged, and that are offered to be representatives
 OF_ONE_GROUP = 5  # candidates of one group that compete for its place in a batch
 DIGITS = 6  # that count in a decision: the last ones change with the machine
@@ -40,13 +41,16 @@ class Pool:
         return np.asarray(self.features[np.asarray(indices, dtype=np.int64)], dtype=np.float64)
 
     def apart(self, shortlist: Rows, taken: Sequence[int] | Rows) -> NDArray[np.bool_]:
-        """Which rows share no group with those taken and are no near-twin of them or of an answered one."""
+        """Which rows share no group with those taken, are no near-twin of them, and not the same as an answered one.
+
+        A near-twin of an answered one stays: what is known of it is in its odds, and the likeliest lie close together.
+        """
         taken = np.asarray(taken, dtype=np.int64)
-        others = np.concatenate([self.answered, taken])
         apart = ~np.isin(self.groups[shortlist], self.groups[taken])
-        if len(others):
-            nearest = distances(self.rows(shortlist), self.rows(others)).min(axis=1)
-            apart &= nearest > TWIN * self.median_distance
+        for others, least in ((taken, TWIN), (self.answered, SAME)):
+            if len(others):
+                nearest = distances(self.rows(shortlist), self.rows(others)).min(axis=1)
+                apart &= nearest > least * self.median_distance
         return apart
 
     def shortlist(self, values: Floats, length: int) -> Rows:

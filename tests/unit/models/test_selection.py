@@ -174,6 +174,20 @@ def test_no_near_twins_in_a_batch_nor_of_what_is_known(round):
     assert len({row % 30 for row in before + after}) == len(before) + len(after)
 
 
+def test_what_lies_near_an_answered_one_may_still_be_asked():
+    campaign = Campaign([STABLE], n=60)
+    hit = int(np.argmin(campaign.truth["energy"]))
+    near = 0 if hit else 1
+    distance = np.median(np.linalg.norm(campaign.features[:, None] - campaign.features, axis=2))
+    campaign.features[near] = campaign.features[hit] + [0.05 * distance, 0, 0, 0, 0]
+    campaign.potential[near] = campaign.potential[hit] = campaign.truth["energy"][hit]
+    campaign.available[[hit, *range(50, 60)]] = False
+    campaign.known["energy"][~campaign.available] = campaign.truth["energy"][~campaign.available]
+    assert near in [pick.index for pick in campaign.batch(3, 2)]
+    campaign.features[near] = campaign.features[hit] + [0.005 * distance, 0, 0, 0, 0]
+    assert near not in [pick.index for pick in campaign.batch(3, 2)]
+
+
 def test_ties_go_to_the_lower_row():
     features = np.arange(8.0)[:, None] * 100
     flat = predict(features, observed=[], answers=[])
