@@ -139,6 +139,13 @@ class Learning(Section):
         title="Acquisition",
         description="Of a single target that only orders. best_odds: of being among the best 1 % of the pool.",
     )
+    cost: Literal["candidates", "time"] = Field(
+        default="candidates",
+        title="Cost",
+        description="What a pick counts. candidates: each one. time: the CPU time expected of its calculation and of "
+        "the competing phases that nobody has paid yet, learned from what has ended; the next pick is the one with the "
+        "largest value for it.",
+    )
     stop_odds: float = Field(
         default=0.01,
         ge=0,
@@ -151,6 +158,13 @@ class Learning(Section):
         ge=0,
         title="Stop at hits",
         description="Targets that can be met: stop when the next batch can expect fewer hits than this.",
+    )
+    stop_cpu_hours_per_hit: float | None = Field(
+        default=None,
+        gt=0,
+        title="Stop at CPU hours a hit",
+        description="Stop when the next batch is expected to take more for each hit that it can expect. "
+        "Empty: whatever it takes.",
     )
     stop_after: int = Field(
         default=40, ge=1, title="Stop not before", description="Answers to wait for before the stop rule is asked."
@@ -285,6 +299,9 @@ class Campaign(Section):
         for name in ("pressure_gpa", "max_stress_gpa", "positions"):
             if getattr(self.screening, name) == Screening.model_fields[name].default:
                 del content["screening"][name]
+        for name in ("cost", "stop_cpu_hours_per_hit"):
+            if getattr(self.learning, name) == Learning.model_fields[name].default:
+                del content["learning"][name]
         for name in ("pseudopotentials", "input_set", "functional", "potcars"):
             if getattr(self.dft, name) == DFT.model_fields[name].default:
                 del content["dft"][name]

@@ -30,6 +30,7 @@ class Evidence:
         names: Formulas by material_id.
         n_answers: That the surrogate has learned from.
         cautions: What speaks against the predictions of the next in line, in words, by material_id.
+        verdict: Whether going on is worth it, in words.
     """
 
     rows: Sequence[RankedCandidate]
@@ -39,6 +40,7 @@ class Evidence:
     names: Mapping[str, str]
     n_answers: int
     cautions: Mapping[str, Sequence[str]]
+    verdict: str
 
 
 def folder(run: Run) -> Path:
@@ -119,6 +121,8 @@ def findings(run: Run, evidence: Evidence, selections: Sequence[Selection]) -> l
     if hits:
         best = hits[0]
         lines.append(f"best: {best.formula} ({best.parents}), {_facts(best)}")
+    if evidence.verdict:
+        lines.append(evidence.verdict)
     failed = [row for row in picked if row.status == "failed"]
     if failed:
         lines.append(f"failed: {', '.join(f'{row.formula} ({row.message.splitlines()[0][:80]})' for row in failed)}")

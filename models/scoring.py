@@ -136,8 +136,8 @@ def odds_of(target: Target, posterior: Posterior, bar: float | None) -> Floats:
         return _between(posterior, None, value) if target.goal == "at_most" else _between(posterior, value, None)
     if target.goal == "near" and target.tolerance is not None:
         return at_most_as_bad(target, posterior, target.tolerance + 1e-12)
-    least = np.min(badness_of(target, posterior.expected)) if bar is None else badness_of(target, np.array([bar]))[0]
-    return at_most_as_bad(target, posterior, float(least))
+    answers = posterior.expected if bar is None else np.array([bar])
+    return at_most_as_bad(target, posterior, float(np.min(badness_of(target, answers), initial=np.inf)))
 
 
 def at_most_as_bad(target: Target, posterior: Posterior, badness: float) -> Floats:

@@ -15,6 +15,8 @@ from materials.records import Calculation, Outcome, Stability
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from flows.dft.entry import Job
+    from materials.competing import ValidationPlan
     from materials.crystals import Crystal
     from materials.hull import HullEntry
 
@@ -36,6 +38,9 @@ class Screened:
             material that stands for each crystal.
         built: Structures that were asked for, relaxed by the potential or as the database has it, by material_id.
         gathered: Phases that were asked for, by chemical system.
+        planned: What goes with each candidate that was asked about, by material_id.
+        jobs: Calculations that were asked for, by phase, elements of its hull, and whether it is relaxed.
+        work: What `models.cost` says of calculations that were asked for, by calculation_id.
     """
 
     outcomes: Mapping[str, Outcome]
@@ -45,6 +50,9 @@ class Screened:
     references: Mapping[str, HullEntry] = field(default_factory=dict)
     built: dict[str, Structure] = field(default_factory=dict)
     gathered: dict[str, list[HullEntry]] = field(default_factory=dict)
+    planned: dict[str, ValidationPlan] = field(default_factory=dict)
+    jobs: dict[tuple[str, frozenset[str], bool | None], Job] = field(default_factory=dict)
+    work: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def phase(self, material_id: str) -> Outcome:
         """Give the calculation that a phase's energy and structure come from."""

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from flows.context import Run
 from flows.reasons import pick_line
 from flows.stages.assess import Screened
+from flows.stages.costs import look_further, pick_batch, reason_to_stop
 from flows.stages.explain import predictions, reasons, surprises
 from flows.stages.pool import Pool
 from flows.stages.validate import collect, first_needed
 from materials.records import Selection
 
 if TYPE_CHECKING:
+    from models.selection import Pick
     from models.surrogate import Posterior
 
 
@@ -81,10 +83,14 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
     with run.progress.timed("learning"):
         taken = {s.material_id for s in chosen}
         available = np.array([material_id not in taken for material_id in pool.material_ids])
-        if reason := _reason_to_stop(run, belief, available, size):
+        outlook = look_further(run, screened, pool, belief, size)
+        if reason := reason_to_stop(run, outlook):
             run.progress.say(f"Stopping before the budget is spent: {reason}")
             return []
-        selections = _pick(run, pool, belief, available, size, round_number, len(chosen))
+        if outlook.n_answers:
+            run.progress.say(f"Round {round_number}: {outlook.batch}; {outlook.rest}")
+        picks = pick_batch(run, screened, pool, belief, available=available, size=size, round_number=round_number)
+        selections = _selections(run, pool, picks, round_number)
         row_of = pool.row_of()
         rows = [row_of[s.material_id] for s in selections]
         why = reasons(screened, pool, belief, _score_by_potential(run, pool), rows)
@@ -99,41 +105,7 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
     return selections
 
 
-def _reason_to_stop(run: Run, belief: Belief, available: NDArray[np.bool_], size: int) -> str | None:
-    from models.stopping import stop_rule
-
-    learning = run.campaign.learning
-    return stop_rule(
-        posteriors=belief.posteriors,
-        targets=run.targets,
-        known=belief.known,
-        available=available,
-        batch=size,
-        least_answers=learning.stop_after,
-        least_odds=learning.stop_odds,
-        least_hits=learning.stop_hits,
-    )
-
-
-def _pick(
-    run: Run, pool: Pool, belief: Belief, available: NDArray[np.bool_], size: int, round_number: int, before: int
-) -> list[Selection]:
-    from models.selection import audits_due, select_batch
-
-    learning = run.campaign.learning
-    picks = select_batch(
-        features=pool.features,
-        posteriors=belief.posteriors,
-        targets=run.targets,
-        known=belief.known,
-        available=available,
-        size=size,
-        seed=learning.seed,
-        round=round_number,
-        groups=pool.groups,
-        n_audits=audits_due(before, size, learning.audits),
-        rule=learning.acquisition,
-    )
+def _selections(run: Run, pool: Pool, picks: Sequence[Pick], round_number: int) -> list[Selection]:
     return [
         Selection(
             material_id=pool.material_ids[pick.index],
@@ -141,7 +113,7 @@ def _pick(
             acquisition=pick.acquisition,
             score=pick.score,
             rank=rank,
-            seed=learning.seed,
+            seed=run.campaign.learning.seed,
         )
         for rank, pick in enumerate(picks, start=1)
     ]

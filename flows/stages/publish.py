@@ -10,6 +10,7 @@ from flows.context import Run
 from flows.noted import Noted
 from flows.stages.assess import Screened
 from flows.stages.choose import Belief, believe
+from flows.stages.costs import verdict
 from flows.stages.explain import cautions_about, predictions
 from flows.stages.pool import Pool
 from flows.stages.validate import collect, plans, relaxed_best
@@ -52,6 +53,7 @@ def publish(run: Run, screened: Screened, pool: Pool) -> int:
                 names={p.material_id: p.formula for p in run.ledger.proposed(run.campaign_id, spoken_of)},
                 n_answers=min(len(posterior.observed) for posterior in belief.posteriors.values()),
                 cautions=_cautions(screened, pool, belief, noted.rows),
+                verdict=verdict(run, screened, pool, belief),
             ),
         )
     return changed

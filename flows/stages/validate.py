@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 
 def plans(run: Run, screened: Screened, until: int | None = None) -> list[ValidationPlan]:
     """Plan each selection so far, or until a round: which competing phases go with it, and which are left out."""
-    chosen = run.ledger.selections(run.campaign_id, until)
-    return [_plan(run, screened, s.material_id) for s in chosen if s.material_id in screened.stabilities]
+    chosen = [selection.material_id for selection in run.ledger.selections(run.campaign_id, until)]
+    return [plan_of(run, screened, material_id) for material_id in chosen if material_id in screened.stabilities]
 
 
-def _plan(run: Run, screened: Screened, material_id: str) -> ValidationPlan:
-    dft = run.campaign.dft
-    entries = screened.inside(run, str(screened.phase(material_id).chemsys))
-    return plan_validation(
-        entries,
-        {entry.entry_id: screened.phase(entry.entry_id).n_sites or 0 for entry in entries},
-        material_id,
-        within=dft.competing_within,
-        max_sites=dft.competing_max_sites,
-        polymorphs=dft.competing_polymorphs,
-        known=_known(run, screened, material_id),
-    )
+def plan_of(run: Run, screened: Screened, material_id: str) -> ValidationPlan:
+    """Plan one candidate, chosen or not."""
+    if material_id not in screened.planned:
+        dft = run.campaign.dft
+        entries = screened.inside(run, str(screened.phase(material_id).chemsys))
+        screened.planned[material_id] = plan_validation(
+            entries,
+            {entry.entry_id: screened.phase(entry.entry_id).n_sites or 0 for entry in entries},
+            material_id,
+            within=dft.competing_within,
+            max_sites=dft.competing_max_sites,
+            polymorphs=dft.competing_polymorphs,
+            known=_known(run, screened, material_id),
+        )
+    return screened.planned[material_id]
 
 
 def first_needed(run: Run, screened: Screened, material_ids: Sequence[str]) -> list[list[str]]:
@@ -45,10 +48,10 @@ def first_needed(run: Run, screened: Screened, material_ids: Sequence[str]) -> l
         screened: What the potential says.
         material_ids: The picks, in their order.
     """
-    asked = {job.calculation_id for plan in plans(run, screened) for job in _jobs(run, screened, plan)}
+    asked = {job.calculation_id for plan in plans(run, screened) for job in jobs_of(run, screened, plan)}
     found = []
     for material_id in material_ids:
-        needed = [job.calculation_id for job in _jobs(run, screened, _plan(run, screened, material_id))]
+        needed = [job.calculation_id for job in jobs_of(run, screened, plan_of(run, screened, material_id))]
         found.append([calculation_id for calculation_id in needed if calculation_id not in asked])
         asked.update(needed)
     return found
@@ -80,7 +83,7 @@ def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
     jobs: dict[str, Job] = {}
     for plan in plans(run, screened, this_round):
         if plan.material_id in wanted:
-            for job in _jobs(run, screened, plan):
+            for job in jobs_of(run, screened, plan):
                 jobs.setdefault(job.calculation_id, job)
     names = ", ".join(f"{pick.material_id} ({pick.acquisition})" for pick in picks)
     run.progress.say(f"Round {picks[0].round}: validating {names}")
@@ -98,7 +101,7 @@ def collect(run: Run, screened: Screened, until: int | None = None) -> dict[str,
     Returns:
         Level of theory -> material_id -> calculation.
     """
-    jobs = [job for plan in plans(run, screened, until) for job in _jobs(run, screened, plan)]
+    jobs = [job for plan in plans(run, screened, until) for job in jobs_of(run, screened, plan)]
     found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
     results: dict[str, dict[str, Calculation]] = {}
     for calculation in found.values():
@@ -125,7 +128,7 @@ def _best_jobs(run: Run, screened: Screened) -> list[Job]:
     return [job for m in best for job in _jobs_of(run, screened, [m], screened.elements(m), relax=True)]
 
 
-def _jobs(run: Run, screened: Screened, plan: ValidationPlan) -> list[Job]:
+def jobs_of(run: Run, screened: Screened, plan: ValidationPlan) -> list[Job]:
     """List the calculations of a plan, all with the one cut-off that its elements ask for."""
     elements = screened.elements(plan.material_id)
     return _jobs_of(run, screened, [plan.material_id, *plan.phases], elements)
@@ -135,12 +138,12 @@ def _jobs_of(
     run: Run, screened: Screened, material_ids: Sequence[str], elements: frozenset[str], *, relax: bool | None = None
 ) -> list[Job]:
     code = run.dft_code
-    jobs = []
-    for material_id, structure in zip(material_ids, screened.structures(run, material_ids), strict=True):
+    missing = [material_id for material_id in material_ids if (material_id, elements, relax) not in screened.jobs]
+    for material_id, structure in zip(missing, screened.structures(run, missing), strict=True):
         geometry = screened.phase(material_id).calculation_id
         settings = code.settings(run.campaign.dft.preset, elements, structure, relax=relax, geometry=geometry)
-        jobs.append(job_for(material_id, structure, settings, code))
-    return jobs
+        screened.jobs[material_id, elements, relax] = job_for(material_id, structure, settings, code)
+    return [screened.jobs[material_id, elements, relax] for material_id in material_ids]
 
 
 def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:

@@ -21,7 +21,7 @@ from flows.stages.assess import Screened, assess_screened
 from flows.stages.choose import believe, choose
 from flows.stages.explain import surprises
 from flows.stages.pool import gather_pool
-from flows.stages.validate import _jobs, plans
+from flows.stages.validate import jobs_of, plans
 from materials.records import Prediction
 from materials.store.ledger import Ledger
 from models.selection import audits_due
@@ -162,7 +162,7 @@ def test_a_calculation_is_the_first_picks_that_needs_it(run: Run) -> None:
     picks += choose(run, screened, pool, 2)
     told = [calculation for s in picks for calculation in s.why["calculations"]]
     assert len(told) == len(set(told))
-    needed = {job.calculation_id for plan in plans(run, screened) for job in _jobs(run, screened, plan)}
+    needed = {job.calculation_id for plan in plans(run, screened) for job in jobs_of(run, screened, plan)}
     assert set(told) == needed
     assert len(picks[0].why["calculations"]) == 3  # its own, and both of its elements
     assert len(told) < 3 * len(picks)

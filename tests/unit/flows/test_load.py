@@ -106,6 +106,15 @@ def test_vasps_fields_leave_other_campaigns_what_they_were(tmp_path: Path) -> No
         load(tmp_path, f"{GOOD}dft: {{code: vasp, functional: r2SCAN}}\n")
 
 
+def test_counting_candidates_leaves_a_campaign_what_it_was(tmp_path: Path) -> None:
+    assert not {"cost", "stop_cpu_hours_per_hit"} & load(tmp_path, GOOD).identity()["learning"].keys()
+    by_time = load(tmp_path, f"{GOOD}learning: {{cost: time, stop_cpu_hours_per_hit: 2}}\n")
+    assert by_time.identity()["learning"]["cost"] == "time"
+    assert by_time.identity()["learning"]["stop_cpu_hours_per_hit"] == 2.0
+    with pytest.raises(CampaignError, match=r"learning\.cost: .money. is not one of candidates, time"):
+        load(tmp_path, f"{GOOD}learning: {{cost: money}}\n")
+
+
 def test_the_committed_schemas_are_fresh() -> None:
     configs = Path(__file__).parents[3] / "configs"
     campaign, cluster = configs / "campaign.schema.json", configs / "cluster.schema.json"
