@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,22 +52,23 @@ def read_wish(text: str) -> Wish:
         InputError: It is none, or no value can meet it.
     """
     found = _WISH.fullmatch(text)
-    if found is None or (found["low"] and not found["op"].startswith("<")):
+    bounds = [float(found[name]) for name in ("low", "value") if found[name]] if found else []
+    if found is None or (found["low"] and not found["op"].startswith("<")) or not all(map(math.isfinite, bounds)):
         raise InputError(
             f'--want "{text}": a wish is a property and its bounds, such as "decomposition_energy_per_atom < 0.5" or'
             ' "0.5 < band_gap < 3.5"'
         )
-    value, counts = float(found["value"]), found["op"].endswith("=")
+    value, counts = bounds[-1], found["op"].endswith("=")
     if found["op"].startswith(">"):
         return Wish(property=found["name"], low=value, low_counts=counts)
     if not found["low"]:
         return Wish(property=found["name"], high=value, high_counts=counts)
-    low = float(found["low"])
+    low = bounds[0]
     if low >= value:
-        raise InputError(f'--want "{text}": nothing lies above {low:g} and below {value:g}; swap the two')
+        raise InputError(f'--want "{text}": nothing lies above {low:g} and below {value:g}; the lower one comes first')
     return Wish(property=found["name"], low=low, high=value, low_counts=found["above"] == "<=", high_counts=counts)
 
 
-def all_hold(wishes: list[Wish], values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+def all_hold(wishes: Sequence[Wish], values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
     """Say for each row whether it meets every wish."""
     return np.logical_and.reduce([wish.holds(values[wish.property]) for wish in wishes])
