@@ -11,7 +11,16 @@ import numpy as np
 
 from materials.records import Target
 from models.acquisition import expected_improvement, expected_improvement_near, lower_confidence_bound
-from models.scoring import Floats, Known, at_most_as_bad, badness_of, best_value, is_threshold, odds_of, pool_size
+from models.scoring import (
+    Floats,
+    Known,
+    at_most_as_bad,
+    badness_of,
+    best_value,
+    is_threshold,
+    odds_of_thresholds,
+    pool_size,
+)
 from models.surrogate import Posterior
 
 Rule = Literal["best_odds", "expected_improvement", "lower_confidence_bound"]
@@ -90,10 +99,7 @@ def acquire(posteriors: Mapping[str, Posterior], targets: Sequence[Target], aim:
     Raises:
         InputError: There is no target, or no belief about a target's property.
     """
-    odds = np.ones(pool_size(posteriors, targets))
-    for target in targets:
-        if is_threshold(target):
-            odds *= odds_of(target, posteriors[target.property], None)
+    odds = odds_of_thresholds(posteriors, targets)
     ordering = [target for target in targets if not is_threshold(target)]
     match aim.rule:
         case "probability_of_all_targets":

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,10 @@ def is_threshold(target: Target) -> bool:
 def score_pool(posteriors: Mapping[str, Posterior], targets: Sequence[Target], known: Known) -> Floats:
     """Probability that each candidate meets every target.
 
-    The targets' beliefs are taken as independent. Where DFT has answered, a target counts 0 or 1. Targets that only
-    order (minimize, maximize, near without tolerance) take no part, unless there are no others: then the score is
-    the probability of coming out better than the best answer so far (without any: than the best that is expected).
+    The beliefs about several properties are taken as independent. Where DFT has answered, a property counts 0 or 1.
+    Targets that only order (minimize, maximize, near without tolerance) take no part, unless there are no others: then
+    the score is the probability of coming out better than the best answer so far (without any: than the best that is
+    expected).
 
     Args:
         posteriors: Of each property, all over the same pool.
@@ -47,15 +48,52 @@ def score_pool(posteriors: Mapping[str, Posterior], targets: Sequence[Target], k
     Raises:
         InputError: There is no target, or no belief about a target's property.
     """
-    thresholds = [target for target in targets if is_threshold(target)]
-    score = np.ones(pool_size(posteriors, targets))
-    for target in thresholds or targets:
-        posterior = posteriors[target.property]
-        answers = known.get(target.property, np.full(len(score), np.nan))
-        bar = None if thresholds else best_value([target], known).get(target.property)
-        odds = odds_of(target, posterior, bar)
-        score *= np.where(np.isnan(answers), odds, odds_of(target, _certain(posterior, answers), bar))
+    n = pool_size(posteriors, targets)
+    nothing, score = np.full(n, np.nan), np.ones(n)
+    bounds = windows(targets)
+    for name, (low, high) in bounds.items():
+        answers = known.get(name, nothing)
+        odds = _between(posteriors[name], low, high)
+        score *= np.where(np.isnan(answers), odds, (low <= answers) & (answers <= high))
+    if bounds:
+        return score
+    best = best_value(targets, known)
+    for target in targets:
+        posterior, answers = posteriors[target.property], known.get(target.property, nothing)
+        reached = best.get(target.property)
+        told = posterior.expected if reached is None else np.array([reached])
+        least = np.min(badness_of(target, told), initial=np.inf)
+        odds = at_most_as_bad(target, posterior, float(least))
+        score *= np.where(np.isnan(answers), odds, badness_of(target, answers) <= least)
     return score
+
+
+def odds_of_thresholds(posteriors: Mapping[str, Posterior], targets: Sequence[Target]) -> Floats:
+    """Probability that each candidate meets every threshold, whatever DFT has answered; 1 where there is none."""
+    odds = np.ones(pool_size(posteriors, targets))
+    for name, (low, high) in windows(targets).items():
+        odds *= _between(posteriors[name], low, high)
+    return odds
+
+
+def windows(targets: Sequence[Target]) -> dict[str, tuple[float, float]]:
+    """Property -> lowest and highest value that meet all its thresholds, infinite where nothing bounds it."""
+    bounds: dict[str, tuple[float, float]] = {}
+    for target in targets:
+        if is_threshold(target):
+            low, high = bounds.get(target.property, (-math.inf, math.inf))
+            least, most = _edges(target)
+            bounds[target.property] = max(low, least), min(high, most)
+    return bounds
+
+
+def _edges(target: Target) -> tuple[float, float]:
+    value = _value(target)
+    if target.goal == "near":
+        # Rounding of the sum must not turn away an answer at the very edge.
+        reach = (target.tolerance or 0.0) + 1e-12
+        return value - reach, value + reach
+    return (-math.inf, value) if target.goal == "at_most" else (value, math.inf)
 
 
 def best_value(targets: Sequence[Target], known: Known) -> dict[str, float]:
@@ -77,16 +115,12 @@ def best_value(targets: Sequence[Target], known: Known) -> dict[str, float]:
 
 def meeting(targets: Sequence[Target], known: Known) -> NDArray[np.bool_] | None:
     """Which rows are known to meet every threshold, shape (n,); None where there is no threshold."""
-    met: NDArray[np.bool_] | None = None
-    for target in targets:
-        if not is_threshold(target):
-            continue
-        answers = known.get(target.property)
-        if answers is None:
-            answers = np.full(len(next(iter(known.values()), np.empty(0))), np.nan)
-        holds = np.isfinite(answers) & (_distance_beyond(target, answers) <= 0)
-        met = holds if met is None else met & holds
-    return met
+    bounds = windows(targets)
+    if not bounds:
+        return None
+    nothing = np.full(len(next(iter(known.values()), np.empty(0))), np.nan)
+    answers = {name: known.get(name, nothing) for name in bounds}
+    return np.all([(low <= answers[name]) & (answers[name] <= high) for name, (low, high) in bounds.items()], axis=0)
 
 
 def pool_size(posteriors: Mapping[str, Posterior], targets: Sequence[Target]) -> int:
@@ -106,20 +140,8 @@ def pool_size(posteriors: Mapping[str, Posterior], targets: Sequence[Target]) ->
     return len(posteriors[targets[0].property].mean)
 
 
-def _certain(posterior: Posterior, answers: Floats) -> Posterior:
-    return replace(posterior, mean=np.where(np.isnan(answers), 0.0, answers), std=np.zeros(len(answers)))
-
-
 def _value(target: Target) -> float:
     return 0.0 if target.value is None else target.value
-
-
-def _distance_beyond(target: Target, answers: Floats) -> Floats:
-    """How far answers lie beyond a threshold, 0 or less where it is met."""
-    if target.goal == "near":
-        # Rounding of the sum must not turn away an answer at the very edge.
-        return np.abs(answers - _value(target)) - (target.tolerance or 0.0) - 1e-12
-    return answers - _value(target) if target.goal == "at_most" else _value(target) - answers
 
 
 def badness_of(target: Target, values: Floats) -> Floats:
@@ -129,38 +151,27 @@ def badness_of(target: Target, values: Floats) -> Floats:
     return -values if target.goal == "maximize" else values
 
 
-def odds_of(target: Target, posterior: Posterior, bar: float | None) -> Floats:
-    """Probability of meeting a threshold, or for an ordering target of coming out at least as good as the bar."""
-    value = _value(target)
-    if target.goal in ("at_most", "at_least"):
-        return _between(posterior, None, value) if target.goal == "at_most" else _between(posterior, value, None)
-    if target.goal == "near" and target.tolerance is not None:
-        return at_most_as_bad(target, posterior, target.tolerance + 1e-12)
-    answers = posterior.expected if bar is None else np.array([bar])
-    return at_most_as_bad(target, posterior, float(np.min(badness_of(target, answers), initial=np.inf)))
-
-
 def at_most_as_bad(target: Target, posterior: Posterior, badness: float) -> Floats:
     """Probability of an answer that is no worse than a badness."""
     match target.goal:
         case "near":
             return _between(posterior, _value(target) - badness, _value(target) + badness)
         case "maximize":
-            return _between(posterior, -badness, None)
+            return _between(posterior, -badness, math.inf)
         case _:
-            return _between(posterior, None, badness)
+            return _between(posterior, -math.inf, badness)
 
 
-def _between(posterior: Posterior, low: float | None, high: float | None) -> Floats:
+def _between(posterior: Posterior, low: float, high: float) -> Floats:
     """Probability of an answer from `low` to `high`; what is believed to lie below the floor lies at it."""
     mean, std, floor = posterior.mean, posterior.std, posterior.floor
     if floor is not None:
-        if high is not None and high < floor:
+        if high < floor:
             return np.zeros(len(mean))
-        if low is not None and low <= floor:
-            low = None
-    if low is None:
-        return np.ones(len(mean)) if high is None else probability_at_most(mean, std, high)
-    if high is None:
+        if low <= floor:
+            low = -math.inf
+    if math.isinf(low):
+        return probability_at_most(mean, std, high)
+    if math.isinf(high):
         return probability_at_least(mean, std, low)
     return probability_near(mean, std, (low + high) / 2, (high - low) / 2)

@@ -5,7 +5,7 @@ from scipy.stats import norm
 from materials.errors import InputError
 from materials.records import Target
 from models.aims import acquire, aim_at
-from models.scoring import best_value, score_pool
+from models.scoring import best_value, meeting, score_pool
 from tests.unit.models.made_beliefs import belief
 
 STABLE = Target(property="energy", goal="at_most", value=0.05)
@@ -118,3 +118,32 @@ def test_below_the_floor_lies_what_is_at_the_floor():
     ):
         np.testing.assert_allclose(score_pool({"gap": gap}, [target], {}), met.mean(axis=0), atol=0.006)
     np.testing.assert_allclose(gap.expected, [0.0, 0.5, 2.0])
+
+
+@pytest.mark.parametrize("floor", [None, 0.0])
+def test_thresholds_of_one_property_are_one_window(floor):
+    gap = belief([-1.0, 0.5, 2.0, 4.0], [0.5, 1.5, 0.7, 3.0], floor=floor)
+    drawn = np.random.default_rng(0).normal(gap.mean, gap.std, (200_000, 4))
+    drawn = drawn if floor is None else np.maximum(drawn, floor)
+    least, most = Target(property="gap", goal="at_least", value=0.4), Target(property="gap", goal="at_most", value=2.5)
+    near = Target(property="gap", goal="near", value=0.0, tolerance=1.0)
+    for targets, met in (
+        ([least, most], (drawn >= 0.4) & (drawn <= 2.5)),
+        ([most, least, near], (drawn >= 0.4) & (drawn <= 1.0)),
+        ([Target(property="gap", goal="at_least", value=0.0), most], (drawn >= 0.0) & (drawn <= 2.5)),
+        ([least, Target(property="gap", goal="at_most", value=0.3)], np.zeros_like(drawn)),
+    ):
+        aim = aim_at({"gap": gap}, targets, {})
+        assert aim.rule == "probability_of_all_targets"
+        np.testing.assert_allclose(score_pool({"gap": gap}, targets, {}), met.mean(axis=0), atol=0.005)
+        np.testing.assert_allclose(acquire({"gap": gap}, targets, aim), met.mean(axis=0), atol=0.005)
+
+
+def test_an_answer_at_either_edge_of_a_window_meets_it():
+    edges = np.array([0.1, 0.3, 0.1 - 1e-9, 0.3 + 1e-9])
+    gap = belief([0.0] * 4, [1.0] * 4)
+    window = [Target(property="gap", goal="at_least", value=0.1), Target(property="gap", goal="at_most", value=0.3)]
+    np.testing.assert_array_equal(score_pool({"gap": gap}, window, {"gap": edges}), [1, 1, 0, 0])
+    np.testing.assert_array_equal(meeting(window, {"gap": edges}), [True, True, False, False])
+    np.testing.assert_array_equal(meeting([*window, STABLE], {"gap": edges}), [False] * 4)
+    assert meeting([Target(property="gap", goal="minimize")], {"gap": edges}) is None
