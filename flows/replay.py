@@ -77,7 +77,8 @@ def replay(request: Request, progress: Progress) -> Replayed:
         InputError: The table, a column or a strategy is not there, or nothing is wished for.
     """
     from flows.replay_table import read_table
-    from models.replay import STRATEGIES, reasons_against
+    from models.replay import reasons_against
+    from models.strategies import STRATEGIES
 
     unknown = [name for name in request.strategies if name not in STRATEGIES]
     if unknown:
@@ -198,7 +199,8 @@ def _begin(question: Question, settings: tuple[int, int, float]) -> None:
 
 
 def _play(name: str, seed: int) -> Played:
-    from models.replay import STRATEGIES, play
+    from models.replay import play
+    from models.strategies import STRATEGIES
 
     question, (batch, budget, audits) = _question_here[0]
     return play(question, STRATEGIES[name], batch=batch, budget=budget, seed=seed, audits=audits)

@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.records import Target
-from models.aims import Rule
+from materials.targets import learned_as
 from models.learning import learn, surprise
 from models.selection import audits_due, select_batch
+from models.strategies import Strategy
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+
+ENERGIES = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
+Z90 = 1.6448536269514722  # standard deviations to either side of a normal belief's central 90 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,59 +53,6 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strategy:
-    """A way to choose.
-
-    Attributes:
-        title: For a person.
-        features: Which ones the surrogate sees; None: nothing is learned.
-        prior: Whether the surrogate starts from what the potential says; without features: the value to rank by.
-        rule: The acquisition for a single target that only orders.
-        audits: Whether a share of the picks is random.
-    """
-
-    title: str
-    features: str | None = None
-    prior: str | None = None
-    rule: Rule = "best_odds"
-    audits: bool = False
-
-
-STRATEGIES: Mapping[str, Strategy] = {
-    "campaign": Strategy(title="as a campaign chooses", features="all", prior="all", audits=True),
-    "random": Strategy(title="at random"),
-    "potential": Strategy(
-        title="by the potential's formation energy from the elements", prior="formation_energy_per_atom"
-    ),
-    "hull": Strategy(
-        title="by the potential's energy against the competing phases", prior="decomposition_energy_per_atom"
-    ),
-    "composition": Strategy(
-        title="learned from the composition alone, expected improvement",
-        features="composition",
-        rule="expected_improvement",
-    ),
-    "no_potential": Strategy(
-        title="as a campaign, without the potential's energy", features="all", rule="best_odds", audits=True
-    ),
-    "expected_improvement": Strategy(
-        title="as a campaign, by expected improvement",
-        features="all",
-        prior="all",
-        rule="expected_improvement",
-        audits=True,
-    ),
-    "lower_confidence_bound": Strategy(
-        title="as a campaign, by lower confidence bound",
-        features="all",
-        prior="all",
-        rule="lower_confidence_bound",
-        audits=True,
-    ),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Played:
     """One campaign that was played.
 
@@ -122,10 +73,9 @@ class Played:
 def reasons_against(question: Question, strategy: Strategy) -> str | None:
     """Say why a strategy cannot be played, or None."""
     if strategy.features is None and strategy.prior is not None:
-        if strategy.prior not in question.priors:
+        if not np.isfinite(question.priors.get(strategy.prior, np.nan)).any():
             return f"the potential has no {strategy.prior} here"
-        energies = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
-        if not any(target.property in energies for target in question.targets):
+        if not any(target.property in ENERGIES for target in question.targets):
             return "the potential has no say in what is wished for"
     return None
 
@@ -149,12 +99,7 @@ def play(question: Question, strategy: Strategy, *, batch: int, budget: int, see
         if strategy.prior is None:
             order = np.random.default_rng(seed).permutation(n)
         else:
-            sign = (
-                -1
-                if any(t.property in _ENERGIES and t.goal in ("maximize", "at_least") for t in question.targets)
-                else 1
-            )
-            order = np.argsort(np.nan_to_num(sign * question.priors[strategy.prior], nan=np.inf), kind="stable")
+            order = _ranked(question, strategy.prior)
         return Played(order=order[:budget], surprises=nothing, covered={}, cpu_s=time.process_time() - start)
     game = _Game(question=question, strategy=strategy, seed=seed)
     while len(game.order) < budget:
@@ -163,7 +108,16 @@ def play(question: Question, strategy: Strategy, *, batch: int, budget: int, see
     return game.played(time.process_time() - start)
 
 
-_ENERGIES = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
+def _ranked(question: Question, prior: str) -> Rows:
+    """Rows in the order in which the potential would ask for them, those that it has no value of last."""
+    energies = [target for target in question.targets if target.property in ENERGIES]
+    target = min(energies, key=lambda target: learned_as(target.property) != prior)
+    badness = question.priors[prior]
+    if target.goal == "near" and target.value is not None and learned_as(target.property) == prior:
+        badness = np.abs(badness - target.value)
+    elif target.goal in ("maximize", "at_least"):
+        badness = -badness
+    return np.argsort(np.where(np.isnan(badness), np.inf, badness), kind="stable")
 
 
 class _Game:
@@ -209,8 +163,10 @@ class _Game:
         for name, posterior in posteriors.items():
             answers = question.answers[name]
             if self.number > 1:
-                off = np.abs(answers - posterior.expected) / posterior.std
-                self.covered[name].append(float(np.nanmean(off[self.available] < Z90)))
+                answered = self.available & np.isfinite(answers)
+                off = np.abs(answers - posterior.expected)[answered] / posterior.std[answered]
+                if len(off):
+                    self.covered[name].append(_mean(off < Z90))
             for pick in picks:
                 answer, expected, std = answers[pick.index], posterior.expected[pick.index], posterior.std[pick.index]
                 told = self.number > 1 and np.isfinite(answer)
@@ -227,12 +183,9 @@ class _Game:
         return Played(
             order=np.array(self.order, dtype=np.int64),
             surprises={name: np.array(values) for name, values in self.surprises.items()},
-            covered={name: float(np.mean(values)) if values else float("nan") for name, values in self.covered.items()},
+            covered={name: _mean(values) for name, values in self.covered.items()},
             cpu_s=cpu_s,
         )
-
-
-Z90 = 1.6448536269514722  # standard deviations to either side of a normal belief's central 90 %
 
 
 def recall(question: Question, played: Played) -> Floats:
@@ -246,9 +199,13 @@ def covered(played: Sequence[Played]) -> dict[str, tuple[float, float]]:
     for name in played[0].covered:
         off = np.concatenate([p.surprises[name] for p in played])
         off = np.abs(off[np.isfinite(off)])
-        picked = float(np.mean(off < Z90)) if len(off) else float("nan")
-        shares[name] = (picked, float(np.mean([p.covered[name] for p in played])))
+        rest = [p.covered[name] for p in played if not np.isnan(p.covered[name])]
+        shares[name] = (_mean(off < Z90), _mean(rest))
     return shares
+
+
+def _mean(values: Sequence[float] | NDArray[np.bool_]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def answers_needed(curve: Floats, share: float) -> int | None:

@@ -1,0 +1,61 @@
+"""Ways to choose what DFT is asked, to be compared in a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models.aims import Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """A way to choose.
+
+    Attributes:
+        title: For a person.
+        features: Which ones the surrogate sees; None: nothing is learned.
+        prior: Whether the surrogate starts from what the potential says; without features: the value to rank by.
+        rule: The acquisition for a single target that only orders.
+        audits: Whether a share of the picks is random.
+    """
+
+    title: str
+    features: str | None = None
+    prior: str | None = None
+    rule: Rule = "best_odds"
+    audits: bool = False
+
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "campaign": Strategy(title="as a campaign chooses", features="all", prior="all", audits=True),
+    "random": Strategy(title="at random"),
+    "potential": Strategy(
+        title="by the potential's formation energy from the elements", prior="formation_energy_per_atom"
+    ),
+    "hull": Strategy(
+        title="by the potential's energy against the competing phases", prior="decomposition_energy_per_atom"
+    ),
+    "composition": Strategy(
+        title="learned from the composition alone, expected improvement",
+        features="composition",
+        rule="expected_improvement",
+    ),
+    "no_potential": Strategy(
+        title="as a campaign, without the potential's energy", features="all", rule="best_odds", audits=True
+    ),
+    "expected_improvement": Strategy(
+        title="as a campaign, by expected improvement",
+        features="all",
+        prior="all",
+        rule="expected_improvement",
+        audits=True,
+    ),
+    "lower_confidence_bound": Strategy(
+        title="as a campaign, by lower confidence bound",
+        features="all",
+        prior="all",
+        rule="lower_confidence_bound",
+        audits=True,
+    ),
+}
