@@ -1,0 +1,128 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from materials.records import Target
+from models.learning import EXPECTATIONS, expectation_of, learn, surprise
+from models.scoring import score_pool
+from models.surrogate import SLOPE_SPREAD
+
+N = 60
+rng = np.random.default_rng(0)
+FEATURES = rng.normal(size=(N, 3))
+UNKNOWN = np.full(N, np.nan)
+
+
+def learned(name, answers=UNKNOWN, priors=None, surprises=None):
+    told = {name: np.asarray(answers, dtype=float)}
+    found = learn(FEATURES, (3,), [name, name], known=told, priors=priors or {}, surprises=surprises or {}, seed=0)
+    assert list(found) == [name]
+    return found[name]
+
+
+@pytest.mark.parametrize("name", EXPECTATIONS)
+def test_before_any_answer_the_expectation_stands(name):
+    expected = EXPECTATIONS[name]
+    alone = learned(name)
+    np.testing.assert_allclose(alone.mean, expected.center)
+    # The kernel's least noise comes on top of the spread.
+    np.testing.assert_allclose(alone.std, expected.spread, rtol=0.05)
+    assert alone.floor == expected.floor
+
+
+@pytest.mark.parametrize("name", [name for name, told in EXPECTATIONS.items() if told.prior])
+def test_before_any_answer_the_potential_is_believed(name):
+    prior = rng.normal(size=N)
+    prior[7] = np.nan
+    found = learned(name, priors={EXPECTATIONS[name].prior: prior})
+    there = np.isfinite(prior)
+    np.testing.assert_allclose(found.mean[there], prior[there])
+    spread = EXPECTATIONS[name].spread
+    doubt = SLOPE_SPREAD * np.abs(prior[there] - np.mean(prior[there]))
+    np.testing.assert_allclose(found.std[there], np.hypot(spread, doubt), rtol=0.05)
+    assert found.std[7] > 0.9 * np.std(prior[there])  # without the potential's value its scatter is all that is known
+
+
+def test_above_the_hull_is_learned_of_the_potentials_decomposition_energy():
+    prior = rng.normal(size=N)
+    found = learned("energy_above_hull", priors={"decomposition_energy_per_atom": prior, "energy_above_hull": -prior})
+    np.testing.assert_allclose(found.mean, prior)
+
+
+def test_an_unknown_property_is_expected_as_its_answers_scatter():
+    answers = UNKNOWN.copy()
+    answers[:5] = [100.0, 120.0, 90.0, 130.0, 110.0]
+    told = expectation_of("bulk_modulus", answers)
+    assert (told.prior, told.floor) == (None, None)
+    assert (told.center, told.spread) == (pytest.approx(110), pytest.approx(np.std(answers[:5])))
+    found = learned("bulk_modulus", answers)
+    assert np.all((found.mean > 85) & (found.mean < 135))
+    assert np.all(found.std < 40)
+
+
+@pytest.mark.parametrize("answers", [[], [5.0], [5.0, 5.0], [5.0] * 20])
+def test_an_unknown_property_that_has_not_scattered_yet(answers):
+    told = UNKNOWN.copy()
+    told[: len(answers)] = answers
+    expected = expectation_of("colour", told)
+    assert expected.center == (5.0 if answers else 0.0)
+    assert expected.spread == 1.0
+    found = learned("colour", told)
+    assert np.isfinite(found.mean).all()
+    assert np.all(found.std > 0)
+
+
+def test_what_is_known_of_a_property_does_not_change_with_its_answers():
+    assert expectation_of("band_gap", np.array([7.0, 8.0])) == EXPECTATIONS["band_gap"]
+
+
+def test_a_gap_is_never_expected_below_zero():
+    answers = UNKNOWN.copy()
+    truth = 2 * FEATURES[:, 0]
+    answers[:40] = np.maximum(truth[:40], 0.0)
+    found = learned("band_gap", answers)
+    assert np.min(found.mean) < -0.5  # a metal through and through, and known to be one
+    assert np.min(found.expected) == 0.0
+    left = np.arange(40, N)
+    odds = score_pool({"band_gap": found}, [Target(property="band_gap", goal="at_most", value=0.0)], {})
+    metal = truth[left] <= 0
+    assert np.mean(odds[left][metal]) > 0.8
+    assert np.mean(odds[left][~metal]) < 0.2
+
+
+def test_failed_calculations_teach_nothing():
+    answers = UNKNOWN.copy()
+    answers[:20] = 0.1 * FEATURES[:20, 0]
+    lost = answers.copy()
+    lost[20:25] = [np.nan, np.inf, -np.inf, np.nan, np.inf]
+    one, other = (learned("decomposition_energy_per_atom", told) for told in (answers, lost))
+    np.testing.assert_array_equal(one.mean, other.mean)
+    np.testing.assert_array_equal(one.std, other.std)
+
+
+@given(factor=st.floats(0.1, 10))
+def test_audits_that_were_far_off_widen_what_is_believed(factor):
+    plain = learned("band_gap")
+    found = learned("band_gap", surprises={"band_gap": [factor] * 30 + [math.nan]})
+    scale = found.std / plain.std
+    np.testing.assert_allclose(scale, scale[0])
+    assert min(factor, 1) <= scale[0] <= max(factor, 1)
+    np.testing.assert_array_equal(found.mean, plain.mean)
+
+
+@given(answer=st.floats(-5, 5), expected=st.floats(-5, 5), std=st.floats(0.01, 2))
+def test_a_surprise_is_in_standard_deviations(answer, expected, std):
+    for name in ("decomposition_energy_per_atom", "colour"):
+        assert surprise(name, answer, expected, std) == (answer - expected) / std
+
+
+def test_a_gap_at_its_floor_as_was_expected_tells_nothing():
+    assert math.isnan(surprise("band_gap", 0.0, 0.0, 0.3))
+    assert math.isnan(surprise("band_gap", 0.0, -0.5, 0.3))
+    assert surprise("band_gap", 0.6, 0.0, 0.3) == pytest.approx(2.0)
+    assert surprise("band_gap", 0.0, 0.6, 0.3) == pytest.approx(-2.0)
+    assert math.isnan(surprise("band_gap", math.nan, 0.6, 0.3))
+    assert surprise("decomposition_energy_per_atom", 0.0, 0.0, 0.3) == 0.0
