@@ -13,7 +13,8 @@ from flows.section import Section
 from models.dft.contract import Limits
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -136,7 +137,7 @@ class Workers(Queue):
 
     def resolved_count(self) -> int:
         """Number of worker processes to start."""
-        return self.count or _cores()
+        return self.count or cores()
 
 
 class DFTJobs(Queue):
@@ -212,7 +213,7 @@ class DFTJobs(Queue):
         """Number of calculations to have under way at once."""
         if self.concurrent is not None:
             return self.concurrent
-        return 20 if self.kind == "slurm" else max(1, _cores() // self.cores)
+        return 20 if self.kind == "slurm" else max(1, cores() // self.cores)
 
 
 class Cluster(Section):

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.cluster_file import cores
 from flows.doctor import Check, potential, shadowed
 from flows.versions import versions
 
@@ -46,7 +47,7 @@ def look_around(device: str) -> Surroundings:
         host=platform.node(),
         python=sys.executable,
         job=os.environ.get("SLURM_JOB_ID", ""),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         versions=versions(),
         source=source_hash(),
         devices=cuda_devices(),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flows.campaign import Campaign, Learning
-from flows.cluster_file import Cluster
+from flows.cluster_file import Cluster, cores
 from flows.progress import Progress
-from materials.errors import InputError
+from materials.errors import ClusterError, InputError
 from materials.records import Target
 from materials.wishes import Wish, all_hold
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from flows.replay_table import Table
     from models.replay import Played, Question
+    from models.strategies import Strategy
 
 TOP = 0.01  # of all rows, that a single target is to find
 DETERMINED = ("potential", "hull")  # no seed changes what they do
@@ -52,7 +54,6 @@ class Request:
     cluster: Cluster = field(default_factory=Cluster)
     ledger_url: str | None = None
     folder: Path = Path("assay-runs")
-    output: Path | None = None
     relax: bool = False
 
     @property
@@ -86,8 +87,10 @@ def replay(request: Request, progress: Progress) -> Replayed:
     targets, wishes = _wanted(request)
     table = read_table(request, [target.property for target in targets], progress)
     question = _question(table, targets, wishes)
-    names = request.strategies or list(STRATEGIES)
+    names = list(dict.fromkeys(request.strategies or STRATEGIES))
     left_out = {name: why for name in names if (why := reasons_against(question, STRATEGIES[name]))}
+    if len(left_out) == len(names):
+        raise InputError("; ".join(f"--strategies {name}: {why}" for name, why in left_out.items()))
     progress.say(
         f"{len(question.wanted)} rows, of which {int(np.sum(question.wanted))} are to be found; batches of"
         f" {request.batch}, {request.seeds} seeds"
@@ -131,7 +134,7 @@ def _wish_of(target: Target) -> Wish | None:
 def _question(table: Table, targets: Sequence[Target], wishes: list[Wish]) -> Question:
     from models.replay import Question
 
-    wanted = all_hold(wishes, table.answers) if wishes else _best_share(targets[0], table.answers)
+    wanted = all_hold(wishes, table.answers) if wishes else best_share(targets[0], table.answers)
     if not wanted.any():
         raise InputError("no row of the table is what is wished for: nothing could be found")
     return Question(
@@ -144,16 +147,15 @@ def _question(table: Table, targets: Sequence[Target], wishes: list[Wish]) -> Qu
     )
 
 
-def _best_share(target: Target, answers: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-    """The best 1 % of the answered rows, and all that tie with the last of them."""
-    values = answers[target.property]
-    if target.goal == "near":
-        badness = np.abs(values - (target.value or 0.0))
-    else:
-        badness = -values if target.goal == "maximize" else values
+def best_share(target: Target, answers: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """Find the best 1 % of the answered rows, rounded up, and all that tie with the last of them, shape (n,)."""
+    from models.scoring import badness_of
+
+    badness = badness_of(target, answers[target.property])
     known = np.sort(badness[np.isfinite(badness)])
-    count = max(math.ceil(TOP * len(known) - 1e-9), 1)
-    return badness <= known[count - 1] + 1e-9
+    if not len(known):
+        return np.zeros(len(badness), dtype=bool)
+    return badness <= known[math.ceil(TOP * len(known) - 1e-9) - 1] + 1e-9
 
 
 def _play_all(
@@ -161,46 +163,61 @@ def _play_all(
 ) -> dict[str, list[Played]]:
     """Play each strategy with each seed, a process a core."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
+    from models.strategies import STRATEGIES
+
+    as_campaign = replace(STRATEGIES["campaign"], rule=request.learning.acquisition)
+    strategies = {**STRATEGIES, "campaign": as_campaign}
     rounds = [(name, seed) for name in names for seed in range(1 if name in DETERMINED else request.seeds)]
     found: dict[tuple[str, int], Played] = {}
-    settings = (request.batch, request.budget, request.learning.audits)
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, "1"))  # of the processes that start now: each has a core of its own
-    try:
-        with (
-            ProcessPoolExecutor(
-                max_workers=min(os.cpu_count() or 1, max(len(rounds), 1)),
-                mp_context=get_context("spawn"),
-                initializer=_begin,
-                initargs=(question, settings),
-            ) as pool,
-            progress.counting("Playing", len(rounds), "campaigns") as counter,
-        ):
-            games = {pool.submit(_play, name, seed): (name, seed) for name, seed in rounds}
+    pool = ProcessPoolExecutor(
+        max_workers=min(cores(), len(rounds)),
+        mp_context=get_context("spawn"),
+        initializer=_begin,
+        initargs=(question, {"batch": request.batch, "budget": request.budget, "audits": request.learning.audits}),
+    )
+    with _a_core_each(), progress.counting("Playing", len(rounds), "campaigns") as counter:
+        games = {pool.submit(_play, strategies[name], seed): (name, seed) for name, seed in rounds}
+        try:
             for game in as_completed(games):
                 found[games[game]] = game.result()
                 counter.advance()
+        except BrokenProcessPool:
+            raise ClusterError(
+                "A process that played a campaign was killed, most likely for want of memory: give fewer rows"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return {name: [found[name, 0 if name in DETERMINED else seed] for seed in range(request.seeds)] for name in names}
+
+
+@contextmanager
+def _a_core_each() -> Iterator[None]:
+    """Let the processes that start now compute with a thread each."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-    return {name: [found[name, 0 if name in DETERMINED else seed] for seed in range(request.seeds)] for name in names}
 
 
-_question_here: list[tuple[Question, tuple[int, int, float]]] = []  # of a process that plays
+_here: list[tuple[Question, Mapping[str, Any]]] = []  # the question and the settings of a process that plays
 
 
-def _begin(question: Question, settings: tuple[int, int, float]) -> None:
-    _question_here[:] = [(question, settings)]
+def _begin(question: Question, settings: Mapping[str, Any]) -> None:
+    _here[:] = [(question, settings)]
 
 
-def _play(name: str, seed: int) -> Played:
+def _play(strategy: Strategy, seed: int) -> Played:
     from models.replay import play
-    from models.strategies import STRATEGIES
 
-    question, (batch, budget, audits) = _question_here[0]
-    return play(question, STRATEGIES[name], batch=batch, budget=budget, seed=seed, audits=audits)
+    ((question, settings),) = _here
+    return play(question, strategy, seed=seed, **settings)

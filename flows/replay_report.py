@@ -28,7 +28,8 @@ class Line:
 
     Attributes:
         strategy: Its name.
-        recall_at_50: Share of what is wanted that 50 answers found; `recall_at_100` likewise.
+        recall_at_50: Share of what is wanted that 50 answers found, or the budget where it is less; `recall_at_100`
+            likewise.
         n50: Answers that half of it took; `n80` likewise for 80 %; None where a seed did not get there.
         interval_low: Of the mean of `recall_at_100`, 95 %; `interval_high` likewise.
         seeds: Campaigns played.
@@ -107,6 +108,8 @@ def _half_width(values: NDArray[np.float64]) -> float:
 
 def as_text(replayed: Replayed) -> str:
     """Write the table for a person."""
+    from models.strategies import STRATEGIES
+
     rows = [HEADINGS, *(_row(line) for line in lines(replayed))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     written = [
@@ -115,9 +118,11 @@ def as_text(replayed: Replayed) -> str:
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     text = "\n".join([written[0], rule, *written[1:]])
     notes = [
-        "at 50, at 100: share of what is wanted found with so many answers; n50, n80: answers until 50, 80 % are found;"
-        " acceleration, enhancement: against chance; cover: of the picked / of all that are not."
+        "at 50, at 100: share of what is wanted found with so many answers, or with the budget where that is less;"
+        " n50, n80: answers until 50, 80 % are found; acceleration, enhancement: against chance; cover: of the picked /"
+        " of all that are not."
     ]
+    notes += [f"{name}: {STRATEGIES[name].title}." for name in replayed.played]
     notes += [f"{name}: not played, {why}." for name, why in replayed.left_out.items()]
     return "\n".join([text, *notes])
 

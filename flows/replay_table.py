@@ -16,7 +16,7 @@ from flows.context import Run
 from flows.progress import Progress
 from flows.sources import Prototypes, Source
 from materials.errors import InputError
-from materials.records import Candidate, Failure, WrittenCalculation
+from materials.records import Candidate, WrittenCalculation
 from materials.targets import DIGITS
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from flows.replay import Request
+    from flows.replay_rows import Labelled
     from materials.phases import HullEntry
     from materials.store.ledger import Ledger
     from models.replay import Features
@@ -42,87 +43,21 @@ class Table:
     groups: NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Labelled:
-    """Rows as they were given: several may be one and the same structure."""
-
-    candidates: Sequence[Candidate]
-    answers: Mapping[str, NDArray[np.float64]]
-    failures: Sequence[Failure] = ()
-    campaign: Campaign | None = None  # that they are of
-
-
 def read_table(request: Request, properties: Sequence[str], progress: Progress) -> Table:
     """Read labelled structures from a file or from a campaign in the ledger, and screen them.
 
     Raises:
         InputError: It is neither, a column is missing, or no row can be used.
     """
-    from materials.store.ledger import Ledger
+    from flows.replay_rows import open_rows
 
-    with Ledger.open(request.ledger_url) as ledger:
-        path = Path(request.table).expanduser()
-        if not path.exists():
-            labelled = _from_campaign(ledger, request.table, properties)
-        else:
-            labelled = _from_file(path, properties)
+    with open_rows(request.table, request.ledger_url, properties) as (ledger, labelled):
         if labelled.failures:
-            first = labelled.failures[0]
-            progress.say(f"{len(labelled.failures)} rows cannot be read, the first: {first.message}")
-        if not labelled.candidates:
-            raise InputError(f"{request.table}: no row with a structure and an answer")
+            progress.say(f"{len(labelled.failures)} rows cannot be read, the first: {labelled.failures[0].message}")
         return _screened(ledger, request, labelled, progress)
 
 
-def _from_file(path: Path, properties: Sequence[str]) -> _Labelled:
-    import pandas
-
-    from materials.sources.files import read
-    from materials.sources.tables import read_table
-
-    table = read_table(path)
-    missing = [name for name in properties if name not in table.columns]
-    if missing:
-        raise InputError(f"{path} has no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}")
-    told = {name: pandas.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in properties}
-    kept, failures, rows = [], [], []
-    for row, found in enumerate(read(path=path)):
-        if isinstance(found, Failure):
-            failures.append(found)
-        else:
-            kept.append(found)
-            rows.append(row)
-    return _Labelled(candidates=kept, answers={n: v[rows] for n, v in told.items()}, failures=failures)
-
-
-def _from_campaign(ledger: Ledger, name: str, properties: Sequence[str]) -> _Labelled:
-    """Read what DFT said of a campaign's candidates, each with the structure that it was proposed with."""
-    from materials.errors import QueryError
-
-    try:
-        campaign_id = ledger.find_campaign(name)
-    except QueryError as error:
-        raise InputError(f"{name} is no file, and no campaign either. {error}") from None
-    rows = [row for row in ledger.ranked(campaign_id) if row.status == "validated"]
-    if rows and (missing := [name for name in properties if not hasattr(rows[0], name)]):
-        raise InputError(f"a campaign has no {missing[0]!r}; it has energies (…_per_atom), band_gap, volume_per_atom")
-    found = ledger.candidates(campaign_id, material_ids=[row.material_id for row in rows])
-    by_id = {candidate.material_id: candidate for candidate in found}
-    rows = [row for row in rows if row.material_id in by_id]
-    answers = {n: np.array([_number(getattr(row, n)) for row in rows], dtype=np.float64) for n in properties}
-    (told,) = [campaign for campaign in ledger.campaigns() if campaign["campaign_id"] == campaign_id]
-    return _Labelled(
-        candidates=[by_id[row.material_id] for row in rows],
-        answers=answers,
-        campaign=Campaign.model_validate(told["config"]),
-    )
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _screened(ledger: Ledger, request: Request, labelled: _Labelled, progress: Progress) -> Table:
+def _screened(ledger: Ledger, request: Request, labelled: Labelled, progress: Progress) -> Table:
     """Relax what is not in the ledger yet, and describe what converged."""
     given = request.campaign or labelled.campaign
     screening = given.screening if given is not None else Screening()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from materials.records import Target
 from models.learning import EXPECTATIONS, expectation_of, learn, surprise
 from models.scoring import score_pool
-from models.surrogate import SLOPE_SPREAD
+from models.trend import SLOPE_SPREAD
 
 N = 60
 rng = np.random.default_rng(0)

@@ -1,0 +1,121 @@
+"""Structures whose answers are known: rows of a file, or what DFT said of a campaign's candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.campaign import Campaign
+from flows.load import check
+from materials.errors import InputError, LedgerError, QueryError
+from materials.records import Candidate, Failure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from materials.store.ledger import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Rows as they were given: several may be one and the same structure.
+
+    Attributes:
+        candidates: One a row.
+        answers: Property -> answers, each of shape (n,), NaN where there is none.
+        failures: Rows that cannot be read.
+        campaign: That they are of; None: of a file.
+    """
+
+    candidates: Sequence[Candidate]
+    answers: Mapping[str, NDArray[np.float64]]
+    failures: Sequence[Failure] = ()
+    campaign: Campaign | None = None
+
+
+@contextmanager
+def open_rows(table: str, ledger_url: str | None, properties: Sequence[str]) -> Iterator[tuple[Ledger, Labelled]]:
+    """Read labelled structures, and open the ledger for what the potential says of them.
+
+    Raises:
+        InputError: It is no file and no campaign, a column is missing, or no row has a structure and answers.
+    """
+    from materials.store.ledger import Ledger
+
+    path = Path(table).expanduser()
+    of_file = _checked(table, _from_file(path, properties)) if path.exists() else None
+    try:
+        ledger = Ledger.open(ledger_url, must_exist=of_file is None)
+    except LedgerError as error:
+        if of_file is not None:
+            raise
+        raise InputError(f"{table} is no file, and no campaign either: {error}") from None
+    with ledger:
+        yield ledger, of_file or _checked(table, _from_campaign(ledger, table, properties))
+
+
+def _checked(table: str, labelled: Labelled) -> Labelled:
+    if not labelled.candidates:
+        why = f"; the first: {labelled.failures[0].message}" if labelled.failures else ""
+        raise InputError(f"{table}: no row has a structure that can be read{why}")
+    for name, answers in labelled.answers.items():
+        if not np.isfinite(answers).any():
+            raise InputError(f"{table}: no row with a structure has a number as {name}")
+    return labelled
+
+
+def _from_file(path: Path, properties: Sequence[str]) -> Labelled:
+    from materials.sources.files import read
+    from materials.sources.tables import read_table
+
+    table = read_table(path)
+    for name in properties:
+        if name not in table.columns:
+            there = ", ".join(map(str, table.columns)) or "none"
+            raise InputError(f"{path} has no column {name!r}; it has {there}")
+    told = {name: np.array([_number(value) for value in table[name]], dtype=np.float64) for name in properties}
+    kept, failures, rows = [], [], []
+    for row, found in enumerate(read(path=path)):
+        if isinstance(found, Failure):
+            failures.append(found)
+        else:
+            kept.append(found)
+            rows.append(row)
+    return Labelled(candidates=kept, answers={n: v[rows] for n, v in told.items()}, failures=failures)
+
+
+def _from_campaign(ledger: Ledger, name: str, properties: Sequence[str]) -> Labelled:
+    """Read what DFT said of a campaign's candidates, each with the structure that it was proposed with."""
+    from models.learning import EXPECTATIONS
+
+    try:
+        campaign_id = ledger.find_campaign(name)
+    except QueryError as error:
+        raise InputError(f"{name} is no file, and no campaign either. {error}") from None
+    if missing := [name for name in properties if name not in EXPECTATIONS]:
+        raise InputError(f"a campaign has no {missing[0]!r}; it has {', '.join(EXPECTATIONS)}")
+    validated = {row.material_id: row for row in ledger.ranked(campaign_id) if row.status == "validated"}
+    if not validated:
+        raise InputError(f"the campaign {name} has no candidate that DFT has validated: there is nothing to replay")
+    candidates = ledger.candidates(campaign_id, material_ids=sorted(validated))
+    rows = [validated[candidate.material_id] for candidate in candidates]
+    (told,) = [campaign for campaign in ledger.campaigns() if campaign["campaign_id"] == campaign_id]
+    return Labelled(
+        candidates=candidates,
+        answers={n: np.array([_number(getattr(row, n)) for row in rows], dtype=np.float64) for n in properties},
+        campaign=check(Campaign, told["config"], f"the campaign {name}"),
+    )
+
+
+def _number(value: object) -> float:
+    """Read a finite number; all else is no answer."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")
+    return number if np.isfinite(number) else float("nan")
