@@ -58,6 +58,20 @@ def learn(
     return Process(kernel=choose(told), answers=told), suspicious
 
 
+def misfits(process: Process, floor: Floor | None) -> NDArray[np.float64]:
+    """How far off each answer is from what the others say of it, in standard deviations, shape (m,).
+
+    NaN where it lies at the floor as the others expect, which tells nothing of standard deviations.
+    """
+    if not len(process.answers):
+        return np.empty(0)
+    mean, variance = process.left_out()
+    found = process.answers.residuals
+    if floor is not None:
+        found = np.where(floor.at, np.where(mean > floor.residuals, floor.residuals, np.nan), found)
+    return (found - mean) / np.sqrt(variance)
+
+
 def _sunk(process: Process, floor: Floor) -> Answers:
     """Put each answer at the floor to where the others expect it, given that it is not above."""
     answers = process.answers

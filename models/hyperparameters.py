@@ -7,7 +7,6 @@ few answers runs to.
 from __future__ import annotations
 
 import math
-import warnings
 from functools import cache
 from typing import Any
 
@@ -21,6 +20,7 @@ MOST_TO_FIT = 200  # hyperparameters hardly move beyond it, and each step of the
 PRIOR_WEIGHT = 4.0  # answers that the expected spread weighs as much as
 NOISE_SHARE = 0.05  # of the variance of the residuals, as it is expected
 LEAST_NOISE_SHARE = 1e-3  # keeps the Cholesky factor sound in float32
+MOST_STEPS = 100  # of a fit
 LENGTH = 1.5  # expected length scale, in units of the distance between two crystals that share nothing
 # Standard deviations of the logarithms about what is expected.
 VARIANCE_SPREAD, LENGTH_SPREAD, NOISE_SPREAD = 2.0, 1.0, math.sqrt(2)
@@ -63,11 +63,10 @@ def _fit(
     answers: Answers, widths: tuple[int, ...], lengths: tuple[float, ...], scale: float, share: float, *, fixed: bool
 ) -> tuple[float, tuple[float, ...], float]:
     """Fit variance, length scales and noise variance of residuals in units of `scale`."""
-    from sklearn.exceptions import ConvergenceWarning
-    from skopt.learning.gaussian_process.kernels import Sum, WhiteKernel
+    from skopt.learning.gaussian_process.kernels import WhiteKernel
 
-    matern, regressor = _classes()
-    kernel = Sum(
+    matern, both, regressor = _classes()
+    kernel = both(
         matern(
             variance=1.0,
             length_scales=np.array(lengths),
@@ -83,19 +82,17 @@ def _fit(
         spreads=np.array([*[LENGTH_SPREAD] * len(lengths), VARIANCE_SPREAD, *([] if fixed else [NOISE_SPREAD])]),
         alpha=answers.doubts / scale**2 + 1e-9,
     )
-    with warnings.catch_warnings():
-        # A length scale that stops at a bound, or a search that stops short of the very top, is an answer, no failure.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted.fit(np.hstack([answers.features, answers.basis / scale]), answers.residuals / scale)
+    fitted.fit(np.hstack([answers.features, answers.basis / scale]), answers.residuals / scale)
     found = fitted.kernel_.k1
     return float(found.variance), tuple(np.atleast_1d(found.length_scales).tolist()), float(fitted.noise_)
 
 
 @cache
-def _classes() -> tuple[Any, Any]:
-    """Make the kernel and the regressor: both inherit from classes that are slow to import."""
+def _classes() -> tuple[Any, Any, Any]:
+    """Make the kernels and the regressor: they inherit from classes that are slow to import."""
     from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
     from skopt.learning import GaussianProcessRegressor
+    from skopt.learning.gaussian_process.kernels import Sum
 
     class GroupedMatern(Kernel):
         """variance x Matérn-5/2 with a length scale for each group of columns, and a linear term of the columns after.
@@ -143,11 +140,16 @@ def _classes() -> tuple[Any, Any]:
         def is_stationary(self) -> bool:
             return False
 
+    class Both(Sum):
+        """Kernel and noise. A length scale that stops at a bound is an answer: nobody need be warned."""
+
+        def _check_bounds_params(self) -> None: ...
+
     class Expecting(GaussianProcessRegressor):
         """Adds log-normal priors of the hyperparameters to the marginal likelihood."""
 
         def __init__(self, kernel: Any, expected: Any, spreads: Any, alpha: Any) -> None:
-            super().__init__(kernel=kernel, alpha=alpha, noise="gaussian")
+            super().__init__(kernel=kernel, alpha=alpha, noise="gaussian", optimizer=_climb)
             self.expected, self.spreads = expected, spreads
 
         def log_marginal_likelihood(
@@ -162,7 +164,15 @@ def _classes() -> tuple[Any, Any]:
                 return found[0] - penalty, found[1] - off / self.spreads
             return found - penalty
 
-    return GroupedMatern, Expecting
+    return GroupedMatern, Both, Expecting
+
+
+def _climb(negative: Any, start: Any, bounds: Any) -> tuple[Any, float]:
+    """Find the top; a search that stops short of the very top is an answer, too."""
+    from scipy.optimize import minimize
+
+    found = minimize(negative, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": MOST_STEPS})
+    return found.x, float(found.fun)
 
 
 def _squares(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

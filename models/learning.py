@@ -79,7 +79,7 @@ def learn(
     *,
     known: Mapping[str, Floats],
     priors: Mapping[str, Floats],
-    surprises: Mapping[str, Sequence[float]],
+    audited: Sequence[int],
     seed: int,
     earlier: Earlier | None = None,
 ) -> dict[str, Posterior]:
@@ -91,7 +91,7 @@ def learn(
         properties: What to learn.
         known: Answers, each of shape (n,), NaN where there is none.
         priors: What the potential says, each of shape (n,); those that are missing have no say.
-        surprises: Of each property, `surprise` of the audits so far.
+        audited: Rows that were picked at random.
         seed: Of the campaign.
         earlier: What is known from before.
 
@@ -125,17 +125,5 @@ def learn(
             kinds=kinds[rows],
             seed=seed,
         )
-        posteriors[name] = recalibrated(first_rows(posterior, n), surprises.get(name, ()))
+        posteriors[name] = recalibrated(first_rows(posterior, n), audited)
     return posteriors
-
-
-def surprise(name: str, answer: float, expected: float, std: float) -> float:
-    """How far off a prediction was, in units of its own standard deviation.
-
-    Returns:
-        (answer - expected) / std; NaN where the answer lies at the floor as was expected, which tells nothing of std.
-    """
-    floor = EXPECTATIONS[name].floor if name in EXPECTATIONS else None
-    if floor is not None and answer <= floor + 1e-9 and expected <= floor + 1e-9:
-        return float("nan")
-    return (answer - expected) / std

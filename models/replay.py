@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from materials.records import Target
 from materials.targets import learned_as
-from models.learning import learn, surprise
+from models.learning import learn
 from models.selection import audits_due, select_batch
 from models.strategies import Strategy
 
@@ -128,7 +128,7 @@ class _Game:
         self.known = {name: np.full(len(question.wanted), np.nan) for name in self.names}
         self.available = np.ones(len(question.wanted), dtype=bool)
         self.surprises: dict[str, list[float]] = {name: [] for name in self.names}
-        self.of_audits: dict[str, list[float]] = {name: [] for name in self.names}
+        self.audited: list[int] = []
         self.covered: dict[str, list[float]] = {name: [] for name in self.names}
         self.number = 0
 
@@ -144,7 +144,7 @@ class _Game:
             self.names,
             known=self.known,
             priors=question.priors if self.strategy.prior else {},
-            surprises=self.of_audits,
+            audited=self.audited,
             seed=self.seed,
         )
         picks = select_batch(
@@ -171,11 +171,10 @@ class _Game:
                 answer, expected, std = answers[pick.index], posterior.expected[pick.index], posterior.std[pick.index]
                 told = self.number > 1 and np.isfinite(answer)
                 self.surprises[name].append(float((answer - expected) / std) if told else np.nan)
-                if pick.acquisition == "audit" and self.number > 1:
-                    self.of_audits[name].append(surprise(name, answer, expected, std))
         rows = [pick.index for pick in picks]
         for name in self.names:
             self.known[name][rows] = question.answers[name][rows]
+        self.audited += [pick.index for pick in picks if pick.acquisition == "audit"]
         self.available[rows] = False
         self.order += rows
 

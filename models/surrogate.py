@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from materials.errors import InputError
-from models.conditioning import Floor, learn
+from models.conditioning import Floor, learn, misfits
 from models.gaussian_process import Answers, Kernel, Process
-from models.hyperparameters import PRIOR_WEIGHT, choose_kernel
+from models.hyperparameters import choose_kernel
 from models.trend import trend_of
 
 MOST_TO_KNOW = 4000  # answers that a posterior rests on; beyond it a seeded choice of them
+AUDIT_WEIGHT = 4.0  # random picks that the model's own standard deviation weighs as much as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,9 @@ class Posterior:
         process: The Gaussian process, with its hyperparameters and what it learned from.
         basis: Shape (n, q), of the process's trend.
         observed: Rows that were learned from, shape (m,).
-        suspicious: Those of them whose answer is far off what all others say of it.
+        misfits: Shape (m,): how far off each of their answers is from what all others say of it, in standard
+            deviations; NaN where that tells nothing.
+        suspicious: Those of them whose answer is so far off that it is hardly believed.
         slope: How strongly the prior counts.
         floor: Value below which an answer cannot lie (a gap below 0): beliefs below it mean an answer at it.
     """
@@ -48,6 +51,7 @@ class Posterior:
     process: Process
     basis: NDArray[np.float64]
     observed: NDArray[np.int64]
+    misfits: NDArray[np.float64]
     suspicious: NDArray[np.int64]
     slope: float
     floor: float | None = None
@@ -125,10 +129,11 @@ def predict(
         residuals=known - trend.expected[rows],
         doubts=trend.doubts[rows],
     )
+    bound = None if floor is None else Floor(at=known <= floor + 1e-9, residuals=floor - trend.expected[rows])
     process, suspicious = learn(
         learned,
         of_kind,
-        None if floor is None else Floor(at=known <= floor + 1e-9, residuals=floor - trend.expected[rows]),
+        bound,
         lambda answers: choose_kernel(answers, groups, spread=half, noise=noise, seed=seed),
     )
     basis = np.hstack([trend.basis, np.zeros((len(features), len(others)))])
@@ -140,6 +145,7 @@ def predict(
         process=process,
         basis=basis,
         observed=rows,
+        misfits=misfits(process, bound),
         suspicious=rows[suspicious],
         slope=trend.slope(process),
         floor=floor,
@@ -189,22 +195,23 @@ def first_rows(posterior: Posterior, n: int) -> Posterior:
         std=posterior.std[:n],
         basis=posterior.basis[:n],
         observed=posterior.observed[posterior.observed < n],
+        misfits=posterior.misfits[posterior.observed < n],
         suspicious=posterior.suspicious[posterior.suspicious < n],
     )
 
 
-def recalibrated(posterior: Posterior, surprises: ArrayLike) -> Posterior:
-    """Rescale standard deviations by what answers said to earlier predictions, shrunken towards no change.
+def recalibrated(posterior: Posterior, audited: ArrayLike) -> Posterior:
+    """Rescale standard deviations by how far off the answers of random picks are, shrunken towards no change.
+
+    What all other answers say of a random pick is what they say of any row that was not asked for.
 
     Args:
         posterior: To be rescaled.
-        surprises: (answer - expected) / std of predictions made before the answer was known, best of candidates that
-            were picked at random; those that are not finite are left out.
+        audited: Rows that were picked at random; those without an answer are left out.
     """
-    z = np.asarray(surprises, dtype=np.float64)
+    z = posterior.misfits[np.isin(posterior.observed, np.asarray(audited, dtype=np.int64))]
     z = z[np.isfinite(z)]
-    weight = 2 * PRIOR_WEIGHT
-    factor = math.sqrt((weight + float(np.sum(z**2))) / (weight + len(z)))
+    factor = math.sqrt((AUDIT_WEIGHT + float(np.sum(z**2))) / (AUDIT_WEIGHT + len(z)))
     return replace(posterior, std=posterior.std * factor)
 
 

@@ -13,7 +13,7 @@ from flows.context import Run
 from flows.reasons import pick_line
 from flows.stages.assess import Screened
 from flows.stages.costs import look_further, pick_batch, reason_to_stop
-from flows.stages.explain import predictions, reasons, surprises
+from flows.stages.explain import predictions, reasons
 from flows.stages.pool import Pool
 from flows.stages.validate import collect, first_needed
 from materials.records import Selection
@@ -36,12 +36,12 @@ def believe(run: Run, screened: Screened, pool: Pool) -> Belief:
     """Learn from every DFT answer there is."""
     with run.progress.timed("learning"):
         known = _known(run, screened, pool)
-        return _belief(run, pool, known, surprises(run, pool, known))
+        row_of = pool.row_of()
+        audits = [s.material_id for s in run.ledger.selections(run.campaign_id) if s.acquisition == "audit"]
+        return _belief(run, pool, known, [row_of[m] for m in audits if m in row_of])
 
 
-def _belief(
-    run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]], found: Mapping[str, Sequence[float]]
-) -> Belief:
+def _belief(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]], audited: Sequence[int]) -> Belief:
     from models.learning import learn
     from models.scoring import score_pool
 
@@ -51,7 +51,7 @@ def _belief(
         [target.property for target in run.targets],
         known=known,
         priors=pool.priors,
-        surprises=found,
+        audited=audited,
         seed=run.campaign.learning.seed,
         earlier=pool.earlier,
     )
@@ -61,7 +61,7 @@ def _belief(
 def _score_by_potential(run: Run, pool: Pool) -> NDArray[np.float64]:
     """How likely each candidate is to meet the targets as it was before DFT answered anything."""
     unknown = {target.property: np.full(len(pool.material_ids), np.nan) for target in run.targets}
-    return _belief(run, replace(pool, earlier=None), unknown, {}).scores
+    return _belief(run, replace(pool, earlier=None), unknown, []).scores
 
 
 def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[Selection]:

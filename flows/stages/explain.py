@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.context import Run
 from flows.stages.assess import Screened
 from materials.records import Prediction, Selection
 from materials.targets import DIGITS
@@ -90,25 +89,6 @@ def cautions_about(
         priors=pool.priors,
         known=belief.known,
     )
-
-
-def surprises(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]]:
-    """How far off predictions of randomly picked candidates were, in units of their own standard deviation.
-
-    Those of the first round are left out: their error bars were assumed, and tell nothing of those that are learned.
-    """
-    from models.learning import surprise
-
-    row_of = pool.row_of()
-    found: dict[str, list[float]] = {name: [] for name in known}
-    audits = [s for s in run.ledger.selections(run.campaign_id) if s.acquisition == "audit" and s.round > 1]
-    for selection in audits:
-        believed = run.ledger.predictions(run.campaign_id, selection.round).get(selection.material_id, {})
-        for name, prediction in believed.items():
-            if selection.material_id in row_of and foretold(selection, name):
-                answer = known[name][row_of[selection.material_id]]
-                found[name].append(surprise(name, answer, prediction.mean, prediction.std))
-    return found
 
 
 def foretold(selection: Selection, name: str) -> bool:

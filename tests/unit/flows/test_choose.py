@@ -19,10 +19,8 @@ from flows.context import Run
 from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened
 from flows.stages.choose import believe, choose
-from flows.stages.explain import surprises
 from flows.stages.pool import gather_pool
 from flows.stages.validate import jobs_of, plans
-from materials.records import Prediction
 from materials.store.ledger import Ledger
 from models.selection import audits_due
 from tests.unit.materials import made_records as made
@@ -190,31 +188,21 @@ def test_an_element_that_dft_has_not_seen_is_a_caution(run: Run) -> None:
         assert (f"holds {LATER}, which no computed candidate does" in cautions) == (material_id in new)
 
 
-def test_only_what_was_foretold_of_random_picks_corrects_the_error_bars(run: Run) -> None:
+def test_random_picks_correct_the_error_bars_and_others_do_not(run: Run) -> None:
     screened = assess_screened(run)
     pool = gather_pool(run, screened)
-    targets = (ENERGY, GAP)
-    run.ledger.add_predictions(
-        run.campaign_id,
-        [
-            Prediction(material_id=m, round=number, target=name, mean=0.0, std=0.1, surrogate_version="v")
-            for m in pool.material_ids
-            for name in targets
-            for number in (1, 2)
-        ],
-    )
-    one, two, three, four = pool.material_ids[:4]
-    run.ledger.add_selections(
-        run.campaign_id,
-        [
-            made.selection(one, acquisition="audit", round=2, rank=1),
-            made.selection(two, acquisition="audit", round=2, rank=2, why={"answered": [GAP]}),
-            made.selection(three, acquisition="expected_improvement", round=2, rank=3),
-            made.selection(four, acquisition="audit"),  # its error bar was assumed
-        ],
-    )
-    known = {name: np.full(len(pool.material_ids), 0.2) for name in targets}
-    assert surprises(run, pool, known) == {ENERGY: pytest.approx([2.0, 2.0]), GAP: pytest.approx([2.0])}
+    answer(run, screened, list(pool.material_ids[:9]))
+    odd = pool.material_ids[9]
+    run.ledger.add_stabilities(run.campaign_id, [made.stability(odd, 0.4, fidelity="dft")])
+
+    def error_bars(acquisition: str) -> np.ndarray:
+        selections = [made.selection(m, rank=i) for i, m in enumerate(pool.material_ids[:9], start=1)]
+        selections.append(made.selection(odd, acquisition=acquisition, rank=10))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(run.ledger, "selections", lambda *_: selections)
+            return believe(run, screened, pool).posteriors[ENERGY].std
+
+    assert (error_bars("audit") > 1.2 * error_bars("best_odds")).all()
 
 
 def before(run: Run, first: int, last: int, *, preset: str = "standard", shift: float = 0.5) -> None:

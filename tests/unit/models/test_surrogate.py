@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,14 +254,28 @@ def test_believing_a_pick_is_what_an_answer_at_its_mean_would_do():
     np.testing.assert_allclose(believed, again, atol=1e-9)
 
 
-def test_surprises_widen_and_their_absence_narrows():
-    features, *_ = landscape(n=20)
-    posterior = predict(features, observed=[], answers=[])
+def test_misfits_are_what_leaving_each_answer_out_shows():
+    features, prior, difference, _ = landscape(n=60)
+    seen = np.arange(25)
+    posterior = predict(features, observed=seen, answers=(prior + difference)[seen], prior=prior)
+    known = posterior.process.answers
+    for i in seen[::6]:
+        rest = np.delete(seen, i)
+        others = Answers(**{n: getattr(known, n)[rest] for n in ("features", "basis", "residuals", "doubts")})
+        mean, variance = Process(kernel=posterior.kernel, answers=others).predict(features[[i]], posterior.basis[[i]])
+        off = (known.residuals[i] - mean[0]) / np.sqrt(variance[0] + posterior.kernel.noise**2)
+        assert posterior.misfits[i] == pytest.approx(off, abs=1e-6)
+
+
+def test_random_picks_widen_error_bars_or_narrow_them():
+    posterior = predict(np.zeros((600, 1)), observed=np.arange(500), answers=np.zeros(500))
     rng = np.random.default_rng(0)
-    assert recalibrated(posterior, 3 * rng.normal(size=500)).std[0] == pytest.approx(3 * posterior.std[0], rel=0.1)
-    assert recalibrated(posterior, 0.5 * rng.normal(size=500)).std[0] == pytest.approx(posterior.std[0] / 2, rel=0.1)
-    np.testing.assert_array_equal(recalibrated(posterior, [np.nan]).std, posterior.std)
-    assert posterior.std[0] < recalibrated(posterior, [2.0]).std[0] < 2 * posterior.std[0]
+    for factor in (3.0, 0.5):
+        told = replace(posterior, misfits=factor * rng.normal(size=500))
+        assert recalibrated(told, np.arange(500)).std[0] == pytest.approx(factor * posterior.std[0], rel=0.1)
+    one = replace(posterior, misfits=np.where(np.arange(500) == 7, 4.0, np.nan))
+    assert posterior.std[0] < recalibrated(one, [7]).std[0] < 3 * posterior.std[0]
+    np.testing.assert_array_equal(recalibrated(one, [8, 550]).std, posterior.std)  # nothing told, or not answered
 
 
 @pytest.mark.parametrize(
