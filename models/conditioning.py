@@ -31,35 +31,34 @@ def learn(
     of_kind: NDArray[np.int64],
     floor: Floor | None,
     choose: Callable[[Answers], Kernel],
-) -> tuple[Process, NDArray[np.bool_]]:
-    """Fit a process to the answers; say also which of them are hardly believed, shape (m,)."""
+) -> tuple[Process, NDArray[np.float64]]:
+    """Fit a process to the answers; give also the variance added to those that are hardly believed, shape (m,)."""
     process = Process(kernel=choose(answers), answers=answers)
     if floor is not None and floor.at.any() and len(answers) > 1:
         for _ in range(IMPUTATIONS):
             process = replace(process, answers=_sunk(process, floor))
         process = replace(process, kernel=choose(process.answers))
-    suspicious = np.zeros(len(answers), dtype=bool)
+    disbelief = np.zeros(len(answers))
     if len(answers) < FEWEST_TO_FIT:
-        return process, suspicious
+        return process, disbelief
     mean, variance = process.left_out()
     squares = (process.answers.residuals - mean) ** 2
     doubts = answers.doubts.copy()
     for kind in np.setdiff1d(of_kind, [0]):
         own = of_kind == kind
         doubts[own] += max(float(np.sum(squares[own] - variance[own])) / (np.sum(own) + PRIOR_WEIGHT), 0.0)
-    suspicious = squares > SUSPICIOUS**2 * (variance + doubts)
-    if floor is not None:  # where most answers lie at the floor, the rare one above is what is looked for
-        suspicious[:] = False
-    # Left in with the doubt that makes it a likely one: a discovery looks like a mistake at first.
-    doubts[suspicious] += squares[suspicious]
-    if np.array_equal(doubts, answers.doubts):
-        return process, suspicious
-    told = replace(process.answers, doubts=doubts)
-    return Process(kernel=choose(told), answers=told), suspicious
+    if floor is None:  # where most answers lie at one, the rare one above is what is looked for
+        suspicious = squares > SUSPICIOUS**2 * (variance + doubts)
+        # Left in with the doubt that makes it a likely one: a discovery looks like a mistake at first.
+        disbelief[suspicious] = squares[suspicious]
+    if not np.any(disbelief) and np.array_equal(doubts, answers.doubts):
+        return process, disbelief
+    told = replace(process.answers, doubts=doubts + disbelief)
+    return Process(kernel=choose(told), answers=told), disbelief
 
 
-def misfits(process: Process, floor: Floor | None) -> NDArray[np.float64]:
-    """How far off each answer is from what the others say of it, in standard deviations, shape (m,).
+def misfits(process: Process, floor: Floor | None, disbelief: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far off each answer is from what the others say of it, in their standard deviations, shape (m,).
 
     NaN where it lies at the floor as the others expect, which tells nothing of standard deviations.
     """
@@ -69,7 +68,7 @@ def misfits(process: Process, floor: Floor | None) -> NDArray[np.float64]:
     found = process.answers.residuals
     if floor is not None:
         found = np.where(floor.at, np.where(mean > floor.residuals, floor.residuals, np.nan), found)
-    return (found - mean) / np.sqrt(variance)
+    return (found - mean) / np.sqrt(variance - disbelief)
 
 
 def _sunk(process: Process, floor: Floor) -> Answers:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from materials.records import Target
 from materials.targets import learned_as
 from models.learning import learn
-from models.selection import audits_due, select_batch
+from models.selection import UNPICKED, audits_due, select_batch
 from models.strategies import Strategy
 
 Floats = NDArray[np.float64]
@@ -174,7 +174,7 @@ class _Game:
         rows = [pick.index for pick in picks]
         for name in self.names:
             self.known[name][rows] = question.answers[name][rows]
-        self.audited += [pick.index for pick in picks if pick.acquisition == "audit"]
+        self.audited += [pick.index for pick in picks if pick.acquisition in UNPICKED]
         self.available[rows] = False
         self.order += rows
 

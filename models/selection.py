@@ -16,6 +16,9 @@ from models.hyperparameters import FEWEST_TO_FIT
 from models.scoring import Known, is_threshold, score_pool
 from models.surrogate import Posterior, believe, joint
 
+# Rules that do not look at what is believed: their picks tell how far off it is where nobody looked.
+UNPICKED = ("audit", "spread")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:

@@ -24,6 +24,7 @@ from models.hyperparameters import choose_kernel
 from models.trend import trend_of
 
 MOST_TO_KNOW = 4000  # answers that a posterior rests on; beyond it a seeded choice of them
+FARTHEST = 4.0  # standard deviations that a random pick counts as, at most: it may be a mistake
 AUDIT_WEIGHT = 4.0  # random picks that the model's own standard deviation weighs as much as
 
 
@@ -130,7 +131,7 @@ def predict(
         doubts=trend.doubts[rows],
     )
     bound = None if floor is None else Floor(at=known <= floor + 1e-9, residuals=floor - trend.expected[rows])
-    process, suspicious = learn(
+    process, disbelief = learn(
         learned,
         of_kind,
         bound,
@@ -145,8 +146,8 @@ def predict(
         process=process,
         basis=basis,
         observed=rows,
-        misfits=misfits(process, bound),
-        suspicious=rows[suspicious],
+        misfits=misfits(process, bound, disbelief),
+        suspicious=rows[disbelief > 0],
         slope=trend.slope(process),
         floor=floor,
     )
@@ -210,7 +211,7 @@ def recalibrated(posterior: Posterior, audited: ArrayLike) -> Posterior:
         audited: Rows that were picked at random; those without an answer are left out.
     """
     z = posterior.misfits[np.isin(posterior.observed, np.asarray(audited, dtype=np.int64))]
-    z = z[np.isfinite(z)]
+    z = np.clip(z[np.isfinite(z)], -FARTHEST, FARTHEST)
     factor = math.sqrt((AUDIT_WEIGHT + float(np.sum(z**2))) / (AUDIT_WEIGHT + len(z)))
     return replace(posterior, std=posterior.std * factor)
 

@@ -34,11 +34,14 @@ class Belief:
 
 def believe(run: Run, screened: Screened, pool: Pool) -> Belief:
     """Learn from every DFT answer there is."""
+    from models.selection import UNPICKED
+
     with run.progress.timed("learning"):
         known = _known(run, screened, pool)
         row_of = pool.row_of()
-        audits = [s.material_id for s in run.ledger.selections(run.campaign_id) if s.acquisition == "audit"]
-        return _belief(run, pool, known, [row_of[m] for m in audits if m in row_of])
+        chosen = run.ledger.selections(run.campaign_id)
+        unpicked = [s.material_id for s in chosen if s.acquisition in UNPICKED]
+        return _belief(run, pool, known, [row_of[m] for m in unpicked if m in row_of])
 
 
 def _belief(run: Run, pool: Pool, known: Mapping[str, NDArray[np.float64]], audited: Sequence[int]) -> Belief:
