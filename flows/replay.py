@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from models.strategies import Strategy
 
 TOP = 0.01  # of all rows, that a single target is to find
-DETERMINED = ("potential", "hull")  # no seed changes what they do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +169,8 @@ def _play_all(
 
     as_campaign = replace(STRATEGIES["campaign"], rule=request.learning.acquisition)
     strategies = {**STRATEGIES, "campaign": as_campaign}
-    rounds = [(name, seed) for name in names for seed in range(1 if name in DETERMINED else request.seeds)]
+    seeds = {name: 1 if strategies[name].determined else request.seeds for name in names}
+    rounds = [(name, seed) for name in names for seed in range(seeds[name])]
     found: dict[tuple[str, int], Played] = {}
     pool = ProcessPoolExecutor(
         max_workers=min(cores(), len(rounds)),
@@ -190,7 +190,7 @@ def _play_all(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
-    return {name: [found[name, 0 if name in DETERMINED else seed] for seed in range(request.seeds)] for name in names}
+    return {name: [found[name, seed % seeds[name]] for seed in range(request.seeds)] for name in names}
 
 
 @contextmanager

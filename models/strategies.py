@@ -26,6 +26,11 @@ class Strategy:
     rule: Rule = "best_odds"
     audits: bool = False
 
+    @property
+    def determined(self) -> bool:
+        """Whether no seed changes what it asks for: it ranks by the potential."""
+        return self.features is None and self.prior is not None
+
 
 STRATEGIES: Mapping[str, Strategy] = {
     "campaign": Strategy(title="as a campaign chooses", features="all", prior="all", audits=True),

@@ -209,6 +209,23 @@ def test_rows_of_a_file_keep_their_own_answers(tmp_path: Path) -> None:
         assert len(labelled.failures) == 1
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.jsonl", "t.jsonl.gz", "t.parquet"])
+def test_a_table_of_each_kind(tmp_path: Path, name: str) -> None:
+    import pandas as pd
+
+    rows = pd.DataFrame({"cif": [poscar(3.4), poscar(3.5), "none", poscar(3.6)], "gap": [1.0, np.nan, 3.0, -4e-3]})
+    if ".csv" in name:
+        rows.to_csv(tmp_path / name, index=False)
+    elif ".jsonl" in name:
+        rows.to_json(tmp_path / name, orient="records", lines=True)
+    else:
+        rows.to_parquet(tmp_path / name)
+    with open_rows(str(tmp_path / name), f"sqlite:///{tmp_path / 'assay.db'}", ["gap"]) as (_, labelled):
+        np.testing.assert_array_equal(labelled.answers["gap"], [1.0, np.nan, -4e-3])
+        assert [c.structure.lattice.a for c in labelled.candidates] == pytest.approx([3.4, 3.5, 3.6])
+        assert labelled.campaign is None
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
