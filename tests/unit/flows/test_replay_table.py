@@ -1,0 +1,104 @@
+"""A table as arrays: what the potential says of a row, and what describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from flows.replay_table import _features, _priors
+from materials.hull import assess
+from materials.phases import HullEntry
+from materials.records import WrittenCalculation
+from materials.store.rows import write_calculation
+from tests.unit.materials import made_records as made
+
+ENERGY, FORMATION = "decomposition_energy_per_atom", "formation_energy_per_atom"
+
+
+def salt(symbols: Sequence[str], a: float = 5.0) -> Structure:
+    return Structure(Lattice.cubic(a), symbols, [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.0]][: len(symbols)])
+
+
+def screened(structure: Structure, energy: float, latent: list[float] | None = None) -> WrittenCalculation:
+    properties = {} if latent is None else {"latent": latent}
+    return write_calculation(made.calculation(structure=structure, energy=energy, properties=properties))
+
+
+def phase(name: str, energy: float, **amounts: float) -> HullEntry:
+    return HullEntry(
+        entry_id=name, amounts=amounts, energy=energy, level_of_theory="PBE+U/MP2020", method="chgnet-0.3.0"
+    )
+
+
+PHASES = [
+    phase("Na", -1.3, Na=1),
+    phase("Cl2", -3.6, Cl=2),
+    phase("K", -1.1, K=1),
+    phase("NaCl", -6.8, Na=1, Cl=1),
+    phase("KCl", -6.7, K=1, Cl=1),
+]
+
+
+def test_a_row_stands_against_the_competing_phases_alone() -> None:
+    structures = [salt(["Na", "Cl"]), salt(["Na", "Cl"], 4.9), salt(["Na", "Cl"]), salt(["Na", "K", "Cl"])]
+    energies = [-6.5, -9.0, -6.5, -8.4]
+    rows = [screened(s, e) for s, e in zip(structures, energies, strict=True)]
+    found = _priors(PHASES, structures, rows)
+    for i, (structure, energy) in enumerate(zip(structures, energies, strict=True)):
+        amounts = {str(element): float(count) for element, count in structure.composition.items()}
+        (alone,) = assess(PHASES, [phase("it", energy, **amounts)], fidelity="mlip")
+        assert found[ENERGY][i] == pytest.approx(alone.decomposition_energy_per_atom, abs=1e-4)
+        assert found[FORMATION][i] == pytest.approx(alone.formation_energy_per_atom, abs=1e-4)
+    assert found[ENERGY][0] == found[ENERGY][2] == pytest.approx(0.15)  # the row at -9.0 is no rival
+    assert found[ENERGY][1] == pytest.approx(-1.1)
+    np.testing.assert_allclose(found["volume_per_atom"], [s.volume / len(s) for s in structures], atol=1e-4)
+
+
+@pytest.mark.parametrize("phases", [PHASES, []])
+def test_without_a_reference_for_its_elements_a_row_has_no_energy(phases: list[HullEntry]) -> None:
+    structures = [salt(["Na", "Br"]), salt(["Na", "Cl"])]
+    found = _priors(phases, structures, [screened(s, -6.0) for s in structures])
+    for name in (ENERGY, FORMATION):
+        assert np.isfinite(found[name]).tolist() == [False, bool(phases)]
+    assert np.isfinite(found["volume_per_atom"]).all()
+
+
+def crystals() -> list[Structure]:
+    return [
+        salt(symbols, 4.5 + 0.1 * i) for i in range(6) for symbols in (["Na", "Cl"], ["K", "Cl"], ["Na", "K", "Br"])
+    ]
+
+
+def test_latents_with_holes_leave_features_finite() -> None:
+    structures = crystals()
+    latents = np.random.default_rng(0).normal(size=(len(structures), 8))
+    latents[3, 2] = np.nan
+    latents[5] = np.nan
+    latents[:, 7] = np.nan
+    rows = [screened(s, -6.0, list(z)) for s, z in zip(structures, latents, strict=True)]
+    assert "null" in rows[3].properties
+    found = _features(structures, rows)
+    for features in found.values():
+        assert features.matrix.shape == (len(structures), sum(features.widths))
+        assert np.isfinite(features.matrix).all()
+    again = _features(structures, [screened(s, -6.0) for s in structures])
+    np.testing.assert_array_equal(found["composition"].matrix, again["composition"].matrix)
+    assert not np.array_equal(found["all"].matrix, again["all"].matrix)
+
+
+def test_where_one_has_no_latent_none_counts() -> None:
+    structures = crystals()
+    rows = [screened(s, -6.0, [1.0 * i, 2.0 * i**2]) for i, s in enumerate(structures)]
+    without = _features(structures, [screened(s, -6.0) for s in structures])
+    some = _features(structures, [*rows[:-1], screened(structures[-1], -6.0)])
+    np.testing.assert_array_equal(some["all"].matrix, without["all"].matrix)
+    assert json.loads(rows[0].properties)["latent"] == [0.0, 0.0]
+
+
+def test_one_row_has_nothing_to_tell_it_by() -> None:
+    found = _features([salt(["Na", "Cl"])], [screened(salt(["Na", "Cl"]), -6.0, [1.0, 2.0])])
+    assert found["all"].matrix.shape == found["composition"].matrix.shape == (1, 0)
