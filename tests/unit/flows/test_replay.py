@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ from flows.replay import Replayed, Request, best_share, replay
 from flows.replay_rows import open_rows
 from flows.replay_table import Table, made_up
 from flows.sources import Prototypes
-from materials.errors import InputError
+from materials.errors import ClusterError, InputError
 from materials.records import Goal, Target
 from materials.store.ledger import Ledger
 from materials.wishes import Wish
-from models.replay import Features
+from models.replay import Features, Played
+from models.strategies import Strategy
 from tests.unit.materials import made_records as made
 
 ENERGY = "decomposition_energy_per_atom"
@@ -314,3 +317,21 @@ def test_competing_phases_are_made_up_of_the_elements_there_are() -> None:
     assert elements.roles == {"element": ["Cl", "Na", "O", "Ti"]}
     assert binaries.roles == {"cation": ["Na", "Ti"], "anion": ["Cl", "O"]}
     assert len(made_up([made.candidate("a", chemsys="Cu")])) == 1
+
+
+@pytest.mark.parametrize(("ended", "told"), [(BrokenProcessPool, ClusterError), (KeyboardInterrupt, KeyboardInterrupt)])
+def test_what_ends_one_campaign_by_force_ends_the_replay(
+    monkeypatch: pytest.MonkeyPatch, ended: type[BaseException], told: type[BaseException]
+) -> None:
+    begun: list[int] = []
+
+    def lost(strategy: Strategy, seed: int) -> Played:
+        begun.append(seed)
+        time.sleep(0.05)
+        raise ended
+
+    monkeypatch.setattr(replaying, "_play", lost)
+    monkeypatch.setattr(replaying, "cores", lambda: 1)
+    with pytest.raises(told):
+        play(monkeypatch, table(), Request(table="x", target=LOWEST, strategies=["random"], seeds=100))
+    assert len(begun) < 20  # the others are not waited for
