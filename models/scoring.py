@@ -21,6 +21,7 @@ from models.acquisition import (
 from models.surrogate import Posterior
 
 Floats = NDArray[np.float64]
+MOST_CORRELATED = 20_000  # rows whose odds are worth the quadrature
 Known = Mapping[str, NDArray[np.float64]]
 
 
@@ -32,7 +33,8 @@ def is_threshold(target: Target) -> bool:
 def score_pool(posteriors: Mapping[str, Posterior], targets: Sequence[Target], known: Known) -> Floats:
     """Probability that each candidate meets every target.
 
-    The beliefs about several properties are taken as independent. Where DFT has answered, a property counts 0 or 1.
+    Beliefs about several properties are correlated as far as the answers say so. Where DFT has answered, a property
+    counts 0 or 1.
     Targets that only order (minimize, maximize, near without tolerance) take no part, unless there are no others: then
     the score is the probability of coming out better than the best answer so far (without any: than the best that is
     expected).
@@ -56,7 +58,8 @@ def score_pool(posteriors: Mapping[str, Posterior], targets: Sequence[Target], k
         odds = _between(posteriors[name], low, high)
         score *= np.where(np.isnan(answers), odds, (low <= answers) & (answers <= high))
     if bounds:
-        return score
+        unknown = np.all([np.isnan(known.get(name, nothing)) for name in bounds], axis=0)
+        return np.where(unknown, _together(posteriors, bounds, score), score)
     best = best_value(targets, known)
     for target in targets:
         posterior, answers = posteriors[target.property], known.get(target.property, nothing)
@@ -70,10 +73,32 @@ def score_pool(posteriors: Mapping[str, Posterior], targets: Sequence[Target], k
 
 def odds_of_thresholds(posteriors: Mapping[str, Posterior], targets: Sequence[Target]) -> Floats:
     """Probability that each candidate meets every threshold, whatever DFT has answered; 1 where there is none."""
-    odds = np.ones(pool_size(posteriors, targets))
-    for name, (low, high) in windows(targets).items():
+    odds, bounds = np.ones(pool_size(posteriors, targets)), windows(targets)
+    for name, (low, high) in bounds.items():
         odds *= _between(posteriors[name], low, high)
-    return odds
+    return _together(posteriors, bounds, odds)
+
+
+def _together(posteriors: Mapping[str, Posterior], bounds: Mapping[str, tuple[float, float]], apart: Floats) -> Floats:
+    """Correct the likeliest rows' odds, multiplied as if independent, by how the properties hang together."""
+    from models.correlation import NEGLIGIBLE, correlations, odds_together
+
+    beliefs = [posteriors[name] for name in bounds]
+    if len(beliefs) < 2:
+        return apart
+    correlation = correlations(beliefs)
+    if np.max(np.abs(correlation - np.eye(len(beliefs)))) < NEGLIGIBLE:
+        return apart
+    rows = np.argsort(-apart, kind="stable")[:MOST_CORRELATED]
+    limits = np.empty((2, len(beliefs), len(rows)))
+    for i, (posterior, (low, high)) in enumerate(zip(beliefs, bounds.values(), strict=True)):
+        std = np.maximum(posterior.std[rows], 1e-12)
+        if posterior.floor is not None and low <= posterior.floor:
+            low = -math.inf
+        limits[:, i] = (low - posterior.mean[rows]) / std, (high - posterior.mean[rows]) / std
+    corrected = apart.copy()
+    corrected[rows] = np.where(apart[rows] > 0, odds_together(limits[0], limits[1], correlation), 0.0)
+    return corrected
 
 
 def windows(targets: Sequence[Target]) -> dict[str, tuple[float, float]]:
