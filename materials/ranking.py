@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from materials.records import (
@@ -23,7 +23,7 @@ from materials.records import (
     Stability,
     Target,
 )
-from materials.targets import DIGITS, closeness, meets, rounded
+from materials.targets import DIGITS, closeness, meets, pareto_front, rounded
 
 Told = TypeVar("Told")
 Answer = Calculation | Outcome  # of the potential
@@ -95,11 +95,20 @@ def ranked_rows(
         evidence: The same.
         chunk: How many to read together.
     """
+    front = _front(groups, evidence)
     for start in range(0, len(groups), chunk):
         part = groups[start : start + chunk]
         members = iter(proposed([material_id for ids in part for material_id in ids]))
         for place, ids in enumerate(part, start=start + 1):
-            yield _row(place, [next(members) for _ in ids], _judge(ids, evidence), evidence)
+            row = _row(place, [next(members) for _ in ids], _judge(ids, evidence), evidence)
+            yield replace(row, pareto_front=front[ids[0]]) if ids[0] in front else row
+
+
+def _front(groups: Sequence[tuple[str, ...]], evidence: Evidence) -> dict[str, bool | None]:
+    """Say of each validated material whether no other one outdoes it."""
+    judged = {ids[0]: _judge(ids, evidence) for ids in groups if _first(evidence.dft, ids) is not None}
+    validated = [material_id for material_id, told in judged.items() if told.status == "validated"]
+    return dict(zip(validated, pareto_front(evidence.targets, [judged[m].values for m in validated]), strict=True))
 
 
 def _groups(roles: Mapping[str, Role], duplicates: Mapping[str, str]) -> list[tuple[str, ...]]:

@@ -269,3 +269,4 @@ class RankedCandidate:
     volume_per_atom: float | None  # Å³
     known_as: str
     message: str
+    pareto_front: bool | None = None  # no other validated one is better in one wish and no worse in the others

@@ -52,6 +52,39 @@ def closeness(targets: Sequence[Target], values: Mapping[str, float | None]) -> 
     return (missed, round(math.fsum(distances), 6), *wishes)
 
 
+def pareto_front(targets: Sequence[Target], rows: Sequence[Mapping[str, float | None]]) -> list[bool | None]:
+    """Say of each row whether no other is better in one wish and at least as good in all: what no other outdoes.
+
+    A value that is to be near is the better the nearer; one that is to be at most something the better the lower.
+
+    Returns:
+        None where there are fewer than two wishes, or a value is unknown.
+    """
+    wishes = list({(target.property, target.goal, target.value): target for target in targets}.values())
+    if len(wishes) < 2:
+        return [None] * len(rows)
+    known: dict[int, tuple[float, ...]] = {}
+    for place, values in enumerate(rows):
+        told = [rounded(values.get(target.property)) for target in wishes]
+        if None not in told:
+            known[place] = tuple(
+                _badness(target, value) for target, value in zip(wishes, told, strict=True) if value is not None
+            )
+    found: list[bool | None] = [None] * len(rows)
+    front: list[tuple[float, ...]] = []
+    for place, own in sorted(known.items(), key=lambda item: item[1]):  # whoever outdoes one comes before it
+        found[place] = not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in front)
+        if found[place]:
+            front.append(own)
+    return found
+
+
+def _badness(target: Target, value: float) -> float:
+    if target.goal == "near":
+        return round(abs(value - _value(target)), DIGITS)
+    return -value if target.goal in ("maximize", "at_least") else value
+
+
 def _can_be_met(target: Target) -> bool:
     return target.goal in ("at_most", "at_least") or (target.goal == "near" and target.tolerance is not None)
 

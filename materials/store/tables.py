@@ -224,6 +224,7 @@ rankings = Table(
     _number("volume_per_atom"),
     _text("known_as"),
     _text("message"),
+    Column("pareto_front", Boolean),
 )
 
 systems = Table(
