@@ -23,7 +23,7 @@ class Strategy:
     title: str
     features: str | None = None
     prior: str | None = None
-    rule: Rule = "best_odds"
+    rule: Rule = "auto"
     audits: bool = False
 
     @property
@@ -46,9 +46,7 @@ STRATEGIES: Mapping[str, Strategy] = {
         features="composition",
         rule="expected_improvement",
     ),
-    "no_potential": Strategy(
-        title="as a campaign, without the potential's energy", features="all", rule="best_odds", audits=True
-    ),
+    "no_potential": Strategy(title="as a campaign, without the potential's energy", features="all", audits=True),
     "expected_improvement": Strategy(
         title="as a campaign, by expected improvement",
         features="all",
@@ -56,11 +54,11 @@ STRATEGIES: Mapping[str, Strategy] = {
         rule="expected_improvement",
         audits=True,
     ),
-    "lower_confidence_bound": Strategy(
-        title="as a campaign, by lower confidence bound",
+    "best_odds": Strategy(
+        title="as a campaign, by the odds of being among the best 1 %",
         features="all",
         prior="all",
-        rule="lower_confidence_bound",
+        rule="best_odds",
         audits=True,
     ),
 }

@@ -69,7 +69,7 @@ def _thompson() -> None:
     before = aims.acquire
 
     def drawn(posteriors: Any, targets: Any, aim: Any) -> Any:
-        if aim.rule != "best_odds":
+        if aim.rule == "probability_of_all_targets":
             return before(posteriors, targets, aim)
         (target,) = targets
         belief = posteriors[target.property]
@@ -82,7 +82,7 @@ def _greedy() -> None:
     before = aims.acquire
 
     def mean(posteriors: Any, targets: Any, aim: Any) -> Any:
-        if aim.rule != "best_odds":
+        if aim.rule == "probability_of_all_targets":
             return before(posteriors, targets, aim)
         (target,) = targets
         return -scoring.badness_of(target, posteriors[target.property].expected)
@@ -102,11 +102,11 @@ VARIANTS: Mapping[str, Variant] = {
     "campaign": Variant(),
     "without the potential's energy": Variant(strategy=STRATEGIES["no_potential"]),
     "expected improvement": Variant(strategy=STRATEGIES["expected_improvement"]),
-    "lower confidence bound": Variant(strategy=STRATEGIES["lower_confidence_bound"]),
+    "odds of the best 1 %": Variant(strategy=STRATEGIES["best_odds"]),
     "best expected value (greedy)": Variant(change=_greedy),
     "Thompson draws": Variant(change=_thompson),
-    "odds of the best 0.5 %": Variant(change=_set(aims, "BEST_SHARE", 0.005)),
-    "odds of the best 2 %": Variant(change=_set(aims, "BEST_SHARE", 0.02)),
+    "odds of the best 0.5 %": Variant(strategy=STRATEGIES["best_odds"], change=_set(aims, "BEST_SHARE", 0.005)),
+    "odds of the best 2 %": Variant(strategy=STRATEGIES["best_odds"], change=_set(aims, "BEST_SHARE", 0.02)),
     "no audits": Variant(audits=0.0),
     "two audits of ten": Variant(audits=0.2),
     "gaps without their floor": Variant(change=_no_floor),

@@ -196,7 +196,7 @@ TROUBLES = [failing, off_by_5_ev, constant, twins, featureless, without_priors, 
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-@pytest.mark.parametrize("name", ["campaign", "composition", "no_potential", "lower_confidence_bound"])
+@pytest.mark.parametrize("name", ["campaign", "composition", "no_potential", "best_odds"])
 def test_trouble_does_not_stop_a_campaign(trouble, name):
     found = played(trouble(question(n=60)), name, batch=7, budget=25)
     assert np.isfinite(recall(question(n=60), found)).all()

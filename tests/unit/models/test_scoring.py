@@ -95,7 +95,7 @@ def test_the_bar_is_where_as_many_are_expected_as_count_as_the_best(goal):
     rng = np.random.default_rng(1)
     posterior = belief(rng.normal(size=800), rng.uniform(0.1, 1.0, 800))
     answers = np.where(rng.random(800) < 0.2, posterior.mean + 0.1, np.nan)
-    aim = aim_at({"energy": posterior}, [target], {"energy": answers})
+    aim = aim_at({"energy": posterior}, [target], {"energy": answers}, "best_odds")
     drawn = np.where(np.isnan(answers), rng.normal(posterior.mean, posterior.std, (4000, 800)), answers)
     badness = {"minimize": drawn, "maximize": -drawn, "near": np.abs(drawn - 0.3)}[goal]
     assert aim.rule == "best_odds"

@@ -116,7 +116,7 @@ def test_where_a_target_can_be_missed_the_spread_keeps_to_the_likely():
 def test_later_batches_follow_the_targets():
     for targets, rule in (
         ([STABLE, GAP], "probability_of_all_targets"),
-        ([LOWEST], "best_odds"),
+        ([LOWEST], "lower_confidence_bound"),
         ([Target(property="gap", goal="near", value=1.3)], "best_odds"),
     ):
         campaign = Campaign(targets)
