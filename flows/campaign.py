@@ -134,11 +134,11 @@ class Learning(Section):
         title="Audits",
         description="Share of all picks drawn at random, to calibrate by and to tell what chance finds.",
     )
-    acquisition: Literal["auto", "best_odds", "expected_improvement", "lower_confidence_bound"] = Field(
-        default="auto",
+    acquisition: Literal["best_odds", "expected_improvement", "lower_confidence_bound"] = Field(
+        default="lower_confidence_bound",
         title="Acquisition",
-        description="Of a single target that only orders. auto: the lower confidence bound, for near the odds of being "
-        "among the best 1 % of the pool (best_odds).",
+        description="Of a single target that only orders. best_odds: of being among the best 1 % of the pool. Near a "
+        "value, a bound has no meaning: the expected improvement is taken.",
     )
     cost: Literal["candidates", "time"] = Field(
         default="candidates",

@@ -23,7 +23,7 @@ from models.scoring import (
 )
 from models.surrogate import Posterior
 
-Rule = Literal["auto", "best_odds", "expected_improvement", "lower_confidence_bound"]
+Rule = Literal["best_odds", "expected_improvement", "lower_confidence_bound"]
 
 KAPPA = 1.0  # standard deviations of optimism; did best in replays
 BEST_SHARE = 0.01  # of a pool, that count as the best of it
@@ -45,23 +45,25 @@ class Aim:
     bar: float = 0.0
 
 
-def aim_at(posteriors: Mapping[str, Posterior], targets: Sequence[Target], known: Known, rule: Rule = "auto") -> Aim:
+def aim_at(
+    posteriors: Mapping[str, Posterior], targets: Sequence[Target], known: Known, rule: Rule = "lower_confidence_bound"
+) -> Aim:
     """Say what the next batch is chosen for.
 
     - `probability_of_all_targets`: thresholds only, or no candidate met them yet.
     - `lower_confidence_bound`: one property to minimize or maximize, and no threshold; the bound is negated (for
       maximize: the upper bound), so that more is better.
-    - `best_odds`: one property to come near to, and no threshold, or asked for: the probability of being among the
+    - `best_odds`: one property that only orders, and no threshold, if asked for: the probability of being among the
       best 1 % of the pool (at least five), whose number is what the beliefs add up to.
-    - `expected_improvement`: if asked for, and always where there are several or there are thresholds too:
-      the improvement expected of the ordering targets, each in units of its scatter over the pool, times the
-      probability of meeting the thresholds.
+    - `expected_improvement`: one property to come near to, several that order, or thresholds too; or asked for: the
+      improvement expected of the ordering targets, each in units of its scatter over the pool, times the probability
+      of meeting the thresholds.
 
     Args:
         posteriors: Of each property, all over the same pool.
         targets: At least one.
         known: Answers so far, each of shape (n,), NaN where there is none.
-        rule: The one that is preferred; `auto` is what did best in replays.
+        rule: The one that is preferred; the bound did best in replays.
 
     Raises:
         InputError: There is no target, or no belief about a target's property.
@@ -75,8 +77,6 @@ def aim_at(posteriors: Mapping[str, Posterior], targets: Sequence[Target], known
     if thresholds or len(ordering) > 1:
         return Aim(rule="expected_improvement", best=best)
     (target,) = ordering
-    if rule == "auto":
-        rule = "best_odds" if target.goal == "near" else "lower_confidence_bound"
     if rule == "best_odds":
         bar = _bar(target, posteriors[target.property], known.get(target.property))
         return Aim(rule=rule, best=best, bar=bar)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from materials.records import Target
 from materials.targets import learned_as
-from models.learning import learn
+from models.learning import expectation_of, learn
 from models.scoring import is_threshold
 from models.selection import UNPICKED, audits_due, select_batch
-from models.strategies import Strategy
+from models.strategies import STRATEGIES, Strategy
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -78,12 +78,15 @@ def reasons_against(question: Question, strategy: Strategy) -> str | None:
             return f"the potential has no {strategy.prior} here"
         if not any(target.property in ENERGIES for target in question.targets):
             return "the potential has no say in what is wished for"
-    if strategy.features == "all" and strategy.prior is not None and strategy.rule != "auto":
+    if strategy.features == "all" and strategy.prior is not None and strategy.rule != STRATEGIES["campaign"].rule:
         ordering = [target for target in question.targets if not is_threshold(target)]
         if len(ordering) != 1 or len(question.targets) > 1:
             return "where wishes can be met or missed, a campaign chooses so already"
-        if strategy.rule == "best_odds" and ordering[0].goal == "near":
+        if strategy.rule == "expected_improvement" and ordering[0].goal == "near":
             return "near a value, a campaign chooses so already"
+    guided = any(expectation_of(t.property, question.answers[t.property]).prior for t in question.targets)
+    if strategy.features == "all" and strategy.prior is None and not guided:
+        return "the potential has no say, and a campaign chooses so already"
     return None
 
 

@@ -48,7 +48,7 @@ def select_batch(
     potential_score: Floats | None = None,
     groups: NDArray[np.int64] | None = None,
     n_audits: int = 0,
-    rule: Rule = "auto",
+    rule: Rule = "lower_confidence_bound",
     bill_of: Callable[[Rows], Bill] | None = None,
 ) -> list[Pick]:
     """Choose the next batch.
@@ -116,8 +116,8 @@ def _by_acquisition(
     rule: Rule,
     bill_of: Callable[[Rows], Bill] | None,
 ) -> list[Pick]:
-    if bill_of is not None:  # what is divided by a cost needs a zero: a bound has none
-        rule = {"auto": "best_odds", "lower_confidence_bound": "expected_improvement"}.get(rule, rule)  # type: ignore[assignment]
+    if bill_of is not None and rule == "lower_confidence_bound":
+        rule = "expected_improvement"
     aim = aim_at(posteriors, targets, known, rule)
     values = acquire(posteriors, targets, aim)
     short = np.concatenate([pool.shortlist(values, 30 * size + 200), pending])

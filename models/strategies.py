@@ -23,7 +23,7 @@ class Strategy:
     title: str
     features: str | None = None
     prior: str | None = None
-    rule: Rule = "auto"
+    rule: Rule = "lower_confidence_bound"
     audits: bool = False
 
     @property

@@ -117,7 +117,7 @@ def test_later_batches_follow_the_targets():
     for targets, rule in (
         ([STABLE, GAP], "probability_of_all_targets"),
         ([LOWEST], "lower_confidence_bound"),
-        ([Target(property="gap", goal="near", value=1.3)], "best_odds"),
+        ([Target(property="gap", goal="near", value=1.3)], "expected_improvement"),
     ):
         campaign = Campaign(targets)
         campaign.answer(campaign.batch(6, 1))
