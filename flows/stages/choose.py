@@ -94,11 +94,8 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
             run.progress.say(f"Round {round_number}: {outlook.batch}; {outlook.rest}")
         picks = pick_batch(run, screened, pool, belief, available=available, size=size, round_number=round_number)
         selections = _selections(run, pool, picks, round_number)
-        row_of = pool.row_of()
-        rows = [row_of[s.material_id] for s in selections]
-        why = reasons(screened, pool, belief, _score_by_potential(run, pool), rows)
-        needed = first_needed(run, screened, [s.material_id for s in selections])
-        selections = [replace(s, why=w | {"calculations": n}) for s, w, n in zip(selections, why, needed, strict=True)]
+        rows = [pick.index for pick in picks]
+        selections = _explained(run, screened, pool, belief, selections, rows)
         believed = predictions(pool, belief, round_number, rows)
     with run.progress.timed("ledger"):
         run.ledger.add_predictions(run.campaign_id, believed)
@@ -106,6 +103,15 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
     for selection in selections:
         run.progress.say(pick_line(selection, [p for p in believed if p.material_id == selection.material_id]))
     return selections
+
+
+def _explained(
+    run: Run, screened: Screened, pool: Pool, belief: Belief, selections: Sequence[Selection], rows: list[int]
+) -> list[Selection]:
+    """Note with each selection why it was made, and which calculations it is the first to need."""
+    why = reasons(screened, pool, belief, _score_by_potential(run, pool), rows)
+    needed = first_needed(run, screened, [s.material_id for s in selections])
+    return [replace(s, why=w | {"calculations": n}) for s, w, n in zip(selections, why, needed, strict=True)]
 
 
 def _selections(run: Run, pool: Pool, picks: Sequence[Pick], round_number: int) -> list[Selection]:
