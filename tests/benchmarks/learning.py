@@ -22,7 +22,7 @@ from scipy.stats import t
 
 import flows.replay_table as replay_table
 from flows.progress import Progress
-from flows.replay import Request, _best_share
+from flows.replay import Request, best_share
 from flows.replay_table import Table, read_table
 from materials.records import Target
 from models import aims, learning, scoring, selection, trend
@@ -119,7 +119,7 @@ VARIANTS: Mapping[str, Variant] = {
     "without closed shells": Variant(strategy=_features("no shells")),
     "closed shells among the components": Variant(strategy=_features("shells inside")),
     "without the latent vector": Variant(strategy=_features("no latents")),
-    "composition, structure, latent vector apart": Variant(strategy=_features("three groups")),
+    "composition; structure; latent vector apart": Variant(strategy=_features("three groups")),
     "and a group of element fractions": Variant(strategy=_features("elements")),
     "and a group of the potential's energies": Variant(strategy=_features("energies")),
     "composition only": Variant(strategy=replace(STRATEGIES["campaign"], features="composition")),
@@ -227,8 +227,8 @@ def main() -> None:
     table = read(options.table, options.ledger)
     energy, gap = table.answers[ENERGY], table.answers[GAP]
     wanted = {
-        "energy": _best_share(TASKS["energy"][0][0], table.answers),
-        "gap": _best_share(TASKS["gap"][0][0], table.answers),
+        "energy": best_share(TASKS["energy"][0][0], table.answers),
+        "gap": best_share(TASKS["gap"][0][0], table.answers),
         "both": (energy < 0.5) & (gap > 0.5) & (gap < 3.5),
     }
     questions = {
