@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erfcx, log_ndtr, ndtr
+from scipy.special import erfcx, ndtr
 
 Array = NDArray[np.float64]
 Numbers = float | NDArray[np.floating]
 
 TINY = 1e-12  # a standard deviation below it is certainty
-FAR = 8.0  # standard deviations within which all of a belief lies
-HOPELESS = 6.0  # standard deviations of luck that a candidate may need and still be counted
-GRID = 512  # even steps of the quadrature over the best value
 
 
 def probability_at_most(mean: Numbers, std: Numbers, value: Numbers) -> Array:
@@ -72,60 +69,8 @@ def lower_confidence_bound(mean: Numbers, std: Numbers, kappa: float = 1.0) -> A
     return _array(mean) - kappa * _array(std)
 
 
-def probability_of_best(mean: NDArray[np.floating], std: NDArray[np.floating]) -> Array:
-    """P(y is the lowest of all), the beliefs taken as independent; for the highest, negate the means.
-
-    The integral over y of each one's density times the chance that all others lie above, by quadrature on
-    cumulative distributions, so that narrow beliefs lose nothing. Candidates that cannot win cost nothing.
-
-    Args:
-        mean: Shape (n,).
-        std: Shape (n,).
-
-    Returns:
-        Shape (n,), summing to 1; equal certainties share.
-    """
-    mean, std = _array(mean), _array(std)
-    winners = np.zeros(len(mean))
-    if not len(mean):
-        return winners
-    safe = np.maximum(std, TINY * max(1.0, float(np.max(np.abs(mean)))))
-    ceiling = _ceiling(mean, safe)
-    able = np.flatnonzero(mean - HOPELESS * safe <= ceiling)
-    m, s = mean[able], safe[able]
-    edges = _quadrature_edges(m, s, ceiling)
-    above = np.zeros(len(edges) - 1)
-    middles = (edges[1:] + edges[:-1]) / 2
-    for i in range(len(able)):
-        above += log_ndtr((m[i] - middles) / s[i])
-    for i, row in enumerate(able):
-        share = np.diff(ndtr((edges - m[i]) / s[i]))
-        winners[row] = np.sum(share * np.exp(above - log_ndtr((m[i] - middles) / s[i])))
-    return winners / np.sum(winners)
-
-
 def _array(numbers: Numbers) -> Array:
     return np.asarray(numbers, dtype=np.float64)
-
-
-def _ceiling(mean: Array, std: Array) -> float:
-    """Value that the lowest of all exceeds with a probability below 1e-12."""
-    low, high = float(np.min(mean - FAR * std)), float(np.min(mean + FAR * std))
-    for _ in range(20):
-        middle = (low + high) / 2
-        if np.sum(log_ndtr((mean - middle) / std)) < np.log(1e-12):
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-def _quadrature_edges(mean: Array, std: Array, ceiling: float) -> Array:
-    """Grid that resolves the narrowest of the likely winners as well as the whole range."""
-    even = np.linspace(np.min(mean - FAR * std), ceiling, GRID)
-    likely = np.argsort(mean - std)[:32]
-    fine = (mean[likely, None] + std[likely, None] * np.linspace(-5, 5, 61)).ravel()
-    return np.unique(np.concatenate([even, fine[fine < ceiling]]))
 
 
 def _scores(value: Numbers, mean: Numbers, std: Numbers, certain_at_value: float = 1.0) -> Array:

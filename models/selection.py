@@ -45,7 +45,6 @@ def select_batch(
     size: int,
     seed: int,
     round: int,
-    potential_score: Floats | None = None,
     groups: NDArray[np.int64] | None = None,
     n_audits: int = 0,
     rule: Rule = "lower_confidence_bound",
@@ -70,8 +69,6 @@ def select_batch(
         size: Picks wanted; fewer are returned only if fewer are available.
         seed: Of the campaign.
         round: Of this batch; with the seed it fixes all that is random.
-        potential_score: Ranking by the potential for the first batch, shape (n,), more is better; None: by the
-            probability of meeting the targets as the priors have it.
         groups: Number of each row's composition, shape (n,): a batch holds one of a group, unless none else is left.
         n_audits: How many of `size` are picked at random.
         rule: The acquisition for a single target that only orders. A confidence bound cannot be divided by a cost, for
@@ -98,9 +95,7 @@ def select_batch(
     if len(pool.answered) or learned >= FEWEST_TO_FIT:
         picks = _by_acquisition(pool, posteriors, targets, known, wanted, audits, rule, bill_of)
     else:
-        ranking = score if potential_score is None else rounded(potential_score)
-        ranking = np.where(np.isfinite(ranking), ranking, -np.inf)
-        picks = _by_potential(pool, ranking, (wanted + 1) // 2, audits, bill_of if potential_score is None else None)
+        picks = _by_potential(pool, score, (wanted + 1) // 2, audits, bill_of)
         likely = score if any(is_threshold(target) for target in targets) else np.ones(len(score))
         picks += _spread(pool, score, likely, wanted - len(picks), [*audits, *(pick.index for pick in picks)], rng)
     return picks + [Pick(index=int(row), acquisition="audit", score=float(score[row])) for row in audits]

@@ -13,7 +13,7 @@ from flows.context import Run
 from flows.reasons import pick_line
 from flows.stages.assess import Screened
 from flows.stages.costs import look_further, pick_batch, reason_to_stop
-from flows.stages.explain import predictions, reasons
+from flows.stages.explain import hardly_believed, predictions, reasons
 from flows.stages.pool import Pool
 from flows.stages.validate import collect, first_needed
 from materials.records import Selection
@@ -83,6 +83,8 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
         run.progress.say(f"No candidate within {within} eV/atom of the potential's hull: nothing to validate")
         return []
     belief = believe(run, screened, pool)
+    for line in hardly_believed(pool, belief):
+        run.progress.say(line)
     with run.progress.timed("learning"):
         taken = {s.material_id for s in chosen}
         available = np.array([material_id not in taken for material_id in pool.material_ids])

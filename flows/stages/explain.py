@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flows.stages.assess import Screened
 from materials.records import Prediction, Selection
-from materials.targets import DIGITS
+from materials.targets import DIGITS, spoken, unit_of
 
 if TYPE_CHECKING:
     from flows.stages.choose import Belief
@@ -89,6 +89,16 @@ def cautions_about(
         priors=pool.priors,
         known=belief.known,
     )
+
+
+def hardly_believed(pool: Pool, belief: Belief) -> list[str]:
+    """Point out answers that are far off what all others say of them."""
+    return [
+        f"Check the calculation of {pool.material_ids[row]}: its {spoken(name)} of {belief.known[name][row]:.3f}"
+        f" {unit_of(name)} is far off what all others say of it, and is hardly believed"
+        for name, posterior in belief.posteriors.items()
+        for row in posterior.suspicious
+    ]
 
 
 def foretold(selection: Selection, name: str) -> bool:

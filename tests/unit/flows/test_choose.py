@@ -205,6 +205,23 @@ def test_random_picks_correct_the_error_bars_and_others_do_not(run: Run) -> None
     assert (error_bars("audit") > 1.2 * error_bars("best_odds")).all()
 
 
+def test_an_answer_that_is_hardly_believed_is_pointed_out(
+    run: Run, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screened = assess_screened(run)
+    pool = gather_pool(run, screened)
+    odd = pool.material_ids[4]
+    told = {**dict.fromkeys(pool.material_ids[:8], 0.1), odd: 5.0}
+    run.ledger.add_selections(run.campaign_id, [made.selection(m, rank=i) for i, m in enumerate(told, start=1)])
+    run.ledger.add_stabilities(run.campaign_id, [made.stability(m, e, fidelity="dft") for m, e in told.items()])
+    monkeypatch.setattr("models.conditioning.SUSPICIOUS", 2.0)  # of so few answers none is four standard deviations off
+    choose(run, screened, pool, 2)
+    assert [line for line in said if "hardly believed" in line] == [
+        f"Check the calculation of {odd}: its decomposition energy of 5.000 eV/atom is far off what all others say of"
+        " it, and is hardly believed"
+    ]
+
+
 def before(run: Run, first: int, last: int, *, preset: str = "standard", shift: float = 0.5) -> None:
     """An earlier campaign on the same crystals, of which DFT has computed some."""
     campaign = run.campaign.model_copy(update={"name": "before"})

@@ -12,7 +12,6 @@ from models.acquisition import (
     probability_at_least,
     probability_at_most,
     probability_near,
-    probability_of_best,
 )
 
 means = st.floats(-5, 5)
@@ -97,21 +96,3 @@ def test_improvement_towards_a_value_agrees_with_monte_carlo():
 
 def test_the_bound_is_optimistic_for_a_minimum():
     np.testing.assert_allclose(lower_confidence_bound(np.array([1.0, 2.0]), np.array([0.5, 3.0]), 2.0), [0.0, -4.0])
-
-
-@pytest.mark.parametrize("n", [2, 30, 300])
-def test_probability_of_best_agrees_with_monte_carlo(n):
-    rng = np.random.default_rng(n)
-    mean, std = rng.normal(size=n), rng.uniform(0.01, 1, n)
-    std[0] = 1e-3
-    winners = np.bincount((rng.normal(size=(20_000, n)) * std + mean).argmin(axis=1), minlength=n) / 20_000
-    odds = probability_of_best(mean, std)
-    assert odds.sum() == pytest.approx(1)
-    np.testing.assert_allclose(odds, winners, atol=0.02)
-
-
-def test_probability_of_best_of_two_is_known_in_closed_form():
-    odds = probability_of_best(np.array([0.3, 0.0]), np.array([0.4, 0.3]))
-    assert odds[0] == pytest.approx(norm.cdf(-0.3 / 0.5), abs=1e-4)
-    np.testing.assert_allclose(probability_of_best(np.array([1.0, 1.0, 2.0]), np.zeros(3)), [0.5, 0.5, 0], atol=1e-9)
-    assert len(probability_of_best(np.empty(0), np.empty(0))) == 0

@@ -92,8 +92,6 @@ def test_the_first_batch_is_half_the_potentials_and_half_spread():
     picks = campaign.batch(7, 1)
     assert [pick.acquisition for pick in picks] == ["potential_ranking"] * 4 + ["spread"] * 3
     assert picks[0].index == np.argmin(campaign.potential)
-    ranked = campaign.batch(4, 1, potential_score=campaign.features[:, 4])
-    assert ranked[0].index == np.argmax(campaign.features[:, 4])
     # What is spread lies farther apart than what is drawn by chance.
     apart = np.mean([nearest(campaign, seed) for seed in range(40)])
     chance = [
