@@ -213,7 +213,19 @@ _here: list[tuple[Question, Mapping[str, Any]]] = []  # the question and the set
 
 
 def _begin(question: Question, settings: Mapping[str, Any]) -> None:
+    import threading
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _here[:] = [(question, settings)]
+
+
+def _end_with_parent() -> None:
+    """End when the process that asked is gone, however it went: a pool's processes would wait for it for ever."""
+    from multiprocessing import parent_process
+
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _play(strategy: Strategy, seed: int) -> Played:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -335,3 +338,28 @@ def test_what_ends_one_campaign_by_force_ends_the_replay(
     with pytest.raises(told):
         play(monkeypatch, table(), Request(table="x", target=LOWEST, strategies=["random"], seeds=100))
     assert len(begun) < 20  # the others are not waited for
+
+
+ASKS = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from os import getpid
+from flows.replay import _begin
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin, (None, {})) as pool:
+        print(pool.submit(getpid).result(), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_process_that_plays_ends_with_the_one_that_asked(tmp_path: Path) -> None:
+    (tmp_path / "asks.py").write_text(ASKS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    words = [sys.executable, str(tmp_path / "asks.py")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, text=True) as asks:
+        assert asks.stdout is not None
+        plays = psutil.Process(int(asks.stdout.readline()))
+        asks.kill()
+    plays.wait(timeout=20)  # raises if it is still there
