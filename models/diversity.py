@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.gaussian_process import squared_distances
+
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
@@ -76,8 +78,7 @@ def median_distance(features: NDArray[np.floating]) -> float:
 
 def distances(a: Floats, b: Floats) -> Floats:
     """Euclidean distances between the rows of two arrays, shape (len(a), len(b))."""
-    squared = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None, :] - 2 * a @ b.T
-    return np.sqrt(np.maximum(squared, 0.0))
+    return np.sqrt(squared_distances(a, b))
 
 
 def rounded(values: Floats) -> Floats:

@@ -49,8 +49,7 @@ class Kernel:
         return self._of_scaled(self.scaled(a), self.scaled(b))
 
     def _of_scaled(self, a: Floats, b: Floats) -> Floats:
-        squared = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None, :] - 2 * a @ b.T
-        r = np.sqrt(np.maximum(squared, 0)) * a.dtype.type(math.sqrt(5))
+        r = np.sqrt(squared_distances(a, b)) * a.dtype.type(math.sqrt(5))
         return a.dtype.type(self.amplitude**2) * (1 + r + r**2 / 3) * np.exp(-r)
 
 
@@ -142,3 +141,9 @@ class Process:
         """What it would say of each answer without it: mean, on the scale of the residuals, and variance with noise."""
         precision = np.diag(cho_solve((self._lower, True), np.eye(len(self.answers))))
         return self.answers.residuals - self._weights / precision, 1 / precision
+
+
+def squared_distances(a: Floats, b: Floats) -> Floats:
+    """Squared distances of rows, shape (n, m), of the precision of `a`."""
+    squared = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None, :] - 2 * a @ b.T
+    return np.maximum(squared, 0)

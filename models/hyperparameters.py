@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.gaussian_process import Answers, Kernel
+from models.gaussian_process import Answers, Kernel, squared_distances
 
 FEWEST_TO_FIT = 8
 MOST_TO_FIT = 200  # hyperparameters hardly move beyond it, and each step of the fit costs its cube
@@ -122,7 +122,7 @@ def _classes() -> tuple[Any, Any, Any]:
             other = X if Y is None else Y
             edges = np.cumsum([0, *self.widths])
             squares = [
-                _squares(X[:, low:high], other[:, low:high]) / length**2
+                squared_distances(X[:, low:high], other[:, low:high]) / length**2
                 for low, high, length in zip(edges, edges[1:], np.atleast_1d(self.length_scales), strict=False)
             ]
             r = np.sqrt(5 * sum(squares, np.zeros((len(X), len(other)))))
@@ -173,8 +173,3 @@ def _climb(negative: Any, start: Any, bounds: Any) -> tuple[Any, float]:
 
     found = minimize(negative, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": MOST_STEPS})
     return found.x, float(found.fun)
-
-
-def _squares(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    squared = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None, :] - 2 * a @ b.T
-    return np.maximum(squared, 0.0)
