@@ -64,6 +64,32 @@ def surprises(answers: ArrayLike, means: ArrayLike, stds: ArrayLike) -> Floats:
     return (answers - means) / stds
 
 
+def held(answers: ArrayLike, means: ArrayLike, stds: ArrayLike, *, share: float, floor: float | None = None) -> Floats:
+    """Whether central intervals hold the answers: 1 or 0, and between them for an answer at a floor.
+
+    There all of a normal belief that lies below is one answer, and its interval holds a part of it: so that beliefs
+    that are right hold `share` of the answers on average, wherever the floor cuts them (the nonrandomized probability
+    integral transform, doi:10.1111/j.1541-0420.2009.01191.x).
+
+    Args:
+        answers: NaN counts as 0.
+        means: Of the belief before the floor cuts it.
+        stds: Of it.
+        share: Of the central interval.
+        floor: Value below which no answer can lie.
+    """
+    from scipy.special import ndtr
+
+    low, high = 0.5 - share / 2, 0.5 + share / 2
+    below = ndtr(surprises(answers, means, stds))
+    inside = ((low <= below) & (below <= high)).astype(np.float64)
+    if floor is None:
+        return inside
+    at = np.asarray(answers, dtype=np.float64) <= floor + 1e-9
+    part = np.clip(np.minimum(below, high) - low, 0.0, None) / np.maximum(below, 1e-300)
+    return np.where(at, part, inside)
+
+
 def calibrate(answers: ArrayLike, means: ArrayLike, stds: ArrayLike) -> Calibration | None:
     """Compare answers with predictions; None without any.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from materials.records import Target
 from materials.targets import learned_as
+from models.calibration import held
 from models.learning import expectation_of, learn
 from models.scoring import is_threshold
 from models.selection import UNPICKED, audits_due, select_batch
@@ -20,7 +21,7 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 ENERGIES = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
-Z90 = 1.6448536269514722  # standard deviations to either side of a normal belief's central 90 %
+COVERED = 0.9  # share of the central intervals whose coverage is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +60,14 @@ class Played:
 
     Attributes:
         order: Rows in the order in which they were asked for.
-        surprises: Property -> of each row of `order` (answer - expected) / std before it was known, NaN where nothing
-            was believed yet.
-        covered: Property -> share of 90 % intervals that held the answer, over all rows not asked for and all rounds.
+        held: Property -> of each row of `order` whether the 90 % interval held the answer before it was known (between
+            0 and 1 for an answer at a floor), NaN where nothing was believed yet.
+        covered: Property -> the same, on average over all rows not asked for and all rounds.
         cpu_s: CPU seconds.
     """
 
     order: Rows
-    surprises: Mapping[str, Floats]
+    held: Mapping[str, Floats]
     covered: Mapping[str, float]
     cpu_s: float
 
@@ -110,7 +111,7 @@ def play(question: Question, strategy: Strategy, *, batch: int, budget: int, see
             order = np.random.default_rng(seed).permutation(n)
         else:
             order = _ranked(question, strategy.prior)
-        return Played(order=order[:budget], surprises=nothing, covered={}, cpu_s=time.process_time() - start)
+        return Played(order=order[:budget], held=nothing, covered={}, cpu_s=time.process_time() - start)
     game = _Game(question=question, strategy=strategy, seed=seed)
     while len(game.order) < budget:
         size = min(batch, budget - len(game.order))
@@ -137,7 +138,7 @@ class _Game:
         self.order: list[int] = []
         self.known = {name: np.full(len(question.wanted), np.nan) for name in self.names}
         self.available = np.ones(len(question.wanted), dtype=bool)
-        self.surprises: dict[str, list[float]] = {name: [] for name in self.names}
+        self.held: dict[str, list[float]] = {name: [] for name in self.names}
         self.audited: list[int] = []
         self.covered: dict[str, list[float]] = {name: [] for name in self.names}
         self.number = 0
@@ -170,18 +171,15 @@ class _Game:
             n_audits=n_audits,
             rule=self.strategy.rule,
         )
+        rows = [pick.index for pick in picks]
         for name, posterior in posteriors.items():
             answers = question.answers[name]
-            if self.number > 1:
-                answered = self.available & np.isfinite(answers)
-                off = np.abs(answers - posterior.expected)[answered] / posterior.std[answered]
-                if len(off):
-                    self.covered[name].append(_mean(off < Z90))
-            for pick in picks:
-                answer, expected, std = answers[pick.index], posterior.expected[pick.index], posterior.std[pick.index]
-                told = self.number > 1 and np.isfinite(answer)
-                self.surprises[name].append(float((answer - expected) / std) if told else np.nan)
-        rows = [pick.index for pick in picks]
+            known = np.isfinite(answers)
+            inside = held(answers, posterior.mean, posterior.std, share=COVERED, floor=posterior.floor)
+            inside[~known | (self.number == 1)] = np.nan
+            self.held[name] += inside[rows].tolist()
+            if np.isfinite(inside[self.available]).any():
+                self.covered[name].append(float(np.nanmean(inside[self.available])))
         for name in self.names:
             self.known[name][rows] = question.answers[name][rows]
         self.audited += [pick.index for pick in picks if pick.acquisition in UNPICKED]
@@ -191,7 +189,7 @@ class _Game:
     def played(self, cpu_s: float) -> Played:
         return Played(
             order=np.array(self.order, dtype=np.int64),
-            surprises={name: np.array(values) for name, values in self.surprises.items()},
+            held={name: np.array(values) for name, values in self.held.items()},
             covered={name: _mean(values) for name, values in self.covered.items()},
             cpu_s=cpu_s,
         )
@@ -206,10 +204,9 @@ def covered(played: Sequence[Played]) -> dict[str, tuple[float, float]]:
     """Share of 90 % intervals that held the answer, by property: of the picked, and of all rows that were not."""
     shares = {}
     for name in played[0].covered:
-        off = np.concatenate([p.surprises[name] for p in played])
-        off = np.abs(off[np.isfinite(off)])
+        inside = np.concatenate([p.held[name] for p in played])
         rest = [p.covered[name] for p in played if not np.isnan(p.covered[name])]
-        shares[name] = (_mean(off < Z90), _mean(rest))
+        shares[name] = (_mean(inside[np.isfinite(inside)]), _mean(rest))
     return shares
 
 

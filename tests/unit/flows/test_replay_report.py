@@ -44,7 +44,7 @@ def played(hits: Sequence[int], budget: int = 120, n: int = N, wanted: int = WAN
     rest = iter(range(wanted, n))
     found = iter(range(wanted))
     order = [next(found) if place in hits else next(rest) for place in range(1, budget + 1)]
-    return Played(order=np.array(order), surprises={}, covered={}, cpu_s=cpu_s)
+    return Played(order=np.array(order), held={}, covered={}, cpu_s=cpu_s)
 
 
 def replayed(**campaigns: Sequence[Played]) -> Replayed:
@@ -131,11 +131,11 @@ def test_a_table_of_one() -> None:
 
 def told_of() -> Replayed:
     """Three strategies: one that learned, one that did not get far, one that could not be played."""
-    off = np.full(120, np.nan)
-    off[10:14] = [0.1, -1.6, 1.7, 0.2]
-    learned = [Played(order=p.order, surprises={ENERGY: off}, covered={ENERGY: 0.875}, cpu_s=p.cpu_s) for p in QUICK]
+    inside = np.full(120, np.nan)
+    inside[10:14] = [1, 1, 0, 1]
+    learned = [Played(order=p.order, held={ENERGY: inside}, covered={ENERGY: 0.875}, cpu_s=p.cpu_s) for p in QUICK]
     silent = [
-        Played(order=p.order, surprises={ENERGY: off * np.nan}, covered={ENERGY: np.nan}, cpu_s=0.0)
+        Played(order=p.order, held={ENERGY: inside * np.nan}, covered={ENERGY: np.nan}, cpu_s=0.0)
         for p in (played([]), played([3]))
     ]
     return Replayed(

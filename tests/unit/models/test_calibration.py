@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from models.calibration import ODDS, calibrate, few_answers, reliability, surprises, verdict
+from models.calibration import ODDS, calibrate, few_answers, held, reliability, surprises, verdict
 
 
 def predictions(n, seed, off_by=1.0):
@@ -16,6 +16,25 @@ def predictions(n, seed, off_by=1.0):
 
 def test_a_surprise_is_positive_where_dft_lies_above():
     assert surprises([0.3, -0.1], [0.1, 0.1], [0.1, 0.05]) == pytest.approx([2.0, -4.0])
+
+
+@given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.5, 0.9]))
+def test_intervals_hold_what_scipy_says_they_hold(seed, share):
+    answers, means, stds = predictions(40, seed)
+    low, high = norm.interval(share, loc=means, scale=stds)
+    np.testing.assert_array_equal(held(answers, means, stds, share=share), (low <= answers) & (answers <= high))
+    np.testing.assert_array_equal(held([np.nan], [0.0], [1.0], share=share, floor=0.0), [0.0])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("mean", [-3.0, -0.5, 0.0, 0.5, 1.5, 4.0])
+def test_right_beliefs_hold_their_share_wherever_a_floor_cuts_them(mean, share):
+    drawn = np.maximum(np.random.default_rng(0).normal(mean, 1.0, 40_000), 0.0)
+    inside = held(drawn, np.full(len(drawn), mean), np.ones(len(drawn)), share=share, floor=0.0)
+    assert np.mean(inside) == pytest.approx(share, abs=0.01)
+    wrong = held(drawn, np.full(len(drawn), mean - 2.0), np.ones(len(drawn)), share=share, floor=0.0)
+    if mean > 0:
+        assert np.mean(wrong) < share - 0.1
 
 
 def test_no_answers_no_calibration():

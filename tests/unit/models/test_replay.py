@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
+from scipy.stats import binom
 
 from materials.records import Target
 from models.replay import (
-    Z90,
     Features,
     Played,
     Question,
@@ -116,7 +115,7 @@ def test_the_potential_is_silent_about_a_gap_and_where_it_has_no_numbers():
 
 def test_recall_and_the_answers_that_it_takes():
     made = question(n=6, wanted=np.array([1, 0, 1, 0, 1, 0], dtype=bool))
-    some = Played(order=np.array([1, 2, 3, 0]), surprises={}, covered={}, cpu_s=0.0)
+    some = Played(order=np.array([1, 2, 3, 0]), held={}, covered={}, cpu_s=0.0)
     curve = recall(made, some)
     np.testing.assert_allclose(curve, [0, 1 / 3, 1 / 3, 2 / 3])
     assert [answers_needed(curve, share) for share in (1 / 3, 0.5, 2 / 3, 0.8)] == [2, 4, 4, None]
@@ -144,7 +143,7 @@ def test_several_wishes_at_once():
     made = replace(made, wanted=(made.answers[ENERGY] <= -0.2) & (made.answers["band_gap"] >= 1))
     found = played(made, "campaign")
     assert np.sum(made.wanted[found.order]) > 2 * 40 * np.mean(made.wanted)
-    assert set(found.surprises) == set(found.covered) == {ENERGY, "band_gap"}
+    assert set(found.held) == set(found.covered) == {ENERGY, "band_gap"}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -227,8 +226,8 @@ def test_surprises_and_cover_are_of_what_was_answered():
     found = played(made, "campaign", budget=40)
     lost = np.isnan(made.answers[ENERGY][found.order])
     assert lost.any()
-    np.testing.assert_array_equal(np.isnan(found.surprises[ENERGY][10:]), lost[10:])
-    assert np.isnan(found.surprises[ENERGY][:10]).all()  # before the first answers nothing was believed
+    np.testing.assert_array_equal(np.isnan(found.held[ENERGY][10:]), lost[10:])
+    assert np.isnan(found.held[ENERGY][:10]).all()  # before the first answers nothing was believed
     few = replace(made, answers={ENERGY: np.where(np.arange(150) % 3 == 0, made.answers[ENERGY], np.nan)})
     assert played(few, "campaign", budget=40).covered[ENERGY] > 0.5
 
@@ -251,24 +250,21 @@ def test_cover_is_nine_in_ten_where_beliefs_are_right():
         )
         campaigns.append(played(made, "campaign", batch=20, budget=60, seed=seed))
     picked, rest = covered(campaigns)[ENERGY]
-    told = sum(np.isfinite(c.surprises[ENERGY]).sum() for c in campaigns)
+    told = sum(np.isfinite(c.held[ENERGY]).sum() for c in campaigns)
     assert told == 4 * 40
     low, high = binom.ppf([0.001, 0.999], told, 0.9) / told
     assert low <= picked <= high
     assert rest == pytest.approx(0.9, abs=0.05)
 
 
-def test_covered_counts_against_the_normal_interval():
-    surprises = np.array([np.nan, 0.0, 1.6, -1.6, 1.7, -1.7, 9.0])
-    one = Played(order=np.arange(7), surprises={"x": surprises}, covered={"x": 0.5}, cpu_s=0.0)
-    other = replace(one, surprises={"x": np.array([0.1, np.nan])}, covered={"x": 0.7})
-    inside = np.abs(surprises[1:]) < norm.ppf(0.95)
+def test_covered_is_a_mean_over_picks_and_over_campaigns():
+    one = Played(order=np.arange(7), held={"x": np.array([np.nan, 1, 1, 0, 0.9, 1, 0])}, covered={"x": 0.5}, cpu_s=0.0)
+    other = replace(one, held={"x": np.array([1, np.nan])}, covered={"x": 0.7})
     picked, rest = covered([one, other])["x"]
-    assert picked == pytest.approx((inside.sum() + 1) / 7)
+    assert picked == pytest.approx((3.9 + 1) / 7)
     assert rest == pytest.approx(0.6)
-    assert norm.ppf(0.95) == pytest.approx(Z90)
-    nothing = replace(one, surprises={"x": np.full(7, np.nan)}, covered={"x": np.nan})
+    nothing = replace(one, held={"x": np.full(7, np.nan)}, covered={"x": np.nan})
     assert np.isnan(covered([nothing])["x"]).all()
-    assert covered([replace(one, surprises={}, covered={})]) == {}
+    assert covered([replace(one, held={}, covered={})]) == {}
     picked, rest = covered([one, nothing])["x"]
     assert rest == pytest.approx(0.5)
