@@ -57,18 +57,21 @@ def learn(
     return Process(kernel=choose(told), answers=told), disbelief
 
 
-def misfits(process: Process, floor: Floor | None, disbelief: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far off each answer is from what the others say of it, in their standard deviations, shape (m,).
+def misfits(
+    process: Process, floor: Floor | None, disbelief: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far off each answer is from what the others say of it, in their standard deviations, and those, shape (m,).
 
     NaN where it lies at the floor as the others expect, which tells nothing of standard deviations.
     """
     if not len(process.answers):
-        return np.empty(0)
+        return np.empty(0), np.empty(0)
     mean, variance = process.left_out()
     found = process.answers.residuals
     if floor is not None:
         found = np.where(floor.at, np.where(mean > floor.residuals, floor.residuals, np.nan), found)
-    return (found - mean) / np.sqrt(variance - disbelief)
+    std = np.sqrt(variance - disbelief)
+    return (found - mean) / std, std
 
 
 def _sunk(process: Process, floor: Floor) -> Answers:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.surrogate import Posterior, first_rows, predict, recalibrated
+from models.recalibration import recalibrated
+from models.surrogate import Posterior, first_rows, predict
 
 Floats = NDArray[np.float64]
 

@@ -24,8 +24,6 @@ from models.hyperparameters import choose_kernel
 from models.trend import trend_of
 
 MOST_TO_KNOW = 4000  # answers that a posterior rests on; beyond it a seeded choice of them
-FARTHEST = 4.0  # standard deviations that a random pick counts as, at most: it may be a mistake
-AUDIT_WEIGHT = 4.0  # random picks that the model's own standard deviation weighs as much as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +33,14 @@ class Posterior:
     Attributes:
         mean: Shape (n,), in units of the answer.
         std: Shape (n,), of the answer that DFT will give: the noise is included.
+        fitted: Shape (n,), the same as the process was fitted, before random picks had their say.
         version: Hash of all that it was computed from.
         process: The Gaussian process, with its hyperparameters and what it learned from.
         basis: Shape (n, q), of the process's trend.
         observed: Rows that were learned from, shape (m,).
         misfits: Shape (m,): how far off each of their answers is from what all others say of it, in standard
             deviations; NaN where that tells nothing.
+        left_out: Shape (m,): those standard deviations, in units of the answer.
         suspicious: Those of them whose answer is so far off that it is hardly believed.
         slope: How strongly the prior counts.
         floor: Value below which an answer cannot lie (a gap below 0): beliefs below it mean an answer at it.
@@ -48,11 +48,13 @@ class Posterior:
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
+    fitted: NDArray[np.float64]
     version: str
     process: Process
     basis: NDArray[np.float64]
     observed: NDArray[np.int64]
     misfits: NDArray[np.float64]
+    left_out: NDArray[np.float64]
     suspicious: NDArray[np.int64]
     slope: float
     floor: float | None = None
@@ -139,14 +141,18 @@ def predict(
     )
     basis = np.hstack([trend.basis, np.zeros((len(features), len(others)))])
     mean, variance = process.predict(features, basis)
+    off, left_out = misfits(process, bound, disbelief)
+    std = np.sqrt(variance + trend.doubts + process.kernel.noise**2)
     return Posterior(
         mean=trend.expected + mean,
-        std=np.sqrt(variance + trend.doubts + process.kernel.noise**2),
+        std=std,
+        fitted=std,
         version=version,
         process=process,
         basis=basis,
         observed=rows,
-        misfits=misfits(process, bound, disbelief),
+        misfits=off,
+        left_out=left_out,
         suspicious=rows[disbelief > 0],
         slope=trend.slope(process),
         floor=floor,
@@ -194,26 +200,13 @@ def first_rows(posterior: Posterior, n: int) -> Posterior:
         posterior,
         mean=posterior.mean[:n],
         std=posterior.std[:n],
+        fitted=posterior.fitted[:n],
         basis=posterior.basis[:n],
         observed=posterior.observed[posterior.observed < n],
         misfits=posterior.misfits[posterior.observed < n],
+        left_out=posterior.left_out[posterior.observed < n],
         suspicious=posterior.suspicious[posterior.suspicious < n],
     )
-
-
-def recalibrated(posterior: Posterior, audited: ArrayLike) -> Posterior:
-    """Rescale standard deviations by how far off the answers of random picks are, shrunken towards no change.
-
-    What all other answers say of a random pick is what they say of any row that was not asked for.
-
-    Args:
-        posterior: To be rescaled.
-        audited: Rows that were picked at random; those without an answer are left out.
-    """
-    z = posterior.misfits[np.isin(posterior.observed, np.asarray(audited, dtype=np.int64))]
-    z = np.clip(z[np.isfinite(z)], -FARTHEST, FARTHEST)
-    factor = math.sqrt((AUDIT_WEIGHT + float(np.sum(z**2))) / (AUDIT_WEIGHT + len(z)))
-    return replace(posterior, std=posterior.std * factor)
 
 
 def _answered(

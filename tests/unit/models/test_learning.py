@@ -106,8 +106,7 @@ def test_audits_that_are_far_off_widen_what_is_believed():
     plain = learned("colour", answers)
     found = learned("colour", answers, audited=[25, 26, 27, 28, 29, 55])
     scale = found.std / plain.std
-    np.testing.assert_allclose(scale, scale[0])
-    assert 1.1 < scale[0] < 5
+    assert ((scale > 1.1) & (scale < 5)).all()
     np.testing.assert_array_equal(found.mean, plain.mean)
 
 

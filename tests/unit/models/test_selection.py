@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,7 +34,7 @@ class Campaign:
         self.known = {name: np.full(n, np.nan) for name in self.truth}
         self.available = np.ones(n, dtype=bool)
 
-    def batch(self, size, round, **extra):
+    def batch(self, size, round, scale=None, **extra):
         posteriors = {
             name: predict(
                 self.features,
@@ -44,6 +46,8 @@ class Campaign:
             )
             for name in self.truth
         }
+        if scale is not None:
+            posteriors = {name: replace(told, std=scale * told.std) for name, told in posteriors.items()}
         return select_batch(
             features=self.features,
             posteriors=posteriors,
@@ -124,6 +128,18 @@ def test_later_batches_follow_the_targets():
         if rule == "probability_of_all_targets":
             assert all(0 <= pick.score <= 1 for pick in picks)
             assert [p.score for p in picks] == sorted((p.score for p in picks), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("targets", "same"),
+    [([LOWEST], True), ([Target(property="gap", goal="near", value=1.3)], True), ([STABLE, GAP], False)],
+)
+def test_odds_are_of_the_rescaled_error_bars_and_optimism_of_the_fitted(targets, same):
+    campaign = Campaign(targets)
+    campaign.answer(campaign.batch(20, 1))
+    scale = np.random.default_rng(0).uniform(0.3, 3, len(campaign.features))
+    plain, rescaled = campaign.batch(6, 2), campaign.batch(6, 2, scale)
+    assert ([pick.index for pick in plain] == [pick.index for pick in rescaled]) == same
 
 
 def test_the_same_seed_gives_the_same_picks_and_another_gives_others():

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import models.gaussian_process as gaussian_process
 from materials.errors import InputError
 from models.gaussian_process import Answers, Kernel, Process
 from models.hyperparameters import choose_kernel
-from models.surrogate import believe, joint, predict, recalibrated
+from models.surrogate import believe, joint, predict
 
 
 def landscape(n=400, k=4, seed=0):
@@ -265,17 +264,7 @@ def test_misfits_are_what_leaving_each_answer_out_shows():
         mean, variance = Process(kernel=posterior.kernel, answers=others).predict(features[[i]], posterior.basis[[i]])
         off = (known.residuals[i] - mean[0]) / np.sqrt(variance[0] + posterior.kernel.noise**2)
         assert posterior.misfits[i] == pytest.approx(off, abs=1e-6)
-
-
-def test_random_picks_widen_error_bars_or_narrow_them():
-    posterior = predict(np.zeros((600, 1)), observed=np.arange(500), answers=np.zeros(500))
-    rng = np.random.default_rng(0)
-    for factor in (1.5, 0.5):
-        told = replace(posterior, misfits=factor * rng.normal(size=500))
-        assert recalibrated(told, np.arange(500)).std[0] == pytest.approx(factor * posterior.std[0], rel=0.1)
-    one = replace(posterior, misfits=np.where(np.arange(500) == 7, 4.0, np.nan))
-    assert posterior.std[0] < recalibrated(one, [7]).std[0] < 3 * posterior.std[0]
-    np.testing.assert_array_equal(recalibrated(one, [8, 550]).std, posterior.std)  # nothing told, or not answered
+        assert posterior.left_out[i] ** 2 == pytest.approx(variance[0] + posterior.kernel.noise**2, abs=1e-6)
 
 
 @pytest.mark.parametrize(
