@@ -190,22 +190,19 @@ def _priors(
 
 
 def _features(structures: Sequence[Structure], calculations: Sequence[WrittenCalculation]) -> dict[str, Features]:
-    from models.descriptors import composition_columns, describe
-    from models.electron_counting import FEATURES
+    from models.descriptors import column_groups, describe
 
     latents = [json.loads(calculation.properties).get("latent") or [] for calculation in calculations]
     width = len(latents[0])
     complete = width > 0 and all(len(latent) == width for latent in latents)
     table = describe(structures, np.array(latents, dtype=np.float64) if complete else None)
-    return {
-        "all": _projected(table, len(FEATURES)),
-        "composition": _projected(table[:, composition_columns()], 0),
-    }
+    groups = column_groups(table.shape[1])
+    return {"all": _projected(table, list(groups.values())), "composition": _projected(table, [groups["composition"]])}
 
 
-def _projected(table: NDArray[np.float64], apart: int) -> Features:
+def _projected(table: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> Features:
     from models.projection import freeze
     from models.replay import Features
 
-    projection = freeze(table, apart=apart)
+    projection = freeze(table, groups=groups)
     return Features(matrix=projection.transform(table), widths=projection.widths)

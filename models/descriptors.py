@@ -96,11 +96,23 @@ def feature_names(n_latent: int = 0) -> tuple[str, ...]:
     return (*ELECTRONS, *statistics, *sites, "volume_per_atom", "packing", "n_elements", "mixing_entropy", *latent)
 
 
-def composition_columns() -> list[int]:
-    """Columns of `describe` that know the composition only, shells that close aside."""
-    known = {f"{statistic}_{name}" for statistic in STATISTICS for name in ELEMENT_PROPERTIES}
-    known |= {"n_elements", "mixing_entropy"}
-    return [column for column, name in enumerate(feature_names()) if name in known]
+def column_groups(n_features: int) -> dict[str, list[int]]:
+    """Columns of `describe` by what they know: two crystals may be alike in one respect and not in another.
+
+    Args:
+        n_features: Of the table; those beyond the names that `feature_names` lists are a latent vector.
+    """
+    of_elements = {f"{statistic}_{name}" for statistic in STATISTICS for name in ELEMENT_PROPERTIES}
+    of_elements |= {"n_elements", "mixing_entropy"}
+    groups: dict[str, list[int]] = {"closed shells": [], "composition": [], "structure": [], "latent vector": []}
+    for column, name in enumerate(feature_names(n_features - len(feature_names()))):
+        if name in ELECTRONS:
+            groups["closed shells"].append(column)
+        elif name in of_elements:
+            groups["composition"].append(column)
+        else:
+            groups["latent vector" if name.startswith("latent_") else "structure"].append(column)
+    return groups
 
 
 def _describe_chunk(structures: Sequence[Structure]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from materials.errors import InputError
 from models.row_file import RowFile
 
 Rows = NDArray[np.floating] | RowFile
-MOST_COMPONENTS = 40
+MOST_COMPONENTS = 20  # of a group of columns
 LEAST_VARIANCE = 1e-6  # of a component, where a z-scored column has 1
 FARTHEST = 10.0  # z-scores beyond it are cut: one odd cell must not set the scale of its neighbours
 CHUNK = 8192  # rows worked on together: so many are in memory a few times over
@@ -21,7 +21,7 @@ CHUNK = 8192  # rows worked on together: so many are in memory a few times over
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """z-score; of most columns then principal components, all scaled by one number.
+    """z-scores, and of each group of columns principal components, all of a group scaled by one number.
 
     The components keep their proportions: whitened ones would give noise the say that chemistry has.
 
@@ -30,7 +30,7 @@ class Projection:
         mean: Of those columns, shape (d_kept,).
         std: Of those columns, shape (d_kept,).
         axes: Shape (d_kept, k): components as combinations of z-scores.
-        widths: Components of each group: those kept apart, and the principal ones, whose variances are 1 on average.
+        widths: Components of each group, whose variances are 1 on average.
         n_features: Columns that a table must have.
     """
 
@@ -78,15 +78,17 @@ class Projection:
         return digest.hexdigest()[:16]
 
 
-def freeze(features: Rows, *, apart: int = 0, n_components: int = MOST_COMPONENTS) -> Projection:
+def freeze(
+    features: Rows, *, groups: Sequence[Sequence[int]] | None = None, n_components: int = MOST_COMPONENTS
+) -> Projection:
     """Learn the projection from the pool as it is at the start of a campaign.
 
     Frozen once, so that distances, and with them what was learned, mean the same in every round.
 
     Args:
         features: Shape (n, d); columns that never vary are dropped, missing numbers (NaN, infinity) left out.
-        apart: The first so many columns are a group of their own, z-scored only.
-        n_components: Principal components to keep at most.
+        groups: Columns of each group that has principal components of its own; None: all are one group.
+        n_components: Principal components of a group to keep at most.
 
     Raises:
         InputError: The table is empty or not two-dimensional.
@@ -102,12 +104,14 @@ def freeze(features: Rows, *, apart: int = 0, n_components: int = MOST_COMPONENT
         total += z.sum(axis=0)
         outer += z.T @ z
     center = total / len(features)
-    first = int(np.searchsorted(columns, apart))
-    components = _components((outer / len(features) - np.outer(center, center))[first:, first:], n_components)
-    axes = np.zeros((len(columns), first + components.shape[1]))
-    axes[:first, :first] = np.eye(first)
-    axes[first:, first:] = components
-    return Projection(axes=axes, widths=(first, components.shape[1]), **kept)
+    covariance = outer / len(features) - np.outer(center, center)
+    members = [np.flatnonzero(np.isin(columns, group)) for group in groups or [columns.tolist()]]
+    parts = [_components(covariance[np.ix_(of, of)], n_components) for of in members]
+    widths = tuple(part.shape[1] for part in parts)
+    axes = np.zeros((len(columns), sum(widths)))
+    for of, part, end in zip(members, parts, np.cumsum(widths), strict=True):
+        axes[of, end - part.shape[1] : end] = part
+    return Projection(axes=axes, widths=widths, **kept)
 
 
 def _components(covariance: NDArray[np.float64], most: int) -> NDArray[np.float64]:
@@ -118,8 +122,9 @@ def _components(covariance: NDArray[np.float64], most: int) -> NDArray[np.float6
     if not len(order):
         return np.empty((len(covariance), 0))
     axes = vectors[:, order] / np.sqrt(np.mean(values[order]))
-    # Eigenvectors have no sign of their own: the largest part is made positive.
-    return axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(order))])
+    # Eigenvectors have no sign of their own: the largest part, of equal ones the first, is made positive.
+    largest = np.argmax(np.round(np.abs(axes), 6), axis=0)
+    return axes * np.sign(axes[largest, np.arange(len(order))])
 
 
 def _moments(features: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -86,8 +86,7 @@ class _Described:
 
 def _describe(run: Run, screened: Screened, material_ids: Sequence[str]) -> _Described:
     """Describe candidates, by the potential's latent vectors too if each has one, and project what describes them."""
-    from models.descriptors import CHUNK, describe, feature_names
-    from models.electron_counting import FEATURES
+    from models.descriptors import CHUNK, column_groups, describe, feature_names
     from models.projection import freeze
     from models.row_file import RowFile
 
@@ -100,7 +99,7 @@ def _describe(run: Run, screened: Screened, material_ids: Sequence[str]) -> _Des
                 features.keep_first(len(feature_names()))
             filled = [latent if len(latent) == n_latent else [np.nan] * n_latent for latent in latents]
             features.append(np.hstack([describe(structures), np.array(filled, dtype=np.float32)]))
-        projection = freeze(features, apart=len(FEATURES))
+        projection = freeze(features, groups=list(column_groups(features.shape[1]).values()))
         projected = projection.transform(features)
 
     def project(others: Sequence[Structure], vectors: NDArray[np.float64]) -> NDArray[np.float64]:

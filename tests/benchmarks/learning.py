@@ -26,9 +26,8 @@ from flows.replay import Request, best_share
 from flows.replay_table import Table, read_table
 from materials.records import Target
 from models import aims, learning, scoring, selection, trend
-from models.descriptors import composition_columns, describe, feature_names
-from models.electron_counting import FEATURES as SHELLS
-from models.projection import freeze
+from models.descriptors import column_groups, describe
+from models.projection import MOST_COMPONENTS, freeze
 from models.replay import Features, Question, play, recall
 from models.strategies import STRATEGIES, Strategy
 
@@ -114,12 +113,12 @@ VARIANTS: Mapping[str, Variant] = {
     "near-twins of answered ones left out": Variant(change=lambda: _twins()),
     "whitened components": Variant(strategy=_features("whitened")),
     "all z-scores, no components": Variant(strategy=_features("z-scores")),
-    "20 components": Variant(strategy=_features("20")),
-    "80 components": Variant(strategy=_features("80")),
+    "10 components of each group": Variant(strategy=_features("10")),
+    "40 components of each group": Variant(strategy=_features("40")),
+    "composition, structure and latent vector as one group": Variant(strategy=_features("one group")),
     "without closed shells": Variant(strategy=_features("no shells")),
     "closed shells among the components": Variant(strategy=_features("shells inside")),
     "without the latent vector": Variant(strategy=_features("no latents")),
-    "composition; structure; latent vector apart": Variant(strategy=_features("three groups")),
     "and a group of element fractions": Variant(strategy=_features("elements")),
     "and a group of the potential's energies": Variant(strategy=_features("energies")),
     "composition only": Variant(strategy=replace(STRATEGIES["campaign"], features="composition")),
@@ -134,41 +133,32 @@ def _twins() -> None:
 
 def features_of(table: np.ndarray, fractions: np.ndarray, priors: Mapping[str, np.ndarray]) -> dict[str, Features]:
     """Describe the rows in all the ways that variants ask for."""
-    shells, n_known = len(SHELLS), len(feature_names())
-    composition = composition_columns()
-    structure = [c for c in range(shells, n_known) if c not in composition]
-    latent = list(range(n_known, table.shape[1]))
+    groups = column_groups(table.shape[1])
+    rest = [column for name, columns in groups.items() for column in columns if name != "closed shells"]
 
-    def projected(columns: list[int] | slice, apart: int = 0, most: int = 40) -> Features:
-        part = table[:, columns]
-        projection = freeze(part, apart=apart, n_components=most)
-        return Features(matrix=projection.transform(part), widths=projection.widths)
+    def projected(*groups: list[int], most: int = MOST_COMPONENTS) -> Features:
+        projection = freeze(table, groups=groups, n_components=most)
+        return Features(matrix=projection.transform(table), widths=projection.widths)
 
-    def joined(*groups: np.ndarray) -> Features:
-        return Features(matrix=np.hstack(groups), widths=tuple(group.shape[1] for group in groups))
+    def with_group(matrix: np.ndarray) -> Features:
+        return Features(matrix=np.hstack([usual.matrix, matrix]), widths=(*usual.widths, matrix.shape[1]))
 
-    usual = projected(slice(None), shells)
-    first, rest = usual.matrix[:, : usual.widths[0]], usual.matrix[:, usual.widths[0] :]
-    whole = projected(slice(None)).matrix
-    z = table[:, shells:]
-    z = ((z - z.mean(axis=0)) / np.maximum(z.std(axis=0), 1e-9))[:, z.std(axis=0) > 1e-9]
+    usual = projected(*groups.values())
     energies = np.column_stack([priors[ENERGY], priors["formation_energy_per_atom"]])
     energies = (energies - np.nanmean(energies, axis=0)) / np.nanstd(energies, axis=0)
-    fractions = fractions / np.sqrt(np.mean(fractions.var(axis=0)))
-    three = [projected(columns, most=20).matrix for columns in (composition, structure, latent)]
     return {
         "all": usual,
-        "composition": projected(composition),
-        "whitened": joined(whole / whole.std(axis=0)),
-        "z-scores": joined(first, np.clip(z, -10, 10)),
-        "20": projected(slice(None), shells, 20),
-        "80": projected(slice(None), shells, 80),
-        "no shells": projected(slice(shells, None)),
-        "shells inside": joined(whole),
-        "no latents": projected(slice(0, n_known), shells),
-        "three groups": joined(first, *three),
-        "elements": joined(first, rest, fractions),
-        "energies": joined(first, rest, np.nan_to_num(energies)),
+        "composition": projected(groups["composition"]),
+        "whitened": replace(usual, matrix=usual.matrix / usual.matrix.std(axis=0)),
+        "z-scores": projected(*groups.values(), most=table.shape[1]),
+        "10": projected(*groups.values(), most=10),
+        "40": projected(*groups.values(), most=40),
+        "one group": projected(groups["closed shells"], rest, most=40),
+        "no shells": projected(*(groups[name] for name in groups if name != "closed shells")),
+        "shells inside": projected(list(range(table.shape[1])), most=40),
+        "no latents": projected(*(groups[name] for name in groups if name != "latent vector")),
+        "elements": with_group(fractions / np.sqrt(np.mean(fractions.var(axis=0)))),
+        "energies": with_group(np.nan_to_num(energies)),
     }
 
 

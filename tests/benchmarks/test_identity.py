@@ -119,6 +119,7 @@ def test_time_is_linear_in_the_number_of_duplicates(benchmark) -> None:  # type:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_structures_of_one_formula_are_grouped_as_the_matcher_groups_them() -> None:
     rng, base = np.random.default_rng(11), prototypes()
     structures = [deformed(base[i % len(base)], rng, rng.uniform(0, 0.02), rng.uniform(0, 0.1)) for i in range(300)]

@@ -12,6 +12,7 @@ from models.surrogate import predict
 
 MILLION = 1_000_000
 ANSWERS = 300
+WIDTHS = (3, 20, 20, 20)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def crystals():
 @pytest.fixture(scope="module")
 def pool():
     rng = np.random.default_rng(1)
-    features = rng.normal(size=(MILLION, 40)).astype(np.float32)
+    features = rng.normal(size=(MILLION, sum(WIDTHS))).astype(np.float32)
     prior = rng.normal(size=MILLION)
     seen = rng.choice(MILLION, ANSWERS, replace=False)
     answers = prior[seen] + np.sin(features[seen, 0]) + rng.normal(scale=0.1, size=ANSWERS)
@@ -45,21 +46,25 @@ def test_describing_two_thousand_crystals(benchmark, crystals):
 
 def test_freezing_and_projecting_a_million(benchmark):
     table = np.random.default_rng(2).normal(size=(MILLION, 160)).astype(np.float32)
-    projected = benchmark.pedantic(lambda: freeze(table).transform(table), rounds=1)
-    assert projected.shape == (MILLION, 40)
+    groups = [list(part) for part in np.split(np.arange(160), [3, 61, 96])]
+    projected = benchmark.pedantic(lambda: freeze(table, groups=groups).transform(table), rounds=1)
+    assert projected.shape == (MILLION, sum(WIDTHS))
 
 
 def test_predicting_a_million(benchmark, pool):
     features, prior, seen, answers = pool
     posterior = benchmark.pedantic(
-        predict, args=(features,), kwargs={"observed": seen, "answers": answers, "prior": prior}, rounds=1
+        predict,
+        args=(features,),
+        kwargs={"observed": seen, "answers": answers, "prior": prior, "widths": WIDTHS},
+        rounds=1,
     )
     assert np.mean(np.abs(posterior.mean[seen] - answers)) < 1
 
 
 def test_choosing_ten_of_a_million(benchmark, pool):
     features, prior, seen, answers = pool
-    posterior = predict(features, observed=seen, answers=answers, prior=prior)
+    posterior = predict(features, observed=seen, answers=answers, prior=prior, widths=WIDTHS)
     known = np.full(MILLION, np.nan)
     known[seen] = answers
     picks = benchmark.pedantic(

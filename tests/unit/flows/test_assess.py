@@ -118,7 +118,7 @@ def test_latent_vectors_count_only_where_everybody_has_one(run: Run, monkeypatch
     screened(run)
     monkeypatch.setattr("flows.stages.pool._learns", lambda _: True)
     seen = []
-    monkeypatch.setattr("models.projection.freeze", lambda rows, apart: seen.append(rows.shape) or freeze(rows))
+    monkeypatch.setattr("models.projection.freeze", lambda rows, groups: seen.append(rows.shape) or freeze(rows))
     gather_pool(run, assess_screened(run))
     bare = Structure(Lattice.cubic(3.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) * (1, 1, 2)
     bare.translate_sites([0], [0, 0, 0.1])

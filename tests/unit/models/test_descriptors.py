@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Element, Lattice, Structure
 
 from materials.errors import InputError
-from models.descriptors import describe, feature_names
+from models.descriptors import column_groups, describe, feature_names
 
 
 def rocksalt(cation="Na", anion="Cl", a=5.64):
@@ -85,6 +85,25 @@ def test_every_element_and_lonely_atoms_are_described():
     features = describe(crystals)
     assert features.shape == (105, len(feature_names()))
     assert np.isfinite(features).all()
+
+
+def test_each_column_is_of_one_group():
+    names = feature_names(5)
+    groups = column_groups(len(names))
+    assert sorted(column for columns in groups.values() for column in columns) == list(range(len(names)))
+    told = {group: {names[column] for column in columns} for group, columns in groups.items()}
+    assert told["latent vector"] == {f"latent_{number}" for number in range(5)}
+    assert {"mean_electronegativity", "max_row", "n_elements"} <= told["composition"]
+    assert {"mean_effective_coordination", "packing", "coordination_of_electronegativity"} <= told["structure"]
+    assert column_groups(len(feature_names()))["latent vector"] == []
+
+
+def test_what_knows_the_composition_only_does_not_know_the_structure():
+    alike = describe([rocksalt(), rocksalt(a=6.2)])
+    groups = column_groups(alike.shape[1])
+    differs = alike[0] != alike[1]
+    assert not differs[[*groups["closed shells"], *groups["composition"]]].any()
+    assert differs[groups["structure"]].any()
 
 
 def test_latents_are_appended_and_their_gaps_filled():

@@ -19,7 +19,7 @@ def test_distances_are_those_of_z_scores_up_to_one_number(table):
     frozen = freeze(table)
     projected = frozen.transform(table)
     assert projected.shape == (300, 6)
-    assert frozen.widths == (0, 6)
+    assert frozen.widths == (6,)
     z = (table - table.mean(axis=0))[:, :50] / table.std(axis=0)[:50]
     ratio = pdist(projected) / pdist(z)
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
@@ -30,15 +30,17 @@ def test_distances_are_those_of_z_scores_up_to_one_number(table):
     np.testing.assert_allclose(np.abs(np.corrcoef(ours.T, theirs.T)[:3, 3:]), np.eye(3), atol=1e-6)
 
 
-def test_columns_kept_apart_are_z_scores(table):
-    frozen = freeze(table, apart=3)
+def test_each_group_has_components_of_its_own(table):
+    groups = [[0, 7], list(range(10, 51)), []]
+    frozen = freeze(table, groups=groups)
     projected = frozen.transform(table)
-    assert frozen.widths == (3, 6)
-    np.testing.assert_allclose(projected[:, :3], (table - table.mean(axis=0))[:, :3] / table.std(axis=0)[:3])
-    rest = table[:, 3:]
-    np.testing.assert_allclose(projected[:, 3:], freeze(rest).transform(rest), atol=1e-9)
+    assert frozen.widths == (2, 6, 0)
+    for columns, part in ((groups[0], projected[:, :2]), (groups[1], projected[:, 2:])):
+        alone = freeze(table[:, columns]).transform(table[:, columns])
+        np.testing.assert_allclose(part, alone, atol=1e-6)
     constant = np.hstack([np.ones((300, 1)), table])
-    assert freeze(constant, apart=2).widths == (1, 6)
+    assert freeze(constant, groups=[[0, 1], [2, 3, 4]]).widths == (1, 3)
+    assert freeze(table, groups=groups, n_components=3).widths == (2, 3, 0)
 
 
 def test_what_is_frozen_does_not_move_with_the_rows_it_is_asked_about(table):
