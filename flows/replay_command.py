@@ -67,9 +67,23 @@ def replay(**options: Any) -> None:
         folder=options["folder"],
         relax=options["relax"],
     )
+    where = options["output"] or options["folder"] / "replays" / Path(options["table"]).name
+    _check_writable(where)
     progress = Progress()
     replayed = replaying.replay(request, progress)
     click.echo(report.as_text(replayed) if options["style"] == "table" else report.as_json(replayed))
-    where = options["output"] or options["folder"] / "replays" / Path(options["table"]).name
     plot = report.write(replayed, where)
     click.echo(f"Plot: {plot}; curves.csv, replay.md and replay.jsonl lie beside it", err=True)
+
+
+def _check_writable(folder: Path) -> None:
+    """Look now whether the folder can be had: after minutes of playing is no time to find out that it cannot."""
+    import os
+
+    from materials.errors import InputError
+
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"--output: {folder}: {there} is a file; name another folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--output: {folder}: {there} is not yours to write to; name another folder")

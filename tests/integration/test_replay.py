@@ -242,6 +242,7 @@ def test_a_campaign_of_the_ledger_is_a_table(first: tuple[str, str], place: Plac
         (["salts.csv", "--target", ENERGY, "--campaign", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["salts.csv", "--target", ENERGY, "--seeds", "0"], "0 is not in the range"),
         (["salts.csv", "--target", ENERGY, "--budget", "many"], "'many' is not a valid integer"),
+        (["salts.csv", "--target", ENERGY, "--output", "salts.csv/told"], "salts.csv is a file; name another folder"),
         ([], "Missing argument 'TABLE'"),
     ],
 )
