@@ -237,7 +237,9 @@ def test_a_schedule_asks_a_database_for_a_new_version(up: Up, running: list[str]
     assert soon(lambda: any(database.version in line for line in up.prefect.logs(newer)))  # they come in late
     assert database.requests("summary") > pulled
     assert counted(up, newer) == 1
-    assert states(up, "database") == ["finished"] * 3
+    ended = states(up, "database")  # on a slow machine the schedule comes round once more before it is taken off
+    assert ended == ["finished"] * len(ended)
+    assert len(ended) >= 3
 
 
 def test_a_taken_port_is_one_sentence(up: Up, running: list[str]) -> None:

@@ -4,6 +4,7 @@ import base64
 import inspect
 import multiprocessing.spawn
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,7 +121,11 @@ def test_pictures_travel_inside_the_artifact(tmp_path: Path) -> None:
     assert str(tmp_path) in text  # where the rest lies
 
 
-def test_new_workers_do_not_import_the_program_that_starts_them() -> None:
+def test_new_workers_do_not_import_the_program_that_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = sys.modules["__main__"]  # that of a process of pytest-xdist has no file
+    monkeypatch.setattr(program, "__file__", __file__, raising=False)
+    monkeypatch.setattr(program, "__spec__", None)
+
     def told() -> set[str]:
         return {key for key in multiprocessing.spawn.get_preparation_data("worker") if key.startswith("init_main")}
 
