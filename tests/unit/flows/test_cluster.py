@@ -81,6 +81,7 @@ def test_dask_jobqueue_leaves_ctrl_c_alone_and_loads_in_any_thread() -> None:
     pytest.importorskip("dask_jobqueue")
     program = """
 import signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without
 def load():
     import flows.slurm_workers
     loaded.append(True)
