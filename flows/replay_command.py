@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,6 @@ def replay(**options: Any) -> None:
 
 def _check_writable(folder: Path) -> None:
     """Look now whether the folder can be had: after minutes of playing is no time to find out that it cannot."""
-    import os
-
     from materials.errors import InputError
 
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

@@ -96,13 +96,13 @@ def calibrate(answers: ArrayLike, means: ArrayLike, stds: ArrayLike) -> Calibrat
     Coverage is that of central normal intervals, with Jeffreys' interval for the share. The interval of the stretch
     is the one of a normal standard deviation about a known mean, by chi-squared with n degrees of freedom.
     """
-    from scipy.stats import chi2, norm
+    from scipy.stats import chi2
 
     errors = np.asarray(answers, dtype=np.float64) - np.asarray(means, dtype=np.float64)
     z = surprises(answers, means, stds)
     if not len(z):
         return None
-    coverage = {share: hit_rate(int(np.sum(np.abs(z) <= norm.ppf(0.5 + share / 2))), len(z)) for share in SHARES}
+    coverage = {share: hit_rate(int(np.sum(held(answers, means, stds, share=share))), len(z)) for share in SHARES}
     square = float(np.sum(z**2))
     return Calibration(
         n=len(z),

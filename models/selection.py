@@ -114,13 +114,13 @@ def _by_acquisition(
     if bill_of is not None and rule == "lower_confidence_bound":
         rule = "expected_improvement"
     aim = aim_at(posteriors, targets, known, rule)
-    if aim.rule in ("lower_confidence_bound", "expected_improvement") and not any(map(is_threshold, targets)):
+    counted = aim.rule in ("probability_of_all_targets", "best_odds")
+    if not counted and not any(map(is_threshold, targets)):
         # Odds have to be right, optimism has not: wider error bars send it after what it knows little of.
         posteriors = {name: replace(posterior, std=posterior.fitted) for name, posterior in posteriors.items()}
     values = acquire(posteriors, targets, aim)
     short = np.concatenate([pool.shortlist(values, 30 * size + 200), pending])
     # The hits expected of a batch are the sum of its odds, whatever hangs together: nothing to update there.
-    counted = aim.rule in ("probability_of_all_targets", "best_odds")
     names = set() if counted else {target.property for target in targets}
     joints = {name: joint(posteriors[name], pool.features, short) for name in sorted(names)}
     taken = list(range(len(short) - len(pending), len(short)))

@@ -220,7 +220,7 @@ def test_a_batch_beyond_the_table():
     assert sorted(played(question(n=7), "campaign", batch=50, budget=50).order.tolist()) == list(range(7))
 
 
-def test_surprises_and_cover_are_of_what_was_answered():
+def test_cover_is_of_what_was_answered():
     """A failed calculation says nothing of the error bars."""
     made = failing(question(n=150))
     found = played(made, "campaign", budget=40)
