@@ -1,4 +1,4 @@
-"""Answers -> a process that knows them: those at a floor sink to where they may be, those far off are believed less."""
+"""Answers -> a process that knows them: those at a floor may lie anywhere below, those far off are believed less."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from models.gaussian_process import Answers, Kernel, Process
 from models.hyperparameters import FEWEST_TO_FIT, PRIOR_WEIGHT
 
 SUSPICIOUS = 4.0  # standard deviations off what all others say of it: an answer that is hardly believed
-IMPUTATIONS = 4  # rounds in which answers at a floor and the process come to terms
-DEEPEST = 3.0  # how far below the floor an answer may be imagined, in units of the scatter of the answers
+SITE_FITS = 3  # of the hyperparameters, with answers at a floor; the first takes them at their word
+SITE_ROUNDS = 4  # after each fit, in which those answers and the process come to terms
+LEAST_TOLD = 1e-4  # share of its variance by which an answer at the floor narrows a belief, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,61 +27,98 @@ class Floor:
     residuals: NDArray[np.float64]  # (m,): the floor less the expected trend
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """A process, and how it took the answers that are not what they seem.
+
+    Attributes:
+        process: What is believed.
+        added: Shape (m,): variance in `process.answers.doubts` that says how an answer is to be read, and that no
+            answer to come will have.
+        suspicious: Shape (m,): whether an answer is hardly believed.
+        floor: What answers cannot be below.
+    """
+
+    process: Process
+    added: NDArray[np.float64]
+    suspicious: NDArray[np.bool_]
+    floor: Floor | None
+
+    def misfits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How far off each answer is from what the others say of it, in their standard deviations, and those.
+
+        Each of shape (m,); NaN where it lies at the floor as the others expect, which tells nothing of standard
+        deviations.
+        """
+        if not len(self.process.answers):
+            return np.empty(0), np.empty(0)
+        mean, variance = self.process.left_out()
+        found, floor = self.process.answers.residuals, self.floor
+        if floor is not None:
+            found = np.where(floor.at, np.where(mean > floor.residuals, floor.residuals, np.nan), found)
+        std = np.sqrt(variance - self.added)
+        return (found - mean) / std, std
+
+
 def learn(
     answers: Answers,
     of_kind: NDArray[np.int64],
     floor: Floor | None,
     choose: Callable[[Answers], Kernel],
-) -> tuple[Process, NDArray[np.float64]]:
-    """Fit a process to the answers; give also the variance added to those that are hardly believed, shape (m,)."""
+) -> Learned:
+    """Fit a process to the answers."""
     process = Process(kernel=choose(answers), answers=answers)
-    if floor is not None and floor.at.any() and len(answers) > 1:
-        for _ in range(IMPUTATIONS):
-            process = replace(process, answers=_sunk(process, floor))
-        process = replace(process, kernel=choose(process.answers))
-    disbelief = np.zeros(len(answers))
+    suspicious = np.zeros(len(answers), dtype=bool)
+    if floor is not None and floor.at.any():
+        process = _at_terms(process, floor, choose)
+    added = process.answers.doubts - answers.doubts
     if len(answers) < FEWEST_TO_FIT:
-        return process, disbelief
+        return Learned(process=process, added=added, suspicious=suspicious, floor=floor)
     mean, variance = process.left_out()
     squares = (process.answers.residuals - mean) ** 2
-    doubts = answers.doubts.copy()
+    doubts = process.answers.doubts.copy()
     for kind in np.setdiff1d(of_kind, [0]):
         own = of_kind == kind
         doubts[own] += max(float(np.sum(squares[own] - variance[own])) / (np.sum(own) + PRIOR_WEIGHT), 0.0)
     if floor is None:  # where most answers lie at one, the rare one above is what is looked for
         suspicious = squares > SUSPICIOUS**2 * (variance + doubts)
         # Left in with the doubt that makes it a likely one: a discovery looks like a mistake at first.
-        disbelief[suspicious] = squares[suspicious]
-    if not np.any(disbelief) and np.array_equal(doubts, answers.doubts):
-        return process, disbelief
-    told = replace(process.answers, doubts=doubts + disbelief)
-    return Process(kernel=choose(told), answers=told), disbelief
+        added = np.where(suspicious, squares, 0.0)
+        doubts += added
+    if not np.array_equal(doubts, process.answers.doubts):
+        told = replace(process.answers, doubts=doubts)
+        process = Process(kernel=choose(told), answers=told)
+    return Learned(process=process, added=added, suspicious=suspicious, floor=floor)
 
 
-def misfits(
-    process: Process, floor: Floor | None, disbelief: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How far off each answer is from what the others say of it, in their standard deviations, and those, shape (m,).
+def _at_terms(process: Process, floor: Floor, choose: Callable[[Answers], Kernel]) -> Process:
+    """Read an answer at the floor as "there or lower", by expectation propagation.
 
-    NaN where it lies at the floor as the others expect, which tells nothing of standard deviations.
+    Each becomes a normal answer, of the mean and variance that change the belief about it as the bound does
+    (arXiv:1301.2294; section 3.6 of Rasmussen and Williams). So it tells much where something above was expected, and
+    next to nothing elsewhere. Hyperparameters follow the evidence of these normal answers: its slope is that of the
+    bounds' own.
     """
-    if not len(process.answers):
-        return np.empty(0), np.empty(0)
-    mean, variance = process.left_out()
-    found = process.answers.residuals
-    if floor is not None:
-        found = np.where(floor.at, np.where(mean > floor.residuals, floor.residuals, np.nan), found)
-    std = np.sqrt(variance - disbelief)
-    return (found - mean) / std, std
+    given = process.answers.doubts
+    for fit in range(SITE_FITS):
+        if fit:
+            process = replace(process, kernel=choose(process.answers))
+        for _ in range(SITE_ROUNDS):
+            process = replace(process, answers=_sites(process, floor, given))
+    return process
 
 
-def _sunk(process: Process, floor: Floor) -> Answers:
-    """Put each answer at the floor to where the others expect it, given that it is not above."""
+def _sites(process: Process, floor: Floor, given: NDArray[np.float64]) -> Answers:
+    """Bring the answers at the floor up to date; `given` are the doubts that they have without it, shape (m,)."""
     answers = process.answers
     mean, variance = process.left_out()
+    variance = variance - (answers.doubts - given)  # of the answer, were the others all that is known
     std = np.sqrt(variance)
     z = (floor.residuals - mean) / std
-    inside = mean - std * np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
-    deepest = floor.residuals - DEEPEST * float(np.std(answers.residuals))
-    sunk = np.clip(inside, np.minimum(deepest, floor.residuals), floor.residuals)
-    return replace(answers, residuals=np.where(floor.at, sunk, answers.residuals))
+    ratio = np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
+    narrowed = np.clip(ratio * (ratio + z), LEAST_TOLD, 1 - 1e-9)
+    return replace(
+        answers,
+        residuals=np.where(floor.at, mean - std * ratio / narrowed, answers.residuals),
+        doubts=given + np.where(floor.at, variance * (1 - narrowed) / narrowed, 0.0),
+    )

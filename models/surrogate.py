@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from materials.errors import InputError
-from models.conditioning import Floor, learn, misfits
+from models.conditioning import Floor, learn
 from models.gaussian_process import Answers, Kernel, Process
 from models.hyperparameters import choose_kernel
 from models.trend import trend_of
@@ -133,15 +133,16 @@ def predict(
         doubts=trend.doubts[rows],
     )
     bound = None if floor is None else Floor(at=known <= floor + 1e-9, residuals=floor - trend.expected[rows])
-    process, disbelief = learn(
+    found = learn(
         learned,
         of_kind,
         bound,
         lambda answers: choose_kernel(answers, groups, spread=half, noise=noise, seed=seed),
     )
+    process = found.process
     basis = np.hstack([trend.basis, np.zeros((len(features), len(others)))])
     mean, variance = process.predict(features, basis)
-    off, left_out = misfits(process, bound, disbelief)
+    misfits, left_out = found.misfits()
     std = np.sqrt(variance + trend.doubts + process.kernel.noise**2)
     return Posterior(
         mean=trend.expected + mean,
@@ -151,9 +152,9 @@ def predict(
         process=process,
         basis=basis,
         observed=rows,
-        misfits=off,
+        misfits=misfits,
         left_out=left_out,
-        suspicious=rows[disbelief > 0],
+        suspicious=rows[found.suspicious],
         slope=trend.slope(process),
         floor=floor,
     )
