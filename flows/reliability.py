@@ -9,6 +9,7 @@ from flows.stages.explain import foretold
 from materials.records import RankedCandidate, Selection
 from materials.targets import learned_as, spoken, unit_of
 from models.calibration import FAR, Calibration, calibrate, few_answers, reliability, surprises, verdict
+from models.learning import floor_of
 from models.stopping import HitRate
 
 MOST_TOLD = 10  # ways in which those next in line are unlike what was computed
@@ -130,7 +131,8 @@ def _coverage_table(pairs: Sequence[Foretold]) -> str:
     for target in sorted({pair.target for pair in pairs}):
         for group in (FIRST, CHOSEN, AT_RANDOM):
             mine = [pair for pair in pairs if (pair.target, pair.group) == (target, group)]
-            found = calibrate([p.answer for p in mine], [p.mean for p in mine], [p.std for p in mine])
+            answers, means, stds = ([getattr(p, part) for p in mine] for part in ("answer", "mean", "std"))
+            found = calibrate(answers, means, stds, floor=floor_of(target))
             if found is not None:
                 lines.append(_coverage_row(target, group, found))
     if not lines:

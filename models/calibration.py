@@ -90,20 +90,29 @@ def held(answers: ArrayLike, means: ArrayLike, stds: ArrayLike, *, share: float,
     return np.where(at, part, inside)
 
 
-def calibrate(answers: ArrayLike, means: ArrayLike, stds: ArrayLike) -> Calibration | None:
+def calibrate(
+    answers: ArrayLike, means: ArrayLike, stds: ArrayLike, *, floor: float | None = None
+) -> Calibration | None:
     """Compare answers with predictions; None without any.
 
     Coverage is that of central normal intervals, with Jeffreys' interval for the share. The interval of the stretch
-    is the one of a normal standard deviation about a known mean, by chi-squared with n degrees of freedom.
+    is the one of a normal standard deviation about a known mean, by chi-squared with n degrees of freedom. An answer
+    at the floor counts in both as all that is believed to lie below it would on average.
     """
+    from scipy.special import log_ndtr
     from scipy.stats import chi2
 
     errors = np.asarray(answers, dtype=np.float64) - np.asarray(means, dtype=np.float64)
     z = surprises(answers, means, stds)
     if not len(z):
         return None
-    coverage = {share: hit_rate(int(np.sum(held(answers, means, stds, share=share))), len(z)) for share in SHARES}
-    square = float(np.sum(z**2))
+    inside = {share: held(answers, means, stds, share=share, floor=floor) for share in SHARES}
+    coverage = {share: hit_rate(round(float(np.sum(each))), len(z)) for share, each in inside.items()}
+    squares = z**2
+    if floor is not None:
+        below = 1 - z * np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
+        squares = np.where(np.asarray(answers, dtype=np.float64) <= floor + 1e-9, below, squares)
+    square = float(np.sum(squares))
     return Calibration(
         n=len(z),
         bias=float(np.mean(errors)),

@@ -74,6 +74,11 @@ def expectation_of(name: str, answers: Floats) -> Expectation:
     return Expectation(center=float(np.mean(known)) if len(known) else 0.0, spread=spread or 1.0)
 
 
+def floor_of(name: str) -> float | None:
+    """Value that a property cannot be below, None where there is none."""
+    return EXPECTATIONS[name].floor if name in EXPECTATIONS else None
+
+
 def learn(
     features: NDArray[np.floating],
     widths: Sequence[int],

@@ -37,6 +37,23 @@ def test_right_beliefs_hold_their_share_wherever_a_floor_cuts_them(mean, share):
         assert np.mean(wrong) < share - 0.1
 
 
+@pytest.mark.parametrize("mean", [-1.0, 0.0, 0.5, 1.5])
+def test_error_bars_of_gaps_are_judged_as_well_where_most_are_metals(mean):
+    drawn = np.maximum(np.random.default_rng(1).normal(mean, 1.0, 4_000), 0.0)
+    means = np.full(len(drawn), mean)
+    right, boasting = (calibrate(drawn, means, np.full(len(drawn), std), floor=0.0) for std in (1.0, 0.5))
+    assert "agree" in verdict(right)
+    assert right.stretch == pytest.approx(1.0, abs=0.04)
+    if mean > 0:
+        assert "too small" in verdict(boasting)
+        assert boasting.stretch > 1.2
+
+
+def test_metals_that_were_expected_praise_and_condemn_no_error_bars():
+    found = calibrate(np.zeros(100), np.zeros(100), np.full(100, 0.8), floor=0.0)
+    assert (found.coverage[0.5].hits, found.coverage[0.9].hits, found.stretch) == (50, 90, pytest.approx(1.0))
+
+
 def test_no_answers_no_calibration():
     assert calibrate([], [], []) is None
 
