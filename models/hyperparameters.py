@@ -23,7 +23,7 @@ LEAST_NOISE_SHARE = 1e-3  # keeps the Cholesky factor sound in float32
 MOST_STEPS = 100  # of a fit
 LENGTH = 1.5  # expected length scale, in units of the distance between two crystals that share nothing
 # Standard deviations of the logarithms about what is expected.
-VARIANCE_SPREAD, LENGTH_SPREAD, NOISE_SPREAD = 2.0, 1.0, math.sqrt(2)
+VARIANCE_SPREAD, LENGTH_SPREAD, NOISE_SPREAD = 2.0, 0.5, math.sqrt(2)
 
 
 def choose_kernel(

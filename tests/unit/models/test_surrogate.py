@@ -76,7 +76,7 @@ def test_hyperparameters_are_at_the_top_of_their_posterior():
             np.log(noise**2 / scale2), np.log(0.05), math.sqrt(2)
         )
         for length, width in ((one, 2), (two, 3)):
-            priors += norm.logpdf(np.log(length), np.log(1.5 * math.sqrt(2 * width)), 1)
+            priors += norm.logpdf(np.log(length), np.log(1.5 * math.sqrt(2 * width)), 0.5)
         return multivariate_normal.logpdf(answers.residuals, np.zeros(60), known) + priors
 
     top = np.array([found.amplitude, *found.length_scales, found.noise])
