@@ -107,7 +107,7 @@ def _foretold(axis: Axes, *, pairs: Sequence[Foretold]) -> None:
     """Draw what the surrogate said of one target before DFT did, with one standard deviation."""
     from matplotlib.ticker import MaxNLocator
 
-    ends = [end for p in pairs for end in (p.mean - p.std, p.mean + p.std, p.answer)]
+    ends = [end for p in pairs for end in (p.low, p.mean + p.std, p.answer)]
     margin = 0.05 * (max(ends) - min(ends))
     low, high = min(ends) - margin, max(ends) + margin
     axis.plot([low, high], [low, high], color=GREY, linewidth=1)
@@ -118,7 +118,8 @@ def _foretold(axis: Axes, *, pairs: Sequence[Foretold]) -> None:
         mine = [p for p in pairs if p.group == group]
         if mine:
             means, stds, answers = ([getattr(p, name) for p in mine] for name in ("mean", "std", "answer"))
-            axis.errorbar(means, answers, xerr=stds, fmt="o", color=color, markersize=5, elinewidth=1, label=group)
+            bars = ([p.mean - p.low for p in mine], stds)
+            axis.errorbar(means, answers, xerr=bars, fmt="o", color=color, markersize=5, elinewidth=1, label=group)
     for p in pairs:
         if abs(p.surprise) > FAR:
             axis.annotate(p.formula, (p.mean, p.answer), fontsize=7, xytext=(3, 3), textcoords="offset points")

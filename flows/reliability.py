@@ -34,6 +34,12 @@ class Foretold:
         """(answer - mean) / std."""
         return float(surprises(self.answer, self.mean, self.std))
 
+    @property
+    def low(self) -> float:
+        """Lower end of the error bar: mean - std, or the floor where that lies below it."""
+        floor = floor_of(self.target)
+        return self.mean - self.std if floor is None else max(self.mean - self.std, floor)
+
 
 def compare(rows: Iterable[RankedCandidate], selections: Sequence[Selection]) -> list[Foretold]:
     """Set each prediction that was made before its answer beside it, in the order of the picks.

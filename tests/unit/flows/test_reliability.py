@@ -125,3 +125,16 @@ def test_of_many_that_are_unlike_the_first_are_named() -> None:
     text = section([], [], 50, {f"m{i}": [f"is {min(i, 11)}"] for i in range(14)})
     assert "- `m9`: is 9" in text
     assert text.endswith("- and 4 more")
+
+
+def test_error_bars_of_gaps_end_at_zero() -> None:
+    rows = [made.ranked("a", fidelity="dft", band_gap=0.5, predicted={GAP: (0.3, 0.5), ENERGY: (0.0, 0.1)})]
+    gap, energy = compare(rows, [pick("a")])
+    assert (gap.low, energy.low) == (0.0, pytest.approx(-0.1))
+
+
+def test_metals_that_were_expected_say_nothing_for_or_against_error_bars() -> None:
+    metals = [made.ranked(f"m{i}", fidelity="dft", band_gap=0.0, predicted={GAP: (0.0, 0.8)}) for i in range(100)]
+    told = section(metals, [pick(f"m{i}") for i in range(100)], 100, {})
+    assert "| 100 | 50% (40% to 60%) | 90% (83% to 95%) |" in told
+    assert "agree with what came" in told
