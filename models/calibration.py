@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from models.censoring import at_floor, inverse_mills
 from models.hyperparameters import FEWEST_TO_FIT
 from models.stopping import HitRate, hit_rate
 
@@ -85,9 +86,8 @@ def held(answers: ArrayLike, means: ArrayLike, stds: ArrayLike, *, share: float,
     inside = ((low <= below) & (below <= high)).astype(np.float64)
     if floor is None:
         return inside
-    at = np.asarray(answers, dtype=np.float64) <= floor + 1e-9
     part = np.clip(np.minimum(below, high) - low, 0.0, None) / np.maximum(below, 1e-300)
-    return np.where(at, part, inside)
+    return np.where(at_floor(answers, floor), part, inside)
 
 
 def calibrate(
@@ -99,7 +99,6 @@ def calibrate(
     is the one of a normal standard deviation about a known mean, by chi-squared with n degrees of freedom. An answer
     at the floor counts in both as all that is believed to lie below it would on average.
     """
-    from scipy.special import log_ndtr
     from scipy.stats import chi2
 
     errors = np.asarray(answers, dtype=np.float64) - np.asarray(means, dtype=np.float64)
@@ -110,8 +109,7 @@ def calibrate(
     coverage = {share: hit_rate(round(float(np.sum(each))), len(z)) for share, each in inside.items()}
     squares = z**2
     if floor is not None:
-        below = 1 - z * np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
-        squares = np.where(np.asarray(answers, dtype=np.float64) <= floor + 1e-9, below, squares)
+        squares = np.where(at_floor(answers, floor), 1 - z * inverse_mills(z), squares)
     square = float(np.sum(squares))
     return Calibration(
         n=len(z),

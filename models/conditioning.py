@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
+from models.censoring import inverse_mills
 from models.gaussian_process import Answers, Kernel, Process
 from models.hyperparameters import FEWEST_TO_FIT, PRIOR_WEIGHT
 
@@ -52,7 +51,7 @@ class Learned:
         """
         if not len(self.process.answers):
             return np.empty(0), np.empty(0)
-        mean, variance = self.process.left_out()
+        mean, variance = self.process.left_out
         found, floor = self.process.answers.residuals, self.floor
         if floor is not None:
             found = np.where(floor.at, np.where(mean > floor.residuals, floor.residuals, np.nan), found)
@@ -74,7 +73,7 @@ def learn(
     added = process.answers.doubts - answers.doubts
     if len(answers) < FEWEST_TO_FIT:
         return Learned(process=process, added=added, suspicious=suspicious, floor=floor)
-    mean, variance = process.left_out()
+    mean, variance = process.left_out
     squares = (process.answers.residuals - mean) ** 2
     doubts = process.answers.doubts.copy()
     for kind in np.setdiff1d(of_kind, [0]):
@@ -111,11 +110,11 @@ def _at_terms(process: Process, floor: Floor, choose: Callable[[Answers], Kernel
 def _sites(process: Process, floor: Floor, given: NDArray[np.float64]) -> Answers:
     """Bring the answers at the floor up to date; `given` are the doubts that they have without it, shape (m,)."""
     answers = process.answers
-    mean, variance = process.left_out()
+    mean, variance = process.left_out
     variance = variance - (answers.doubts - given)  # of the answer, were the others all that is known
     std = np.sqrt(variance)
     z = (floor.residuals - mean) / std
-    ratio = np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
+    ratio = inverse_mills(z)
     narrowed = np.clip(ratio * (ratio + z), LEAST_TOLD, 1 - 1e-9)
     return replace(
         answers,

@@ -137,6 +137,7 @@ class Process:
             found -= explained.T @ explained
         return found
 
+    @cached_property
     def left_out(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What it would say of each answer without it: mean, on the scale of the residuals, and variance with noise."""
         precision = np.diag(cho_solve((self._lower, True), np.eye(len(self.answers))))

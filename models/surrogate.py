@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from materials.errors import InputError
+from models.censoring import at_floor
 from models.conditioning import Floor, learn
 from models.gaussian_process import Answers, Kernel, Process
 from models.hyperparameters import choose_kernel
@@ -132,7 +133,7 @@ def predict(
         residuals=known - trend.expected[rows],
         doubts=trend.doubts[rows],
     )
-    bound = None if floor is None else Floor(at=known <= floor + 1e-9, residuals=floor - trend.expected[rows])
+    bound = None if floor is None else Floor(at=at_floor(known, floor), residuals=floor - trend.expected[rows])
     found = learn(
         learned,
         of_kind,

@@ -147,9 +147,8 @@ def test_broken_again_and_again_a_campaign_ends_as_an_undisturbed_one(
     queue: slurm.Slurm, tmp_path: Path, gpaw: None
 ) -> None:
     content = yaml.safe_load(SMALL.read_text())
-    content["learning"]["batch"] = content["dft"]["budget"] = (
-        3  # one round: a job that somebody cancels changes no choice
-    )
+    # One round: a job that somebody cancels changes no choice.
+    content["learning"]["batch"] = content["dft"]["budget"] = 3
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     for folder in (undisturbed, disturbed):
         folder.mkdir()
