@@ -34,15 +34,25 @@ def probability_near(mean: Numbers, std: Numbers, value: Numbers, tolerance: Num
     return np.maximum(ndtr(upper) - ndtr(lower), 0.0)
 
 
-def expected_improvement(mean: Numbers, std: Numbers, best: Numbers) -> Array:
+def expected_improvement(mean: Numbers, std: Numbers, best: Numbers, floor: float | None = None) -> Array:
     """E[max(0, best - y)]: how much lower than the best it is expected to come out, in units of y.
 
     Jones, Schonlau and Welch (doi:10.1023/A:1008306431147). For a maximum, negate mean and best.
+
+    Args:
+        mean: Of the belief.
+        std: Of the belief.
+        best: To be undercut.
+        floor: What is believed below it comes out at it (a gap at 0); None: there is none.
     """
-    return _mean_excess(-_array(best), -_array(mean), std)
+    lower = -_array(mean)
+    gain = _mean_excess(-_array(best), lower, std)
+    return gain if floor is None else gain - _mean_excess(-np.minimum(floor, best), lower, std)
 
 
-def expected_improvement_near(mean: Numbers, std: Numbers, value: Numbers, best_distance: Numbers) -> Array:
+def expected_improvement_near(
+    mean: Numbers, std: Numbers, value: Numbers, best_distance: Numbers, floor: float | None = None
+) -> Array:
     """E[max(0, best_distance - |y - value|)]: how much nearer to a value it is expected to come, in units of y.
 
     The tent max(0, d - |y - t|) is (y - t + d)⁺ - 2 (y - t)⁺ + (y - t - d)⁺, and each term has the closed form of
@@ -52,13 +62,19 @@ def expected_improvement_near(mean: Numbers, std: Numbers, value: Numbers, best_
         mean: Of the belief.
         std: Of the belief.
         value: To be hit.
-        best_distance: Distance from it of the best answer so far, >= 0.
+        best_distance: Distance from it that is to be undercut, >= 0.
+        floor: What is believed below it comes out at it (a gap at 0); None: there is none.
     """
-    # Mirrored so that all three terms are small where the sum is small.
-    off = -np.abs(_array(mean) - value)
-    d = _array(best_distance)
-    tent = _mean_excess(-d, off, std) - 2 * _mean_excess(0.0, off, std) + _mean_excess(d, off, std)
-    return np.clip(tent, 0.0, d)
+    # Mirrored where the mean lies above, so that all three terms are small where the sum is small.
+    above = _array(mean) > value
+    off, d = -np.abs(_array(mean) - value), _array(best_distance)
+    reach = np.inf if floor is None else _array(value) - floor
+    # Below a floor the tent goes on level: kinks there lie at the floor (mirrored: a ceiling), and its height there is
+    # what is certain.
+    low, high = np.where(above, -np.inf, -reach), np.where(above, reach, np.inf)
+    certain = np.where(above, 0.0, np.maximum(d - np.abs(reach), 0.0))
+    rise, turn, end = (_mean_excess(np.clip(kink, low, high), off, std) for kink in (-d, 0.0, d))
+    return np.clip(certain + rise - 2 * turn + end, 0.0, d)
 
 
 def lower_confidence_bound(mean: Numbers, std: Numbers, kappa: float = 1.0) -> Array:

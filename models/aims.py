@@ -36,13 +36,13 @@ class Aim:
 
     Attributes:
         rule: Name of the acquisition: `probability_of_all_targets`, or one of `Rule`.
-        best: Best answers so far, by property, as `best_value` gives them.
-        bar: For `best_odds`: the badness that the best of the pool are expected not to exceed.
+        bars: Of each target that orders, the badness to come out below (`models.scoring.badness_of`).
+        units: Of each target that orders, the scatter over the pool, in which gains are added up.
     """
 
     rule: str
-    best: Mapping[str, float]
-    bar: float = 0.0
+    bars: Sequence[float] = ()
+    units: Sequence[float] = ()
 
 
 def aim_at(
@@ -57,7 +57,9 @@ def aim_at(
       best 1 % of the pool (at least five), whose number is what the beliefs add up to.
     - `expected_improvement`: one property to come near to, several that order, or thresholds too; or asked for: the
       improvement expected of the ordering targets, each in units of its scatter over the pool, times the probability
-      of meeting the thresholds.
+      of meeting the thresholds. To minimize or maximize is to improve on the best answer so far; to come near to a
+      value is to come as near as the best 1 % of the pool are expected to: the single best answer soon lies at the
+      value itself, where nothing is an improvement on it.
 
     Args:
         posteriors: Of each property, all over the same pool.
@@ -73,16 +75,19 @@ def aim_at(
     ordering = [target for target in targets if not is_threshold(target)]
     thresholds = len(ordering) < len(targets)
     if not ordering or (thresholds and not all(t.property in best for t in ordering if t.goal != "near")):
-        return Aim(rule="probability_of_all_targets", best=best)
-    if thresholds or len(ordering) > 1:
-        return Aim(rule="expected_improvement", best=best)
-    (target,) = ordering
-    if rule == "best_odds":
-        bar = _bar(target, posteriors[target.property], known.get(target.property))
-        return Aim(rule=rule, best=best, bar=bar)
-    if rule == "lower_confidence_bound" and target.goal == "near":
+        return Aim(rule="probability_of_all_targets")
+    if thresholds or len(ordering) > 1 or (rule == "lower_confidence_bound" and ordering[0].goal == "near"):
         rule = "expected_improvement"
-    return Aim(rule=rule, best=best)
+    bars = []
+    for target in ordering:
+        posterior = posteriors[target.property]
+        if rule == "best_odds" or target.goal == "near":
+            bars.append(_bar(target, posterior, known.get(target.property)))
+        elif target.property in best:
+            bars.append(float(badness_of(target, np.array([best[target.property]]))[0]))
+        else:
+            bars.append(float(np.median(badness_of(target, posterior.expected))))
+    return Aim(rule=rule, bars=bars, units=[_scatter(posteriors[target.property]) for target in ordering])
 
 
 def acquire(posteriors: Mapping[str, Posterior], targets: Sequence[Target], aim: Aim) -> Floats:
@@ -105,12 +110,15 @@ def acquire(posteriors: Mapping[str, Posterior], targets: Sequence[Target], aim:
         case "probability_of_all_targets":
             return odds
         case "best_odds":
-            return at_most_as_bad(ordering[0], posteriors[ordering[0].property], aim.bar)
+            return at_most_as_bad(ordering[0], posteriors[ordering[0].property], aim.bars[0])
         case "lower_confidence_bound":
             posterior = posteriors[ordering[0].property]
             return -lower_confidence_bound(badness_of(ordering[0], posterior.mean), posterior.std, KAPPA)
         case _:
-            gains = [_gain(t, posteriors[t.property], aim.best.get(t.property)) for t in ordering]
+            gains = [
+                _gain(target, posteriors[target.property], bar) / unit
+                for target, bar, unit in zip(ordering, aim.bars, aim.units, strict=True)
+            ]
             return odds * np.sum(gains, axis=0)
 
 
@@ -133,12 +141,14 @@ def _bar(target: Target, posterior: Posterior, answers: Floats | None) -> float:
     return high
 
 
-def _gain(target: Target, posterior: Posterior, best: float | None) -> Floats:
-    """Expected improvement on the best, in units of the scatter over the pool."""
-    badness = badness_of(target, posterior.expected)
-    bar = float(np.median(badness)) if best is None else float(badness_of(target, np.array([best]))[0])
+def _scatter(posterior: Posterior) -> float:
+    return max(float(np.std(posterior.mean)), float(np.median(posterior.std)), 1e-12)
+
+
+def _gain(target: Target, posterior: Posterior, bar: float) -> Floats:
+    """Expected improvement on a bar, in the unit of the property."""
+    mean, std, floor = posterior.mean, posterior.std, posterior.floor
     if target.goal == "near":
-        gain = expected_improvement_near(posterior.mean, posterior.std, target.value or 0.0, bar)
-    else:
-        gain = expected_improvement(badness, posterior.std, bar)
-    return gain / max(float(np.std(posterior.mean)), float(np.median(posterior.std)), 1e-12)
+        return expected_improvement_near(mean, std, target.value or 0.0, bar, floor)
+    # A maximum never falls below the floor: there is nothing to cut off.
+    return expected_improvement(badness_of(target, mean), std, bar, floor if target.goal == "minimize" else None)

@@ -94,5 +94,22 @@ def test_improvement_towards_a_value_agrees_with_monte_carlo():
     assert expected_improvement_near(1.1, 0.0, 1.3, 0.5) == pytest.approx(0.3)
 
 
+@settings(deadline=None, max_examples=100)
+@given(mean=means, std=stds, floor=means, best=means, distance=st.floats(0, 3))
+def test_what_is_believed_below_the_floor_comes_out_at_it(mean, std, floor, best, distance):
+    def expected(gain, *kinks):
+        """At the floor with the odds of lying there or below, and above it the integral."""
+        low, high = max(floor, mean - 12 * std), max(floor, mean + 12 * std)
+        kinks = [p for p in (*kinks, mean - 3 * std, mean, mean + 3 * std) if low < p < high] or None
+        above, _ = quad(lambda y: gain(y) * norm.pdf(y, mean, std), low, high, points=kinks, limit=400)
+        return gain(floor) * norm.cdf(floor, mean, std) + above
+
+    lower = expected_improvement(mean, std, best, floor)
+    assert lower == pytest.approx(expected(lambda y: max(best - y, 0), best), rel=1e-5, abs=1e-8)
+    kinks = (best - distance, best, best + distance)
+    near = expected_improvement_near(mean, std, best, distance, floor)
+    assert near == pytest.approx(expected(lambda y: max(distance - abs(y - best), 0), *kinks), rel=1e-5, abs=1e-8)
+
+
 def test_the_bound_is_optimistic_for_a_minimum():
     np.testing.assert_allclose(lower_confidence_bound(np.array([1.0, 2.0]), np.array([0.5, 3.0]), 2.0), [0.0, -4.0])

@@ -146,6 +146,16 @@ def test_several_wishes_at_once():
     assert set(found.held) == set(found.covered) == {ENERGY, "band_gap"}
 
 
+def test_near_a_value_all_are_found_that_tie_at_it():
+    made = question(n=400)
+    gap = np.round(made.answers["band_gap"], 1)
+    near = Target(property="band_gap", goal="near", value=1.0)
+    made = replace(made, answers={"band_gap": gap}, targets=[near], wanted=gap == 1.0)
+    curve = recall(made, played(made, "campaign", budget=100))
+    assert curve[-1] > 0.8  # by chance a quarter
+    assert curve[-1] > recall(made, played(made, "random", budget=100))[-1] + 0.4
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_seed_is_a_campaign(name):
     made = question(n=80)

@@ -74,10 +74,38 @@ def test_an_objective_under_a_threshold_is_weighed_by_the_odds():
     lowest = Target(property="energy", goal="minimize")
     assert aim_at(POSTERIORS, [lowest, GAP], {}).rule == "probability_of_all_targets"  # none meets it: find one first
     aim = aim_at(POSTERIORS, [lowest, GAP], {"energy": np.array([np.nan, 0.1, np.nan]), "gap": np.full(3, 1.3)})
-    assert (aim.rule, aim.best) == ("expected_improvement", {"energy": 0.1})
+    assert (aim.rule, aim.bars) == ("expected_improvement", [0.1])
     values = acquire(POSTERIORS, [lowest, GAP], aim)
     assert values[0] > values[1] > 0
     assert values[0] > values[2]
+
+
+@pytest.mark.parametrize("others", [[], [Target(property="energy", goal="at_most", value=0.2)]])
+def test_an_answer_at_the_very_value_leaves_something_to_look_for(others):
+    """Against the single best answer, which is off by nothing, nothing would be an improvement."""
+    target = Target(property="gap", goal="near", value=1.3)
+    n = 1000
+    posteriors = {"gap": belief(np.linspace(-2, 5, n), np.full(n, 0.3)), "energy": belief(np.zeros(n), np.ones(n))}
+    known = {"gap": np.full(n, np.nan), "energy": np.full(n, np.nan)}
+    known["gap"][0] = 1.3
+    known["energy"][0] = 0.0
+    aim = aim_at(posteriors, [target, *others], known)
+    assert aim.rule == "expected_improvement"
+    assert aim.bars[0] == pytest.approx(0.035, rel=0.1)  # ten in seven thousandths of an eV each, to either side
+    values = acquire(posteriors, [target, *others], aim)
+    assert np.argmax(values) == np.argmin(np.abs(posteriors["gap"].mean - 1.3))
+    assert np.all(values >= 0)
+
+
+def test_gains_below_the_floor_are_gains_at_it():
+    gap = belief([-3.0, 1.0, 2.0], [0.1, 0.1, 0.1], floor=0.0)
+    lowest, highest = (Target(property="gap", goal=goal) for goal in ("minimize", "maximize"))
+    for target, expected in ((lowest, [1.5, 0.5, 0.0]), (highest, [0.0, 0.0, 0.5])):
+        aim = aim_at({"gap": gap}, [target], {"gap": np.full(3, 1.5)}, "expected_improvement")
+        np.testing.assert_allclose(np.array(acquire({"gap": gap}, [target], aim)) * aim.units[0], expected, atol=1e-6)
+    near = Target(property="gap", goal="near", value=0.2)
+    aim = aim_at({"gap": gap}, [near], {"gap": np.array([np.nan, 1.0, 2.0])})
+    assert np.argmax(acquire({"gap": gap}, [near], aim)) == 0  # a metal is off by 0.2
 
 
 def test_wishes_that_cannot_be_judged_are_refused():
@@ -99,10 +127,10 @@ def test_the_bar_is_where_as_many_are_expected_as_count_as_the_best(goal):
     drawn = np.where(np.isnan(answers), rng.normal(posterior.mean, posterior.std, (4000, 800)), answers)
     badness = {"minimize": drawn, "maximize": -drawn, "near": np.abs(drawn - 0.3)}[goal]
     assert aim.rule == "best_odds"
-    assert np.mean(np.sum(badness <= aim.bar, axis=1)) == pytest.approx(8, abs=0.3)
+    assert np.mean(np.sum(badness <= aim.bars[0], axis=1)) == pytest.approx(8, abs=0.3)
     odds = acquire({"energy": posterior}, [target], aim)
     unknown = np.isnan(answers)
-    np.testing.assert_allclose(odds[unknown], np.mean(badness <= aim.bar, axis=0)[unknown], atol=0.04)
+    np.testing.assert_allclose(odds[unknown], np.mean(badness <= aim.bars[0], axis=0)[unknown], atol=0.04)
 
 
 def test_below_the_floor_lies_what_is_at_the_floor():
