@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from models.strategies import Strategy
 
 TOP = 0.01  # of all rows, that a single target is to find
+BATCH = 10  # answers asked for at a time, where no campaign says it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class Request:
         target: A single target that only orders; or
         wishes: what is to be met, all of it; with neither, the campaign file's targets count.
         strategies: By name; empty: all that can be played.
-        campaign: Whose potential, screening, competing phases and learning are meant.
+        batch: Answers asked for at a time; None: the campaign's, or ten.
+        campaign: Whose potential, screening, competing phases and learning are meant, but for costs and stops.
         relax: Relax the table's structures fully, too.
     """
 
@@ -47,7 +49,7 @@ class Request:
     wishes: Sequence[Wish] = ()
     strategies: Sequence[str] = ()
     seeds: int = 20
-    batch: int = 10
+    batch: int | None = None
     budget: int = 300
     campaign: Campaign | None = None
     cluster: Cluster = field(default_factory=Cluster)
@@ -56,9 +58,10 @@ class Request:
     relax: bool = False
 
     @property
-    def learning(self) -> Learning:
-        """How the campaign chooses."""
-        return self.campaign.learning if self.campaign is not None else Learning()
+    def settings(self) -> dict[str, Any]:
+        """How every strategy is played, for `models.replay.play`."""
+        learning = self.campaign.learning if self.campaign is not None else Learning(batch=BATCH)
+        return {"batch": self.batch or learning.batch, "budget": self.budget, "audits": learning.audits}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,7 @@ def replay(request: Request, progress: Progress) -> Replayed:
         InputError: The table, a column or a strategy is not there, or nothing is wished for.
     """
     from flows.replay_table import read_table
-    from models.replay import reasons_against
+    from models.replay import considered, reasons_against
     from models.strategies import STRATEGIES
 
     unknown = [name for name in request.strategies if name not in STRATEGIES]
@@ -86,16 +89,53 @@ def replay(request: Request, progress: Progress) -> Replayed:
     targets, wishes = _wanted(request)
     table = read_table(request, [target.property for target in targets], progress)
     question = _question(table, targets, wishes)
-    names = list(dict.fromkeys(request.strategies or STRATEGIES))
-    left_out = {name: why for name in names if (why := reasons_against(question, STRATEGIES[name]))}
-    if len(left_out) == len(names):
+    strategies, left_out = {}, {}
+    for name in dict.fromkeys(request.strategies or STRATEGIES):
+        strategy = _strategy(request, name)
+        if why := reasons_against(question, STRATEGIES[name]):
+            left_out[name] = why
+        elif not considered(question, strategy).any():
+            left_out[name] = f"no row lies within {strategy.within:g} eV/atom of the potential's hull"
+        else:
+            strategies[name] = strategy
+    if not strategies:
         raise InputError("; ".join(f"--strategies {name}: {why}" for name, why in left_out.items()))
     progress.say(
         f"{len(question.wanted)} rows, of which {int(np.sum(question.wanted))} are to be found; batches of"
-        f" {request.batch}, {request.seeds} seeds"
+        f" {request.settings['batch']}, {request.seeds} seeds"
     )
-    played = _play_all(request, question, [name for name in names if name not in left_out], progress)
+    for line in _told(question, strategies, request):
+        progress.say(line)
+    played = _play_all(request, question, strategies, progress)
     return Replayed(question=question, played=played, left_out=left_out)
+
+
+def _strategy(request: Request, name: str) -> Strategy:
+    """A strategy by name; one that chooses as a campaign does takes the campaign file's settings."""
+    from models.strategies import STRATEGIES
+
+    strategy = STRATEGIES[name]
+    if request.campaign is None or not strategy.audits:
+        return strategy
+    learning = request.campaign.learning
+    return replace(strategy, within=learning.within, rule=learning.acquisition if name == "campaign" else strategy.rule)
+
+
+def _told(question: Question, strategies: Mapping[str, Strategy], request: Request) -> Iterator[str]:
+    """What the campaign file's settings mean here."""
+    from models.replay import considered
+
+    if request.campaign is None:
+        return
+    limited = next((strategy for strategy in strategies.values() if strategy.within is not None), None)
+    if limited is not None:
+        rows = considered(question, limited)
+        yield (
+            f"A campaign considers the {int(np.sum(rows))} rows within {limited.within:g} eV/atom of the potential's"
+            f" hull (learning.within), {int(np.sum(question.wanted & rows))} of those to be found"
+        )
+    if request.campaign.learning.cost == "time":
+        yield "Each answer counts one: a table tells no CPU times to weigh odds by (learning.cost)"
 
 
 def _wanted(request: Request) -> tuple[list[Target], list[Wish]]:
@@ -158,25 +198,21 @@ def best_share(target: Target, answers: Mapping[str, NDArray[np.float64]]) -> ND
 
 
 def _play_all(
-    request: Request, question: Question, names: Sequence[str], progress: Progress
+    request: Request, question: Question, strategies: Mapping[str, Strategy], progress: Progress
 ) -> dict[str, list[Played]]:
     """Play each strategy with each seed, a process a core."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    from models.strategies import STRATEGIES
-
-    as_campaign = replace(STRATEGIES["campaign"], rule=request.learning.acquisition)
-    strategies = {**STRATEGIES, "campaign": as_campaign}
-    seeds = {name: 1 if strategies[name].determined else request.seeds for name in names}
-    rounds = [(name, seed) for name in names for seed in range(seeds[name])]
+    seeds = {name: 1 if strategy.determined else request.seeds for name, strategy in strategies.items()}
+    rounds = [(name, seed) for name in strategies for seed in range(seeds[name])]
     found: dict[tuple[str, int], Played] = {}
     pool = ProcessPoolExecutor(
         max_workers=min(cores(), len(rounds)),
         mp_context=get_context("spawn"),
         initializer=_begin,
-        initargs=(question, {"batch": request.batch, "budget": request.budget, "audits": request.learning.audits}),
+        initargs=(question, request.settings),
     )
     with _a_core_each(), progress.counting("Playing", len(rounds), "campaigns") as counter:
         games = {pool.submit(_play, strategies[name], seed): (name, seed) for name, seed in rounds}
@@ -190,7 +226,7 @@ def _play_all(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
-    return {name: [found[name, seed % seeds[name]] for seed in range(request.seeds)] for name in names}
+    return {name: [found[name, seed % seeds[name]] for seed in range(request.seeds)] for name in strategies}
 
 
 @contextmanager

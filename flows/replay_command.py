@@ -20,13 +20,15 @@ import click
     "--strategies", metavar="A,B,…", help="Such as campaign,random,potential. [default: all that can be played]"
 )
 @click.option("--seeds", type=click.IntRange(1, 1000), default=20, show_default=True)
-@click.option("--batch", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Answers asked at a time.")
+@click.option(
+    "--batch", type=click.IntRange(1, 10_000), help="Answers asked at a time. [default: the campaign's, else 10]"
+)
 @click.option("--budget", type=click.IntRange(1, 100_000), default=300, show_default=True, help="Answers in all.")
 @click.option(
     "--campaign",
     "campaign_file",
     type=click.Path(path_type=Path),
-    help="Its potential, screening, competing phases and learning are meant.",
+    help="Its potential, screening, competing phases and learning (but for costs and stops) are meant.",
 )
 @click.option("--cluster", "cluster_file", type=click.Path(path_type=Path), help="Hardware. [default: this machine]")
 @click.option("--relax", is_flag=True, help="Relax the structures; else only their volume, for the label's sake.")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.records import Target
-from materials.targets import learned_as
+from materials.targets import DIGITS, learned_as
 from models.calibration import held
 from models.learning import expectation_of, learn
 from models.scoring import is_threshold
@@ -20,7 +20,8 @@ from models.strategies import STRATEGIES, Strategy
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-ENERGIES = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
+HULL = "decomposition_energy_per_atom"
+ENERGIES = (HULL, "energy_above_hull", "formation_energy_per_atom")
 COVERED = 0.9  # share of the central intervals whose coverage is told
 
 
@@ -91,6 +92,13 @@ def reasons_against(question: Question, strategy: Strategy) -> str | None:
     return None
 
 
+def considered(question: Question, strategy: Strategy) -> NDArray[np.bool_]:
+    """Which rows a strategy may ask for, shape (n,)."""
+    if strategy.within is None:
+        return np.ones(len(question.wanted), dtype=bool)
+    return np.round(question.priors[HULL], DIGITS) <= strategy.within
+
+
 def play(question: Question, strategy: Strategy, *, batch: int, budget: int, seed: int, audits: float = 0.1) -> Played:
     """Play a campaign.
 
@@ -98,17 +106,16 @@ def play(question: Question, strategy: Strategy, *, batch: int, budget: int, see
         question: The table.
         strategy: How to choose.
         batch: Answers asked for at a time.
-        budget: Answers in all; fewer where the table has fewer rows.
+        budget: Answers in all; fewer where fewer rows may be asked for.
         seed: Fixes all that is random.
         audits: Share of random picks, for strategies that have them.
     """
     start = time.process_time()
-    n = len(question.wanted)
-    budget = min(budget, n)
+    budget = min(budget, int(np.sum(considered(question, strategy))))
     nothing = {target.property: np.full(budget, np.nan) for target in question.targets}
     if strategy.features is None:
         if strategy.prior is None:
-            order = np.random.default_rng(seed).permutation(n)
+            order = np.random.default_rng(seed).permutation(len(question.wanted))
         else:
             order = _ranked(question, strategy.prior)
         return Played(order=order[:budget], held=nothing, covered={}, cpu_s=time.process_time() - start)
@@ -137,7 +144,7 @@ class _Game:
         self.names = list(dict.fromkeys(target.property for target in question.targets))
         self.order: list[int] = []
         self.known = {name: np.full(len(question.wanted), np.nan) for name in self.names}
-        self.available = np.ones(len(question.wanted), dtype=bool)
+        self.available = considered(question, strategy)
         self.held: dict[str, list[float]] = {name: [] for name in self.names}
         self.audited: list[int] = []
         self.covered: dict[str, list[float]] = {name: [] for name in self.names}

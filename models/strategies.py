@@ -18,6 +18,8 @@ class Strategy:
         prior: Whether the surrogate starts from what the potential says; without features: the value to rank by.
         rule: The acquisition for a single target that only orders.
         audits: Whether a share of the picks is random.
+        within: Rows further above the potential's hull (eV/atom), or without a value of it, are not asked for; None:
+            all may be.
     """
 
     title: str
@@ -25,6 +27,7 @@ class Strategy:
     prior: str | None = None
     rule: Rule = "lower_confidence_bound"
     audits: bool = False
+    within: float | None = None
 
     @property
     def determined(self) -> bool:

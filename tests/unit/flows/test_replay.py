@@ -172,6 +172,38 @@ def test_the_campaign_chooses_by_its_own_acquisition(monkeypatch: pytest.MonkeyP
         assert (first == other) == same
 
 
+def test_the_campaign_file_says_what_is_considered_and_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, said = table(), list[str]()
+    near = np.round(found.priors[ENERGY], 4) <= 0.05
+    assert 5 < near.sum() < 50
+    own = campaign([{"property": ENERGY, "goal": "minimize"}], within=0.05, batch=4, cost="time")
+    request = Request(table="x", campaign=own, strategies=["campaign", "no_potential", "random"], seeds=1, budget=50)
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.replay_table.read_table", lambda *_: found)
+        patched.setattr("concurrent.futures.ProcessPoolExecutor", Here)
+        played = replay(request, Progress(said.append)).played
+    for name in ("campaign", "no_potential"):
+        assert sorted(played[name][0].order) == np.flatnonzero(near).tolist()
+    assert len(played["random"][0].order) == 50
+    hits = np.sum(near & best_share(LOWEST, found.answers))
+    assert f"A campaign considers the {near.sum()} rows within 0.05 eV/atom of the potential's hull" in "\n".join(said)
+    assert f"(learning.within), {hits} of those to be found" in "\n".join(said)
+    assert any(line.startswith("Each answer counts one") for line in said)
+    assert request.settings["batch"] == 4
+    assert replaying.Request(table="x", campaign=own, batch=7).settings["batch"] == 7
+    assert replaying.Request(table="x").settings["batch"] == 10
+
+
+def test_a_campaign_that_considers_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = table()
+    found.priors[ENERGY][:] += 5
+    own = campaign([{"property": ENERGY, "goal": "minimize"}])
+    request = Request(table="x", campaign=own, strategies=["campaign", "random"], seeds=1, budget=5)
+    replayed = play(monkeypatch, found, request)
+    assert replayed.left_out == {"campaign": "no row lies within 0.2 eV/atom of the potential's hull"}
+    assert list(replayed.played) == ["random"]
+
+
 def test_a_strategy_that_cannot_be_played_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     request = Request(
         table="x",
