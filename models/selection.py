@@ -18,6 +18,7 @@ from models.surrogate import Posterior, believe, joint
 
 # Rules that do not look at what is believed: their picks tell how far off it is where nobody looked.
 UNPICKED = ("audit", "spread")
+LONGEST = 2000  # rows beyond the picks that compete for a batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +88,13 @@ def select_batch(
         features=features,
         groups=groups,
         free=np.setdiff1d(free, audits),
-        answered=_answered(known),
+        answered=_answered(known, targets),
         median_distance=median_distance(features),
     )
     wanted = min(size, len(free)) - len(audits)
     learned = min(len(posterior.process.answers) for posterior in posteriors.values())
-    if len(pool.answered) or learned >= FEWEST_TO_FIT:
+    heard = any(np.isfinite(answers).any() for answers in known.values())
+    if heard or learned >= FEWEST_TO_FIT:
         picks = _by_acquisition(pool, posteriors, targets, known, wanted, audits, rule, bill_of)
     else:
         picks = _by_potential(pool, score, (wanted + 1) // 2, audits, bill_of)
@@ -119,7 +121,7 @@ def _by_acquisition(
         # Odds have to be right, optimism has not: wider error bars send it after what it knows little of.
         posteriors = {name: replace(posterior, std=posterior.fitted) for name, posterior in posteriors.items()}
     values = acquire(posteriors, targets, aim)
-    short = np.concatenate([pool.shortlist(values, 30 * size + 200), pending])
+    short = np.concatenate([pool.shortlist(values, _length(size)), pending])
     # The hits expected of a batch are the sum of its odds, whatever hangs together: nothing to update there.
     names = set() if counted else {target.property for target in targets}
     joints = {name: joint(posteriors[name], pool.features, short) for name in sorted(names)}
@@ -140,6 +142,11 @@ def _by_acquisition(
         bill = bill and bill.paid(place)
         joints = {name: (believe(*both, place), both[1]) for name, both in joints.items()}
     return picks
+
+
+def _length(size: int) -> int:
+    """Of a shortlist for so many picks: covariances between all of it are kept."""
+    return min(30 * size + 200, size + LONGEST)
 
 
 def _opened(bill_of: Callable[[Rows], Bill] | None, short: Rows, taken: Sequence[int]) -> Bill | None:
@@ -173,7 +180,7 @@ def _best(pool: Pool, short: Rows, values: Floats, taken: Sequence[int]) -> int:
 def _by_potential(
     pool: Pool, ranking: Floats, size: int, pending: Rows, bill_of: Callable[[Rows], Bill] | None
 ) -> list[Pick]:
-    short = np.concatenate([pool.shortlist(ranking, 30 * size + 200), pending])
+    short = np.concatenate([pool.shortlist(ranking, _length(size)), pending])
     taken = list(range(len(short) - len(pending), len(short)))
     bill = _opened(bill_of, short, taken)
     picks = []
@@ -222,10 +229,13 @@ def _audits(shuffled: Rows, groups: NDArray[np.int64], size: int) -> Rows:
     return shuffled[np.concatenate([first, rest])[:size]]
 
 
-def _answered(known: Known) -> Rows:
-    if not known:
+def _answered(known: Known, targets: Sequence[Target]) -> Rows:
+    """Rows known in all that is asked for: one that was computed for another's sake may still be picked."""
+    told = [known.get(target.property) for target in targets]
+    answers = [array for array in told if array is not None]
+    if len(answers) < len(targets):
         return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(np.any([np.isfinite(answers) for answers in known.values()], axis=0))
+    return np.flatnonzero(np.all(np.isfinite(answers), axis=0))
 
 
 def rank_of(scores: Floats, rows: Rows) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from models.cost import open_bill
 from models.diversity import median_distance
 from models.scoring import score_pool
 from models.selection import rank_of, select_batch
-from models.surrogate import predict
+from models.surrogate import joint, predict
 
 STABLE = Target(property="energy", goal="at_most", value=-0.5)
 GAP = Target(property="gap", goal="near", value=1.3, tolerance=0.3)
@@ -200,6 +200,29 @@ def test_what_lies_near_an_answered_one_may_still_be_asked():
     assert near in [pick.index for pick in campaign.batch(3, 2)]
     campaign.features[near] = campaign.features[hit] + [0.005 * distance, 0, 0, 0, 0]
     assert near not in [pick.index for pick in campaign.batch(3, 2)]
+
+
+def test_what_was_computed_for_anothers_sake_may_still_be_asked():
+    """A competing phase is known by its gap; whether it is stable itself, nobody has asked."""
+    campaign = Campaign([STABLE, GAP])
+    campaign.answer(campaign.batch(10, 1))
+    likeliest = campaign.batch(1, 2)[0].index
+    campaign.known["gap"][likeliest] = campaign.truth["gap"][likeliest] = 1.3
+    assert campaign.batch(1, 2)[0].index == likeliest
+
+
+def test_what_is_kept_of_a_large_batch_is_bounded(monkeypatch):
+    campaign = Campaign([LOWEST], n=6000)
+    campaign.answer(campaign.batch(10, 1))
+    asked = []
+
+    def counted(posterior, features, rows):
+        asked.append(len(rows))
+        return joint(posterior, features, rows)
+
+    monkeypatch.setattr("models.selection.joint", counted)
+    assert len(campaign.batch(200, 2)) == 200
+    assert asked == [2200]
 
 
 def test_ties_go_to_the_lower_row():
