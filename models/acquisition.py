@@ -77,6 +77,26 @@ def expected_improvement_near(
     return np.clip(certain + rise - 2 * turn + end, 0.0, d)
 
 
+def expected_within(mean: Numbers, std: Numbers, low: float, high: float, *, intercept: float, slope: float) -> Array:
+    """E[intercept + slope x y where low < y < high, 0 elsewhere]: a piece of a gain that counts in a window only.
+
+    Args:
+        mean: Of the belief.
+        std: Of the belief, > 0.
+        low: Where the piece begins; may be infinite.
+        high: Where it ends.
+        intercept: Of the line.
+        slope: Of the line.
+    """
+    if not low < high:
+        return np.zeros(np.broadcast(_array(mean), _array(std)).shape)
+    mean, std = _array(mean), np.maximum(_array(std), TINY)
+    below, above = (low - mean) / std, (high - mean) / std
+    density = np.exp(-0.5 * above**2) - np.exp(-0.5 * below**2)
+    line = (intercept + slope * mean) * (ndtr(above) - ndtr(below))
+    return line - slope * std * density / np.sqrt(2 * np.pi)
+
+
 def lower_confidence_bound(mean: Numbers, std: Numbers, kappa: float = 1.0) -> Array:
     """Mean - kappa x std: the smaller, the better for a minimum.
 

@@ -10,7 +10,13 @@ from typing import Literal
 import numpy as np
 
 from materials.records import Target
-from models.acquisition import expected_improvement, expected_improvement_near, lower_confidence_bound
+from models.acquisition import (
+    expected_improvement,
+    expected_improvement_near,
+    expected_within,
+    lower_confidence_bound,
+    probability_at_most,
+)
 from models.scoring import (
     Floats,
     Known,
@@ -20,6 +26,7 @@ from models.scoring import (
     is_threshold,
     odds_of_thresholds,
     pool_size,
+    windows,
 )
 from models.surrogate import Posterior
 
@@ -56,10 +63,10 @@ def aim_at(
     - `best_odds`: one property that only orders, and no threshold, if asked for: the probability of being among the
       best 1 % of the pool (at least five), whose number is what the beliefs add up to.
     - `expected_improvement`: one property to come near to, several that order, or thresholds too; or asked for: the
-      improvement expected of the ordering targets, each in units of its scatter over the pool, times the probability
-      of meeting the thresholds. To minimize or maximize is to improve on the best answer so far; to come near to a
-      value is to come as near as the best 1 % of the pool are expected to: the single best answer soon lies at the
-      value itself, where nothing is an improvement on it.
+      improvement expected of the ordering targets, each in units of its scatter over the pool, where the thresholds
+      are met: times the probability of meeting those of other properties. To minimize or maximize is to improve on the
+      best answer so far; to come near to a value is to come as near as the best 1 % of the pool are expected to: the
+      single best answer soon lies at the value itself, where nothing is an improvement on it.
 
     Args:
         posteriors: Of each property, all over the same pool.
@@ -104,22 +111,23 @@ def acquire(posteriors: Mapping[str, Posterior], targets: Sequence[Target], aim:
     Raises:
         InputError: There is no target, or no belief about a target's property.
     """
-    odds = odds_of_thresholds(posteriors, targets)
     ordering = [target for target in targets if not is_threshold(target)]
     match aim.rule:
         case "probability_of_all_targets":
-            return odds
+            return odds_of_thresholds(posteriors, targets)
         case "best_odds":
             return at_most_as_bad(ordering[0], posteriors[ordering[0].property], aim.bars[0])
         case "lower_confidence_bound":
             posterior = posteriors[ordering[0].property]
             return -lower_confidence_bound(badness_of(ordering[0], posterior.mean), posterior.std, KAPPA)
         case _:
-            gains = [
-                _gain(target, posteriors[target.property], bar) / unit
-                for target, bar, unit in zip(ordering, aim.bars, aim.units, strict=True)
-            ]
-            return odds * np.sum(gains, axis=0)
+            bounds = windows(targets)
+            value = np.zeros(pool_size(posteriors, targets))
+            for target, bar, unit in zip(ordering, aim.bars, aim.units, strict=True):
+                others = [other for other in targets if other.property != target.property]
+                gain = _gain(target, posteriors[target.property], bar, bounds.get(target.property))
+                value += gain / unit * (odds_of_thresholds(posteriors, others) if others else 1.0)
+            return value
 
 
 def _bar(target: Target, posterior: Posterior, answers: Floats | None) -> float:
@@ -138,6 +146,9 @@ def _bar(target: Target, posterior: Posterior, answers: Floats | None) -> float:
             low = middle
         else:
             high = middle
+    if left.floor is not None and low <= float(badness_of(target, np.array([left.floor]))[0]) <= high:
+        # So many lie at the floor that the number jumps there: what lies above it is looked for, if there is anything.
+        return low if np.any(at_most_as_bad(target, left, low) > 0) else high
     return high
 
 
@@ -145,10 +156,35 @@ def _scatter(posterior: Posterior) -> float:
     return max(float(np.std(posterior.mean)), float(np.median(posterior.std)), 1e-12)
 
 
-def _gain(target: Target, posterior: Posterior, bar: float) -> Floats:
-    """Expected improvement on a bar, in the unit of the property."""
+def _gain(target: Target, posterior: Posterior, bar: float, window: tuple[float, float] | None) -> Floats:
+    """Expected improvement on a bar, in the unit of the property; in its window only, where it has one."""
     mean, std, floor = posterior.mean, posterior.std, posterior.floor
+    if window is not None:
+        return _gain_within(target, posterior, bar, window)
     if target.goal == "near":
         return expected_improvement_near(mean, std, target.value or 0.0, bar, floor)
     # A maximum never falls below the floor: there is nothing to cut off.
     return expected_improvement(badness_of(target, mean), std, bar, floor if target.goal == "minimize" else None)
+
+
+def _gain_within(target: Target, posterior: Posterior, bar: float, window: tuple[float, float]) -> Floats:
+    """Expected improvement of answers in a window: of the lines that it consists of, and of what lies at the floor."""
+    (low, high), floor, value = window, posterior.floor, target.value or 0.0
+    match target.goal:  # from, to, intercept and slope
+        case "near":
+            lines = [(value - bar, value, bar - value, 1.0), (value, value + bar, bar + value, -1.0)]
+        case "maximize":
+            lines = [(-bar, math.inf, bar, 1.0)]
+        case _:
+            lines = [(-math.inf, bar, bar, -1.0)]
+    gain = np.zeros(len(posterior.mean))
+    if floor is not None:
+        if low <= floor <= high:
+            at_floor = max(bar - float(badness_of(target, np.array([floor]))[0]), 0.0)
+            gain += at_floor * probability_at_most(posterior.mean, posterior.std, floor)
+        low = max(low, floor)
+    for start, end, intercept, slope in lines:
+        gain += expected_within(
+            posterior.mean, posterior.std, max(low, start), min(high, end), intercept=intercept, slope=slope
+        )
+    return np.maximum(gain, 0.0)

@@ -66,7 +66,7 @@ def score_pool(posteriors: Mapping[str, Posterior], targets: Sequence[Target], k
         reached = best.get(target.property)
         told = posterior.expected if reached is None else np.array([reached])
         least = np.min(badness_of(target, told), initial=np.inf)
-        odds = at_most_as_bad(target, posterior, float(least))
+        odds = better_than(target, posterior, float(least))
         score *= np.where(np.isnan(answers), odds, badness_of(target, answers) <= least)
     return score
 
@@ -114,11 +114,14 @@ def windows(targets: Sequence[Target]) -> dict[str, tuple[float, float]]:
 
 def _edges(target: Target) -> tuple[float, float]:
     value = _value(target)
+    low, high = (-math.inf, value) if target.goal == "at_most" else (value, math.inf)
     if target.goal == "near":
         # Rounding of the sum must not turn away an answer at the very edge.
         reach = (target.tolerance or 0.0) + 1e-12
-        return value - reach, value + reach
-    return (-math.inf, value) if target.goal == "at_most" else (value, math.inf)
+        low, high = value - reach, value + reach
+    if target.property == "energy_above_hull" and low <= 0:
+        low = -math.inf  # it is learned as the decomposition energy, which is negative for what is stable
+    return low, high
 
 
 def best_value(targets: Sequence[Target], known: Known) -> dict[str, float]:
@@ -178,22 +181,34 @@ def badness_of(target: Target, values: Floats) -> Floats:
 
 def at_most_as_bad(target: Target, posterior: Posterior, badness: float) -> Floats:
     """Probability of an answer that is no worse than a badness."""
+    return _between(posterior, *_no_worse(target, badness))
+
+
+def better_than(target: Target, posterior: Posterior, badness: float) -> Floats:
+    """Probability of an answer that is better than a badness: one more at the floor is no better than the first."""
+    return _between(posterior, *_no_worse(target, badness), edges=False)
+
+
+def _no_worse(target: Target, badness: float) -> tuple[float, float]:
     match target.goal:
         case "near":
-            return _between(posterior, _value(target) - badness, _value(target) + badness)
+            return _value(target) - badness, _value(target) + badness
         case "maximize":
-            return _between(posterior, -badness, math.inf)
+            return -badness, math.inf
         case _:
-            return _between(posterior, -math.inf, badness)
+            return -math.inf, badness
 
 
-def _between(posterior: Posterior, low: float, high: float) -> Floats:
-    """Probability of an answer from `low` to `high`; what is believed to lie below the floor lies at it."""
+def _between(posterior: Posterior, low: float, high: float, *, edges: bool = True) -> Floats:
+    """Probability of an answer from `low` to `high`, with or without the edges.
+
+    What is believed to lie below the floor lies at it.
+    """
     mean, std, floor = posterior.mean, posterior.std, posterior.floor
     if floor is not None:
-        if high < floor:
+        if high < floor or (high == floor and not edges):
             return np.zeros(len(mean))
-        if low <= floor:
+        if low < floor or (low == floor and edges):
             low = -math.inf
     if math.isinf(low):
         return probability_at_most(mean, std, high)

@@ -108,6 +108,59 @@ def test_gains_below_the_floor_are_gains_at_it():
     assert np.argmax(acquire({"gap": gap}, [near], aim)) == 0  # a metal is off by 0.2
 
 
+WITHIN = [
+    ([Target(property="gap", goal="at_least", value=1.0), Target(property="gap", goal="minimize")], 1.2),
+    ([Target(property="gap", goal="at_most", value=1.0), Target(property="gap", goal="maximize")], 0.8),
+    ([Target(property="gap", goal="at_least", value=1.0), Target(property="gap", goal="maximize")], 1.2),
+    ([Target(property="gap", goal="at_most", value=1.0), Target(property="gap", goal="minimize")], 0.8),
+    ([Target(property="gap", goal="at_most", value=1.35), Target(property="gap", goal="near", value=1.3)], None),
+    ([Target(property="gap", goal="at_most", value=0.4), Target(property="gap", goal="near", value=0.1)], None),
+]
+
+
+@pytest.mark.parametrize("floor", [None, 0.0])
+@pytest.mark.parametrize(("targets", "best"), WITHIN)
+def test_what_is_ordered_and_bounded_counts_where_it_is_in_bounds(targets, best, floor):
+    gap = belief([-1.0, 0.0, 1.0, 1.1, 1.4, 3.0], [0.5, 1.0, 0.2, 0.1, 0.5, 2.0], floor=floor)
+    known = {"gap": np.full(6, np.nan if best is None else best)}
+    aim = aim_at({"gap": gap}, targets, known)
+    assert aim.rule == "expected_improvement"
+    drawn = np.random.default_rng(0).normal(gap.mean, gap.std, (400_000, 6))
+    drawn = drawn if floor is None else np.maximum(drawn, floor)
+    bound, order = targets
+    met = drawn >= bound.value if bound.goal == "at_least" else drawn <= bound.value
+    badness = {"minimize": drawn, "maximize": -drawn, "near": np.abs(drawn - (order.value or 0))}[order.goal]
+    gain = np.where(met, np.maximum(aim.bars[0] - badness, 0.0), 0.0)
+    values = acquire({"gap": gap}, targets, aim) * aim.units[0]
+    np.testing.assert_allclose(values, gain.mean(axis=0), atol=6 * gain.std(axis=0).max() / 400_000**0.5)
+
+
+def test_one_more_at_the_floor_is_no_better_than_the_first():
+    gap = belief([-2.0, -0.5, 0.3], [0.5, 0.5, 0.5], floor=0.0)
+    metals = {"gap": np.array([0.0, np.nan, np.nan])}
+    above = norm.sf(0.0, gap.mean, gap.std)
+    for target, odds in (
+        (Target(property="gap", goal="maximize"), above[1:]),
+        (Target(property="gap", goal="minimize"), [0.0, 0.0]),
+        (Target(property="gap", goal="near", value=1.5), norm.cdf(3.0, gap.mean, gap.std)[1:] - 1 + above[1:]),
+    ):
+        np.testing.assert_allclose(score_pool({"gap": gap}, [target], metals), [1.0, *odds], atol=1e-12)
+    highest = Target(property="gap", goal="maximize")
+    np.testing.assert_allclose(score_pool({"gap": gap}, [highest], {})[:2], norm.sf(0.3, gap.mean, gap.std)[:2])
+    many = belief(np.linspace(-3, -1, 100), np.full(100, 0.5), floor=0.0)
+    for target in (highest, Target(property="gap", goal="near", value=1.5)):
+        aim = aim_at({"gap": many}, [target], {}, "best_odds")
+        odds = acquire({"gap": many}, [target], aim)
+        assert np.all(np.diff(odds) > 0), target
+
+
+def test_stable_is_as_far_above_the_hull_as_can_be_wished():
+    hull = {"energy_above_hull": belief([-0.2, 0.03, 0.2], [0.01, 0.01, 0.01])}
+    near = Target(property="energy_above_hull", goal="near", value=0.0, tolerance=0.05)
+    for known in ({}, {"energy_above_hull": np.array([-0.2, 0.03, 0.2])}):
+        np.testing.assert_allclose(score_pool(hull, [near], known), [1.0, 1.0, 0.0], atol=0.03)
+
+
 def test_wishes_that_cannot_be_judged_are_refused():
     with pytest.raises(InputError, match="none given"):
         score_pool(POSTERIORS, [], UNKNOWN)
