@@ -50,6 +50,7 @@ class Earlier:
         features: By the pool's own projection, shape (e, k).
         answers: Property -> answers, each of shape (e,), NaN where there is none.
         priors: What the potential says, each of shape (e,).
+        rows: Which candidate of the pool each is about, shape (e,); -1: none.
         kinds: Shape (e,): 0 where the calculation is of the kind that the campaign makes; each other number is a
             kind of its own (another cut-off, preset or code).
     """
@@ -57,7 +58,16 @@ class Earlier:
     features: NDArray[np.floating]
     answers: Mapping[str, Floats]
     priors: Mapping[str, Floats]
+    rows: NDArray[np.int64]
     kinds: NDArray[np.int64]
+
+    def beside(self, name: str, answers: Floats) -> Floats:
+        """Answers about a property that the campaign does not have itself, shape (e,), NaN where it has.
+
+        Told twice, one calculation would look like two that agree to the last digit: as an answer without any noise.
+        """
+        told_again = (self.kinds == 0) & (self.rows >= 0) & np.isfinite(answers[self.rows])
+        return np.where(told_again, np.nan, self.answers[name])
 
 
 def expectation_of(name: str, answers: Floats) -> Expectation:
@@ -115,7 +125,7 @@ def learn(
         prior = priors.get(expected.prior) if expected.prior else None
         kinds = np.zeros(len(features), dtype=np.int64)
         if earlier is not None:
-            answers = np.concatenate([answers, earlier.answers[name]])
+            answers = np.concatenate([answers, earlier.beside(name, answers)])
             kinds[n:] = earlier.kinds
             if prior is not None and expected.prior:
                 prior = np.concatenate([prior, earlier.priors[expected.prior]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,17 +34,21 @@ class _Answer:
     mlip: WrittenCalculation
 
 
-def earlier_answers(run: Run, own: DFTSettings, project: Project, n_latent: int) -> Earlier | None:
+def earlier_answers(
+    run: Run, own: DFTSettings, project: Project, n_latent: int, row_of: Mapping[str, int]
+) -> Earlier | None:
     """Gather what other campaigns' DFT said at a comparable level of theory: of the same functional.
 
     Where the rest of the level or the preset differs, the answers are a kind of their own, with an offset and a noise
-    that are learned. A material counts if this campaign's potential has relaxed it, so that it can be described.
+    that are learned. A material counts if this campaign's potential has relaxed it, so that it can be described; of
+    several answers of a kind the latest campaign's word counts.
 
     Args:
         run: The campaign.
         own: How it computes its candidates.
         project: Structures and latent vectors -> features, as the pool's.
         n_latent: Length of the latent vectors that describe the pool; 0 where none do.
+        row_of: The pool's materials.
 
     Returns:
         None where there is nothing.
@@ -54,22 +58,24 @@ def earlier_answers(run: Run, own: DFTSettings, project: Project, n_latent: int)
 
     functional = level_of_theory(own).split("/")[0]
     found = [answer for campaign_id in _others(run) for answer in _answers(run, campaign_id, functional)]
-    told = list({answer.dft.calculation_id: answer for answer in found}.values())  # the latest campaign's word on each
-    latents = [(json.loads(answer.mlip.properties).get("latent") or [])[:n_latent] for answer in told]
-    kept = [i for i, latent in enumerate(latents) if len(latent) == n_latent]
+    kinds = _kinds(own, [answer.dft for answer in found])
+    told = {(answer.dft.material_id, int(kind)): answer for answer, kind in zip(found, kinds, strict=True)}
+    latents = {key: (json.loads(a.mlip.properties).get("latent") or [])[:n_latent] for key, a in told.items()}
+    kept = [key for key, latent in latents.items() if len(latent) == n_latent]
     if not kept:
         return None
-    answers = [told[i] for i in kept]
+    answers = [told[key] for key in kept]
     structures = [structure_from_json(str(answer.mlip.structure)) for answer in answers]
     return Earlier(
-        features=project(structures, np.array([latents[i] for i in kept], dtype=np.float64)),
+        features=project(structures, np.array([latents[key] for key in kept], dtype=np.float64)),
         answers={name: np.array([_said(answer, name) for answer in answers]) for name in EXPECTATIONS},
         priors={
             name: np.array([_of(answer.by_mlip, name) for answer in answers])
             for name in ("decomposition_energy_per_atom", "formation_energy_per_atom")
         }
         | {"volume_per_atom": np.array([round(s.volume / len(s), DIGITS) for s in structures])},
-        kinds=_kinds(own, [answer.dft for answer in answers]),
+        rows=np.array([row_of.get(material_id, -1) for material_id, _ in kept], dtype=np.int64),
+        kinds=np.array([kind for _, kind in kept], dtype=np.int64),
     )
 
 

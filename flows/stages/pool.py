@@ -106,9 +106,10 @@ def _describe(run: Run, screened: Screened, material_ids: Sequence[str]) -> _Des
         return projection.transform(np.hstack([describe(others), vectors]))
 
     n_used = projection.n_features - len(feature_names())
-    earlier = (
-        earlier_answers(run, _own_settings(run, screened, material_ids[0]), project, n_used) if run.use_dft else None
-    )
+    earlier = None
+    if run.use_dft:
+        row_of = {material_id: row for row, material_id in enumerate(material_ids)}
+        earlier = earlier_answers(run, _own_settings(run, screened, material_ids[0]), project, n_used, row_of)
     return _Described(features=projected, widths=projection.widths, earlier=earlier)
 
 

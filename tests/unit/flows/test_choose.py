@@ -254,6 +254,9 @@ def test_what_an_earlier_campaign_computed_counts_from_the_first_round(run: Run)
     assert pool.earlier is not None
     assert pool.earlier.kinds.tolist() == [0] * 9
     assert pool.earlier.answers[GAP].tolist() == [2.0] * 9
+    assert {pool.material_ids[row] for row in pool.earlier.rows} <= set(pool.material_ids)
+    assert len(set(pool.earlier.rows)) == 9
+    assert pool.earlier.priors[ENERGY].tolist() == pool.priors[ENERGY][pool.earlier.rows].tolist()
     posterior = believe(run, screened, pool).posteriors[ENERGY]
     assert posterior.mean == pytest.approx(pool.priors[ENERGY] + 0.5, abs=0.1)
     assert not len(posterior.observed)  # of the pool, nothing is answered yet

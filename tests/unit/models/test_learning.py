@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from materials.records import Target
-from models.learning import EXPECTATIONS, expectation_of, learn
+from models.learning import EXPECTATIONS, Earlier, expectation_of, learn
 from models.scoring import score_pool
 from models.trend import SLOPE_SPREAD
 
@@ -118,3 +118,24 @@ def test_a_gap_at_its_floor_as_was_expected_tells_nothing_of_error_bars():
     assert np.isnan(found.misfits[metals]).mean() > 0.7
     assert np.isfinite(found.misfits[~metals]).all()
     assert (found.misfits[metals & np.isfinite(found.misfits)] < 0).all()  # a gap was expected where there is none
+
+
+def test_what_the_campaign_has_answered_itself_is_not_told_again_by_an_earlier_one():
+    name = "band_gap"
+    answers = UNKNOWN.copy()
+    answers[:10] = 2 + rng.normal(size=10)
+    rows = np.array([0, 1, 2, 3, 20, -1, 4])
+    told = np.concatenate([answers[:4], [2.0, 3.0, 2.5]])
+    earlier = Earlier(
+        features=np.concatenate([FEATURES[[0, 1, 2, 3, 20]], rng.normal(size=(2, 3))]),
+        answers={name: told},
+        priors={},
+        rows=rows,
+        kinds=np.array([0, 0, 0, 0, 0, 0, 1]),  # the last was computed otherwise: an answer of its own
+    )
+    np.testing.assert_array_equal(earlier.beside(name, answers), [np.nan] * 4 + [2.0, 3.0, 2.5])
+    asked = {"known": {name: answers}, "priors": {}, "audited": (), "seed": 0}
+    found = learn(FEATURES, (3,), [name], earlier=earlier, **asked)[name]
+    assert len(found.process.answers) == 10 + 3
+    alone = learn(FEATURES, (3,), [name], **asked)[name]
+    assert found.kernel.noise > alone.kernel.noise / 3
