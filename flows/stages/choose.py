@@ -131,12 +131,15 @@ def _selections(run: Run, pool: Pool, picks: Sequence[Pick], round_number: int) 
 
 
 def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.float64]]:
-    """Collect DFT's answers: gaps and volumes of whatever was computed, stabilities of what was validated."""
+    """Collect DFT's answers: gaps and volumes of whatever was computed, stabilities of what was validated.
+
+    Of a material that was computed at several levels (hulls differ in their cut-off) the last level by name counts.
+    """
     from models.learning import EXPECTATIONS
 
     row_of = pool.row_of()
     known = {name: np.full(len(row_of), np.nan) for name in EXPECTATIONS}
-    for calculations in collect(run, screened).values():
+    for _, calculations in sorted(collect(run, screened).items()):
         for material_id, calculation in calculations.items():
             if material_id in row_of:
                 row, gap = row_of[material_id], calculation.properties.get("band_gap")

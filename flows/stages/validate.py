@@ -102,7 +102,7 @@ def collect(run: Run, screened: Screened, until: int | None = None) -> dict[str,
         Level of theory -> material_id -> calculation.
     """
     jobs = [job for plan in plans(run, screened, until) for job in jobs_of(run, screened, plan)]
-    found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
+    found = run.ledger.calculations_by_id(sorted({job.calculation_id for job in jobs}))
     results: dict[str, dict[str, Calculation]] = {}
     for calculation in found.values():
         if calculation.status == "converged":

@@ -270,3 +270,18 @@ def test_what_was_computed_otherwise_has_an_offset_of_its_own(run: Run) -> None:
     kinds = gather_pool(run, screened).earlier.kinds.tolist()  # type: ignore[union-attr]
     assert len(set(kinds)) == 2
     assert 0 not in kinds
+
+
+def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screened = assess_screened(run)
+    pool = gather_pool(run, screened)
+    material_id = pool.material_ids[0]
+    found = {
+        f"PBE/setups-1.0/PW{cutoff}": {material_id: made.calculation(material_id, properties={"band_gap": gap})}
+        for cutoff, gap in ((450, 1.0), (500, 1.06))
+    }
+    for levels in (found, dict(reversed(found.items()))):
+        monkeypatch.setattr("flows.stages.choose.collect", lambda *_, levels=levels: levels)
+        assert believe(run, screened, pool).known[GAP][0] == 1.06
