@@ -121,7 +121,7 @@ def spoken(name: str) -> str:
 
 def unit_of(name: str) -> str:
     """Name a property's unit."""
-    return "eV" if name == "band_gap" else "eV/atom"
+    return {"band_gap": "eV", "volume_per_atom": "Å³/atom"}.get(name, "eV/atom")
 
 
 def rounded(value: float | None) -> float | None:

@@ -81,9 +81,10 @@ def cautions(
         there = np.isfinite(answers[name])
         prior = priors.get(learned_as(name))
         for words, row in zip(told, rows, strict=True):
-            words += _outside(f"{spoken(name)} predicted", unit_of(name), posterior.mean[row], answers[name][there])
+            words += _outside(f"{spoken(name)} predicted", unit_of(name), posterior.expected[row], answers[name][there])
             if prior is not None:
-                words += _outside(f"{spoken(name)} by the potential", unit_of(name), prior[row], prior[there])
+                told_by_it = prior[there & np.isfinite(prior)]
+                words += _outside(f"{spoken(name)} by the potential", unit_of(name), prior[row], told_by_it)
     reach = max(near[0][1] for near in nearest_answered(features, answered, answered, 1))
     for words, near in zip(told, nearest_answered(features, rows, answered, 1), strict=True):
         if near and round(near[0][1], DIGITS) > round(reach, DIGITS):
@@ -99,7 +100,7 @@ def _unseen(elements: Set[str]) -> list[str]:
 
 
 def _outside(what: str, unit: str, value: np.float64, others: Floats) -> Sequence[str]:
-    if not len(others):
+    if not len(others) or np.isnan(value):
         return []
     low, high = (round(float(end), DIGITS) for end in (np.min(others), np.max(others)))
     if low <= round(float(value), DIGITS) <= high:

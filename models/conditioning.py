@@ -60,12 +60,19 @@ class Learned:
 
 
 def learn(
-    answers: Answers,
-    of_kind: NDArray[np.int64],
-    floor: Floor | None,
-    choose: Callable[[Answers], Kernel],
+    answers: Answers, of_kind: NDArray[np.int64], floor: Floor | None, choose: Callable[[Answers], Kernel]
 ) -> Learned:
     """Fit a process to the answers."""
+    if floor is not None and floor.at.all():
+        # Nothing tells how far the process goes up and down: what is fitted to bounds alone comes out of the bounds.
+        as_expected = choose(answers[:0])
+        return _learn(answers, of_kind, floor, lambda _: as_expected)
+    return _learn(answers, of_kind, floor, choose)
+
+
+def _learn(
+    answers: Answers, of_kind: NDArray[np.int64], floor: Floor | None, choose: Callable[[Answers], Kernel]
+) -> Learned:
     process = Process(kernel=choose(answers), answers=answers)
     suspicious = np.zeros(len(answers), dtype=bool)
     if floor is not None and floor.at.any():

@@ -73,6 +73,14 @@ class Answers:
     def __len__(self) -> int:
         return len(self.residuals)
 
+    def __getitem__(self, kept: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Answers:
+        return Answers(
+            features=self.features[kept],
+            basis=self.basis[kept],
+            residuals=self.residuals[kept],
+            doubts=self.doubts[kept],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Process:

@@ -26,26 +26,22 @@ LENGTH = 1.5  # expected length scale, in units of the distance between two crys
 VARIANCE_SPREAD, LENGTH_SPREAD, NOISE_SPREAD = 2.0, 0.5, math.sqrt(2)
 
 
-def choose_kernel(
-    answers: Answers, widths: tuple[int, ...], *, spread: float, noise: float | None, seed: int
-) -> Kernel:
+def choose_kernel(answers: Answers, widths: tuple[int, ...], *, spread: float, seed: int) -> Kernel:
     """Choose amplitude, length scales and noise.
 
     Args:
         answers: What is known.
         widths: Features of each group that has a length scale of its own; columns vary by about 1.
         spread: Standard deviation of residuals that is expected before any is known.
-        noise: Standard deviation of an answer's own error, if known; else it is learned.
         seed: For the choice among very many answers.
     """
     residuals = answers.residuals
     m = len(residuals)
     scale = math.sqrt((PRIOR_WEIGHT * spread**2 + float(np.sum(residuals**2))) / (PRIOR_WEIGHT + m))
     lengths = tuple(LENGTH * math.sqrt(len(widths) * width) for width in widths)
-    share = NOISE_SHARE if noise is None else max((noise / scale) ** 2, LEAST_NOISE_SHARE)
-    variance = max(1 - share, NOISE_SHARE)
+    variance, share = 1 - NOISE_SHARE, NOISE_SHARE
     if m >= FEWEST_TO_FIT and widths and np.ptp(residuals) > 1e-9 * scale:
-        variance, lengths, share = _fit(_some(answers, seed), widths, lengths, scale, share, fixed=noise is not None)
+        variance, lengths, share = _fit(_some(answers, seed), widths, lengths, scale)
     amplitude = scale * math.sqrt(variance)
     least = math.sqrt(LEAST_NOISE_SHARE) * amplitude
     return Kernel(amplitude=amplitude, length_scales=lengths, widths=widths, noise=max(scale * math.sqrt(share), least))
@@ -54,13 +50,11 @@ def choose_kernel(
 def _some(answers: Answers, seed: int) -> Answers:
     if len(answers) <= MOST_TO_FIT:
         return answers
-    kept = np.sort(np.random.default_rng(seed).choice(len(answers), MOST_TO_FIT, replace=False))
-    parts = {name: getattr(answers, name)[kept] for name in ("features", "basis", "residuals", "doubts")}
-    return Answers(**parts)
+    return answers[np.sort(np.random.default_rng(seed).choice(len(answers), MOST_TO_FIT, replace=False))]
 
 
 def _fit(
-    answers: Answers, widths: tuple[int, ...], lengths: tuple[float, ...], scale: float, share: float, *, fixed: bool
+    answers: Answers, widths: tuple[int, ...], lengths: tuple[float, ...], scale: float
 ) -> tuple[float, tuple[float, ...], float]:
     """Fit variance, length scales and noise variance of residuals in units of `scale`."""
     from skopt.learning.gaussian_process.kernels import WhiteKernel
@@ -73,13 +67,13 @@ def _fit(
             length_bounds=np.array([(length / 6, length * 30) for length in lengths]),
             widths=widths,
         ),
-        WhiteKernel(share, "fixed" if fixed else (LEAST_NOISE_SHARE, 1.0)),
+        WhiteKernel(NOISE_SHARE, (LEAST_NOISE_SHARE, 1.0)),
     )
     fitted = regressor(
         kernel,
         # In the order of the hyperparameters, which is that of their names.
-        expected=np.log([*lengths, 1.0, *([] if fixed else [share])]),
-        spreads=np.array([*[LENGTH_SPREAD] * len(lengths), VARIANCE_SPREAD, *([] if fixed else [NOISE_SPREAD])]),
+        expected=np.log([*lengths, 1.0, NOISE_SHARE]),
+        spreads=np.array([*[LENGTH_SPREAD] * len(lengths), VARIANCE_SPREAD, NOISE_SPREAD]),
         alpha=answers.doubts / scale**2 + 1e-9,
     )
     fitted.fit(np.hstack([answers.features, answers.basis / scale]), answers.residuals / scale)

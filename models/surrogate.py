@@ -78,10 +78,8 @@ def predict(
     answers: ArrayLike,
     widths: Sequence[int] | None = None,
     prior: NDArray[np.floating] | None = None,
-    prior_slope_towards: float = 1.0,
     center: float = 0.0,
     spread: float = 1.0,
-    noise: float | None = None,
     floor: float | None = None,
     kinds: ArrayLike | None = None,
     seed: int = 0,
@@ -98,11 +96,9 @@ def predict(
         answers: Their answers, shape (m,); those that are not finite (failed calculations) are left out.
         widths: Numbers of columns that share a length scale, in their order; None: all columns share one.
         prior: The potential's value of each row, shape (n,); None where it has no say, NaN where it has none.
-        prior_slope_towards: 1 where the prior is the same quantity, 0 where it is another one.
         center: What answer minus prior (or the answer, without prior) is expected to be before any is known.
         spread: Standard deviation about it that is expected before any is known, half of whose variance all rows have
             in common; > 0.
-        noise: Standard deviation of an answer's own error, if known; else it is learned.
         floor: Value that answers cannot be below; those at it say only that the process is there or lower (a Tobit
             model, doi:10.2307/1907382).
         kinds: Kind of each answer, shape (m,): 0 is what is to be predicted; each other kind (a quicker preset, another
@@ -110,22 +106,21 @@ def predict(
         seed: For the choice among very many answers.
 
     Raises:
-        InputError: Shapes do not fit, a row does not exist, features are not finite, or `spread` or `noise` is not
-            positive.
+        InputError: Shapes do not fit, a row does not exist, features are not finite, or `spread` is not positive.
     """
-    if not spread > 0 or (noise is not None and not noise > 0):
-        raise InputError(f"spread {spread} and noise {noise} are standard deviations: they must be above 0.")
+    if not spread > 0:
+        raise InputError(f"spread {spread} is a standard deviation: it must be above 0.")
     rows, known, of_kind = _answered(features, observed, answers, prior, kinds)
     groups = tuple(width for width in ((features.shape[1],) if widths is None else widths) if width)
     if sum(groups) != features.shape[1]:
         raise InputError(f"widths {groups} add up to {sum(groups)}, but there are {features.shape[1]} features.")
-    settings = (prior_slope_towards, center, spread, noise, floor, *groups, seed)
+    settings = (center, spread, floor, *groups, seed)
     version = _version(features, rows, known, of_kind, prior, settings)
     if len(rows) > MOST_TO_KNOW:
         kept = np.sort(np.random.default_rng(seed).choice(len(rows), MOST_TO_KNOW, replace=False))
         rows, known, of_kind = rows[kept], known[kept], of_kind[kept]
     half = spread / math.sqrt(2)  # of what is expected, in variance: the level's doubt, and that about single ones
-    trend = trend_of(prior, len(features), towards=prior_slope_towards, center=center, spread=half)
+    trend = trend_of(prior, len(features), center=center, spread=half)
     others = np.setdiff1d(of_kind, [0])
     learned = Answers(
         features=np.asarray(features[rows], dtype=np.float64),
@@ -138,7 +133,7 @@ def predict(
         learned,
         of_kind,
         bound,
-        lambda answers: choose_kernel(answers, groups, spread=half, noise=noise, seed=seed),
+        lambda answers: choose_kernel(answers, groups, spread=half, seed=seed),
     )
     process = found.process
     basis = np.hstack([trend.basis, np.zeros((len(features), len(others)))])

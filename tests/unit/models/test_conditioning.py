@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from models.conditioning import Floor, learn
 from models.gaussian_process import Answers, Kernel, Process
+from models.hyperparameters import choose_kernel
 
 KERNEL = Kernel(amplitude=1.0, length_scales=(0.7,), widths=(1,), noise=0.3)
 
@@ -22,8 +24,7 @@ def answers_at(places, values, doubts=0.0):
 def agreeing(answers, at, places, *, draws=1_000_000):
     """Mean and standard deviation of the process at some places, of those draws that agree with the bounds."""
     exact = ~at
-    told = Answers(**{name: getattr(answers, name)[exact] for name in ("features", "basis", "residuals", "doubts")})
-    given = Process(kernel=KERNEL, answers=told)
+    given = Process(kernel=KERNEL, answers=answers[exact])
     rows = np.concatenate([answers.features[at], np.array(places)[:, None]])
     nothing = np.zeros((len(rows), 0))
     mean, _ = given.predict(rows, nothing)
@@ -65,3 +66,24 @@ def test_a_bound_that_was_never_in_doubt_tells_nothing():
     np.testing.assert_allclose(
         learned.process.predict(there, np.zeros((2, 0))), alone.predict(there, np.zeros((2, 0))), atol=1e-3
     )
+
+
+def test_where_all_lie_at_the_floor_the_rest_may_not():
+    """Against worlds drawn from what is expected in which the same answers lie at the floor."""
+    n, m, level = 90, 45, 2 / np.sqrt(2)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(n, 5))
+    kernel = choose_kernel(answers_at([], [])[:0], (5,), spread=level, seed=0)
+    told = Answers(features=features[:m], basis=np.full((m, 1), level), residuals=np.zeros(m), doubts=np.zeros(m))
+
+    def fitted(answers):
+        return choose_kernel(answers, (5,), spread=level, seed=0)
+
+    learned = learn(told, np.zeros(m, dtype=int), Floor(at=np.ones(m, dtype=bool), residuals=np.zeros(m)), fitted)
+    mean, variance = learned.process.predict(features[m:], np.full((n - m, 1), level))
+    above = np.sum(norm.sf(0, mean, np.sqrt(variance + learned.process.kernel.noise**2)))
+    covariance = kernel.covariance(features, features) + level**2 + kernel.noise**2 * np.eye(n)
+    drawn = np.linalg.cholesky(covariance) @ rng.standard_normal((n, 200_000))
+    alike = drawn[:, (drawn[:m] <= 0).all(axis=0)]
+    assert alike.shape[1] > 2000
+    assert above == pytest.approx(np.mean(np.sum(alike[m:] > 0, axis=0)), rel=0.5)
