@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,15 @@ import numpy as np
 from flows.campaign import Campaign, Learning
 from flows.cluster_file import Cluster, cores
 from flows.progress import Progress
+from flows.replay_question import ask, in_words, targets_of, wanted_of
 from materials.errors import ClusterError, InputError
 from materials.records import Target
-from materials.wishes import Wish, all_hold
+from materials.wishes import Wish
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from flows.replay_table import Table
     from models.replay import Played, Question
     from models.strategies import Strategy
 
-TOP = 0.01  # of all rows, that a single target is to find
 BATCH = 10  # answers asked for at a time, where no campaign says it
 
 
@@ -37,7 +34,8 @@ class Request:
     Attributes:
         table: A file, or the name of a campaign in the ledger.
         target: A single target that only orders; or
-        wishes: what is to be met, all of it; with neither, the campaign file's targets count.
+        wishes: what is to be met, all of it; with neither, the campaign file's targets count, or those of the campaign
+            that is the table.
         strategies: By name; empty: all that can be played.
         batch: Answers asked for at a time; None: the campaign's, or ten.
         campaign: Whose potential, screening, competing phases and learning are meant, but for costs and stops.
@@ -66,8 +64,13 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What came out: of each strategy that could be played one campaign a seed, and why others could not."""
+    """What came out: of each strategy that could be played one campaign a seed, and why others could not.
 
+    Attributes:
+        asked: What of, in words.
+    """
+
+    asked: str
     question: Question
     played: Mapping[str, Sequence[Played]]
     left_out: Mapping[str, str]
@@ -79,6 +82,7 @@ def replay(request: Request, progress: Progress) -> Replayed:
     Raises:
         InputError: The table, a column or a strategy is not there, or nothing is wished for.
     """
+    from flows.replay_rows import campaign_of
     from flows.replay_table import read_table
     from models.replay import considered, reasons_against
     from models.strategies import STRATEGIES
@@ -86,28 +90,36 @@ def replay(request: Request, progress: Progress) -> Replayed:
     unknown = [name for name in request.strategies if name not in STRATEGIES]
     if unknown:
         raise InputError(f"--strategies: no {', '.join(unknown)}; there are {', '.join(STRATEGIES)}")
-    targets, wishes = _wanted(request)
-    table = read_table(request, [target.property for target in targets], progress)
-    question = _question(table, targets, wishes)
+    if request.campaign is None and not (request.target or request.wishes):
+        request = replace(request, campaign=campaign_of(request.table, request.ledger_url))
+    targets, wishes = targets_of(request)
+    properties = list(dict.fromkeys(target.property for target in targets))
+    table = read_table(request, properties, progress, partial(wanted_of, targets, wishes))
+    question = ask(table, targets, wishes)
     strategies, left_out = {}, {}
     for name in dict.fromkeys(request.strategies or STRATEGIES):
         strategy = _strategy(request, name)
         if why := reasons_against(question, STRATEGIES[name]):
             left_out[name] = why
         elif not considered(question, strategy).any():
-            left_out[name] = f"no row lies within {strategy.within:g} eV/atom of the potential's hull"
+            left_out[name] = f"no row is known to lie within {strategy.within:g} eV/atom of the potential's hull"
         else:
             strategies[name] = strategy
     if not strategies:
         raise InputError("; ".join(f"--strategies {name}: {why}" for name, why in left_out.items()))
-    progress.say(
-        f"{len(question.wanted)} rows, of which {int(np.sum(question.wanted))} are to be found; batches of"
-        f" {request.settings['batch']}, {request.seeds} seeds"
+    lost = f" ({question.lost} of them left out, which nobody can find)" if question.lost else ""
+    asked = (
+        f"{request.table}: {in_words(targets, wishes)}, {question.n_wanted}{lost} of {len(question.wanted)} rows;"
+        f" batches of {request.settings['batch']}, {request.budget} answers, {request.seeds} seeds"
     )
-    for line in _told(question, strategies, request):
+    progress.say(asked)
+    for line in (
+        *_told(question, strategies, request),
+        *(f"{name}: not played, {left_out[name]}" for name in left_out),
+    ):
         progress.say(line)
     played = _play_all(request, question, strategies, progress)
-    return Replayed(question=question, played=played, left_out=left_out)
+    return Replayed(asked=asked, question=question, played=played, left_out=left_out)
 
 
 def _strategy(request: Request, name: str) -> Strategy:
@@ -122,9 +134,16 @@ def _strategy(request: Request, name: str) -> Strategy:
 
 
 def _told(question: Question, strategies: Mapping[str, Strategy], request: Request) -> Iterator[str]:
-    """What the campaign file's settings mean here."""
+    """What helps or does not, and what the campaign file's settings mean here."""
+    from models.learning import EXPECTATIONS
     from models.replay import considered
 
+    for name in dict.fromkeys(target.property for target in question.targets):
+        if name not in EXPECTATIONS:
+            yield (
+                f"{name} is learned from its answers alone: what the potential says, or a floor, helps with columns"
+                f" called {', '.join(EXPECTATIONS)}"
+            )
     if request.campaign is None:
         return
     limited = next((strategy for strategy in strategies.values() if strategy.within is not None), None)
@@ -136,65 +155,6 @@ def _told(question: Question, strategies: Mapping[str, Strategy], request: Reque
         )
     if request.campaign.learning.cost == "time":
         yield "Each answer counts one: a table tells no CPU times to weigh odds by (learning.cost)"
-
-
-def _wanted(request: Request) -> tuple[list[Target], list[Wish]]:
-    """Targets to follow, and the wishes that make a hit; without wishes, the best share is a hit."""
-    if request.target is not None and request.wishes:
-        raise InputError("--target and --want: give one of the two")
-    if request.target is not None:
-        return [request.target], []
-    if request.wishes:
-        return [wish.target() for wish in request.wishes], list(request.wishes)
-    if request.campaign is None:
-        raise InputError("nothing is wished for: give --target, --want or --campaign")
-    targets = [section.record() for section in request.campaign.targets]
-    wishes = [wish for target in targets if (wish := _wish_of(target)) is not None]
-    if not wishes and len(targets) > 1:
-        raise InputError("the campaign's targets only order, and are several: give one of them as --target")
-    return targets, wishes
-
-
-def _wish_of(target: Target) -> Wish | None:
-    if target.value is None:
-        return None
-    match target.goal:
-        case "at_most":
-            return Wish(property=target.property, high=target.value)
-        case "at_least":
-            return Wish(property=target.property, low=target.value)
-        case "near" if target.tolerance is not None:
-            edges = target.value - target.tolerance - 1e-12, target.value + target.tolerance + 1e-12
-            return Wish(property=target.property, low=edges[0], high=edges[1])
-        case _:
-            return None
-
-
-def _question(table: Table, targets: Sequence[Target], wishes: list[Wish]) -> Question:
-    from models.replay import Question
-
-    wanted = all_hold(wishes, table.answers) if wishes else best_share(targets[0], table.answers)
-    if not wanted.any():
-        raise InputError("no row of the table is what is wished for: nothing could be found")
-    return Question(
-        features=table.features,
-        answers=table.answers,
-        priors=table.priors,
-        targets=targets,
-        wanted=wanted,
-        groups=table.groups,
-    )
-
-
-def best_share(target: Target, answers: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-    """Find the best 1 % of the answered rows, rounded up, and all that tie with the last of them, shape (n,)."""
-    from models.scoring import badness_of
-
-    badness = badness_of(target, answers[target.property])
-    known = np.sort(badness[np.isfinite(badness)])
-    if not len(known):
-        return np.zeros(len(badness), dtype=bool)
-    return badness <= known[math.ceil(TOP * len(known) - 1e-9) - 1] + 1e-9
 
 
 def _play_all(

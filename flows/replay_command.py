@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import click
 @click.command()
 @click.argument("table")
 @click.option("--target", metavar="COLUMN", help="The property to find the best 1 % of.")
-@click.option("--minimize", "goal", flag_value="minimize", help="Low values of the target are best. [default]")
-@click.option("--maximize", "goal", flag_value="maximize", help="High values of the target are best.")
+@click.option("--minimize", is_flag=True, help="Low values of the target are best. [default]")
+@click.option("--maximize", is_flag=True, help="High values of the target are best.")
 @click.option("--near", type=float, metavar="X", help="Values of the target near X are best.")
 @click.option("--want", "wants", multiple=True, metavar="WISH", help='Such as "0.5 < band_gap < 3.5"; all must hold.')
 @click.option(
     "--strategies", metavar="A,B,…", help="Such as campaign,random,potential. [default: all that can be played]"
 )
-@click.option("--seeds", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Campaigns a strategy.")
 @click.option(
     "--batch", type=click.IntRange(1, 10_000), help="Answers asked at a time. [default: the campaign's, else 10]"
 )
@@ -32,30 +32,42 @@ import click
 )
 @click.option("--cluster", "cluster_file", type=click.Path(path_type=Path), help="Hardware. [default: this machine]")
 @click.option("--relax", is_flag=True, help="Relax the structures; else only their volume, for the label's sake.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for table, curves and plot.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for table, curves and plot. [default: replays/TABLE in the run folder]",
+)
 @click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def replay(**options: Any) -> None:
     """Play a campaign on a TABLE whose answers are known, by every strategy, and tell what each would have found.
 
     TABLE is CSV, JSON lines or Parquet (also .gz) with a column of structures and columns of answers, or the name of
-    a finished campaign in the ledger. What the potential says of it is kept in the ledger.
+    a finished campaign in the ledger. What the potential says of it is kept in the ledger. It helps to find the columns
+    decomposition_energy_per_atom, energy_above_hull, formation_energy_per_atom and volume_per_atom, and a band_gap is
+    known not to lie below 0; any other is learned from its answers alone.
     """
     from flows import replay as replaying
     from flows import replay_report as report
     from flows.load import load_campaign, load_cluster
     from flows.progress import Progress
     from materials.errors import InputError
-    from materials.records import Target
+    from materials.records import Goal, Target
     from materials.wishes import read_wish
 
-    goal, near, name = options["goal"], options["near"], options["target"]
-    if goal and near is not None:
-        raise InputError(f"--{goal} and --near: give one of them")
-    if name is None and (goal or near is not None):
-        raise InputError(f"{'--near' if near is not None else f'--{goal}'} needs --target COLUMN")
-    target = None
-    if name is not None:
-        target = Target(property=name, goal="near" if near is not None else goal or "minimize", value=near)
+    goals: dict[Goal, bool] = {
+        "minimize": options["minimize"],
+        "maximize": options["maximize"],
+        "near": options["near"] is not None,
+    }
+    given = [goal for goal, asked in goals.items() if asked]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(f'--{goal}' for goal in given)}: give one of them")
+    near, name = options["near"], options["target"]
+    if given and name is None:
+        raise InputError(f"--{given[0]} needs --target COLUMN")
+    if near is not None and not math.isfinite(near):
+        raise InputError(f"--near: {near} is no value to come near to")
+    target = Target(property=name, goal=given[0] if given else "minimize", value=near) if name is not None else None
     request = replaying.Request(
         table=options["table"],
         target=target,
@@ -80,11 +92,16 @@ def replay(**options: Any) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Look now whether the folder can be had: after minutes of playing is no time to find out that it cannot."""
+    """Try now whether the folder can be had: after minutes of playing is no time to find out that it cannot."""
+    import tempfile
+
     from materials.errors import InputError
 
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise InputError(f"--output: {folder}: {there} is a file; name another folder")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"--output: {folder}: {there} is not yours to write to; name another folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"--output: {folder}: {there} cannot be written to ({error.strerror}); name another") from None

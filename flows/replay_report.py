@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Line:
         recall_at_50: Share of what is wanted that 50 answers found, or the budget where it is less; `recall_at_100`
             likewise.
         n50: Answers that half of it took; `n80` likewise for 80 %; None where a seed did not get there.
-        interval_low: Of the mean of `recall_at_100`, 95 %; `interval_high` likewise.
+        interval_low: Of the mean of `recall_at_100`, 95 %; `interval_high` likewise; None of a single seed.
         seeds: Campaigns played.
         cpu_s: CPU seconds of one of them.
         acceleration: How many times fewer answers than chance needs, to 80 % (else to 50 %).
@@ -44,8 +45,8 @@ class Line:
     recall_at_100: float
     n50: float | None
     n80: float | None
-    interval_low: float
-    interval_high: float
+    interval_low: float | None
+    interval_high: float | None
     seeds: int
     cpu_s: float
     acceleration: float | None
@@ -62,7 +63,7 @@ def _line(replayed: Replayed, name: str) -> Line:
     from models.replay import answers_needed, covered
 
     played, curves = replayed.played[name], curves_of(replayed, name)
-    n, wanted = len(replayed.question.wanted), int(np.sum(replayed.question.wanted))
+    n, wanted = len(replayed.question.wanted), replayed.question.n_wanted
     at_100 = _at(curves, 100)
     half = _half_width(at_100)
     needed = {share: [answers_needed(curve, share) for curve in curves] for share in (0.5, 0.8)}
@@ -77,8 +78,8 @@ def _line(replayed: Replayed, name: str) -> Line:
         recall_at_100=round(float(np.mean(at_100)), 4),
         n50=None if mean[0.5] is None else round(mean[0.5], 1),
         n80=None if mean[0.8] is None else round(mean[0.8], 1),
-        interval_low=round(max(float(np.mean(at_100)) - half, 0.0), 4),
-        interval_high=round(min(float(np.mean(at_100)) + half, 1.0), 4),
+        interval_low=None if half is None else round(max(float(np.mean(at_100)) - half, 0.0), 4),
+        interval_high=None if half is None else round(min(float(np.mean(at_100)) + half, 1.0), 4),
         seeds=len(played),
         cpu_s=round(float(np.mean([p.cpu_s for p in played])), 2),
         acceleration=None if reached is None else round(float(by_chance) / reached, 2),
@@ -88,22 +89,27 @@ def _line(replayed: Replayed, name: str) -> Line:
 
 
 def curves_of(replayed: Replayed, name: str) -> NDArray[np.float64]:
-    """Share found after each answer, shape (seeds, budget)."""
+    """Share found after each answer, shape (seeds, most answers of any strategy).
+
+    One that has nothing left to ask for finds no more.
+    """
     from models.replay import recall
 
-    return np.array([recall(replayed.question, played) for played in replayed.played[name]])
+    most = max(len(played.order) for campaigns in replayed.played.values() for played in campaigns)
+    curves = [recall(replayed.question, played) for played in replayed.played[name]]
+    return np.array([np.pad(curve, (0, most - len(curve)), mode="edge") for curve in curves])
 
 
 def _at(curves: NDArray[np.float64], answers: int) -> NDArray[np.float64]:
     return curves[:, min(answers, curves.shape[1]) - 1]
 
 
-def _half_width(values: NDArray[np.float64]) -> float:
-    """Half of the 95 % interval of a mean, by Student's t."""
+def _half_width(values: NDArray[np.float64]) -> float | None:
+    """Half of the 95 % interval of a mean, by Student's t; None of a single one."""
     from scipy.stats import t
 
     m = len(values)
-    return float(t.ppf(0.975, m - 1) * np.std(values, ddof=1) / np.sqrt(m)) if m > 1 else 0.0
+    return float(t.ppf(0.975, m - 1) * np.std(values, ddof=1) / np.sqrt(m)) if m > 1 else None
 
 
 def as_text(replayed: Replayed) -> str:
@@ -118,9 +124,10 @@ def as_text(replayed: Replayed) -> str:
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     text = "\n".join([written[0], rule, *written[1:]])
     notes = [
+        f"{replayed.asked}.",
         "at 50, at 100: share of what is wanted found with so many answers, or with the budget where that is less;"
-        " n50, n80: answers until 50, 80 % are found; acceleration, enhancement: against chance; cover: of the picked /"
-        " of all that are not."
+        " n50, n80: answers until 50, 80 % are found; acceleration (to 80 %, else to 50 %), enhancement (after 100):"
+        " against chance; cover: of the picked / of all that are not.",
     ]
     notes += [f"{name}: {STRATEGIES[name].title}." for name in replayed.played]
     notes += [f"{name}: not played, {why}." for name, why in replayed.left_out.items()]
@@ -133,7 +140,7 @@ def _row(line: Line) -> Sequence[str]:
         line.strategy,
         f"{line.recall_at_50:.2f}",
         f"{line.recall_at_100:.2f}",
-        f"{line.interval_low:.2f} to {line.interval_high:.2f}",
+        "–" if line.interval_low is None else f"{line.interval_low:.2f} to {line.interval_high:.2f}",
         _number(line.n50, 0),
         _number(line.n80, 0),
         _number(line.acceleration, 1),
@@ -195,8 +202,9 @@ def _plot(replayed: Replayed) -> bytes:
         if len(curves) > 1:
             half = t.ppf(0.975, len(curves) - 1) * curves.std(axis=0, ddof=1) / np.sqrt(len(curves))
             axis.fill_between(answers, mean - half, mean + half, color=color, alpha=0.18, linewidth=0)
-    wanted, n = int(np.sum(replayed.question.wanted)), len(replayed.question.wanted)
+    wanted, n = replayed.question.n_wanted, len(replayed.question.wanted)
     axis.set(xlabel="DFT answers", ylabel=f"share of the {wanted} wanted found", ylim=(0, 1.02), xlim=(0, None))
+    figure.suptitle(textwrap.fill(replayed.asked, 100), fontsize=9)
     axis.set_title(f"{n} candidates; bands: 95 % intervals of the mean over seeds", fontsize=9)
     axis.grid(color="#e2e8f0", linewidth=0.6)
     axis.legend(fontsize=8, frameon=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,18 @@ import numpy as np
 from flows.campaign import Campaign
 from flows.load import check
 from materials.errors import InputError, LedgerError, QueryError
+from materials.query import nearest
 from materials.records import Candidate, Failure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from materials.store.ledger import Ledger
+
+
+Check = Callable[[Mapping[str, "NDArray[np.float64]"]], object]
+
+LARGEST = 1e100  # answers beyond it are a mistake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +45,16 @@ class Labelled:
 
 
 @contextmanager
-def open_rows(table: str, ledger_url: str | None, properties: Sequence[str]) -> Iterator[tuple[Ledger, Labelled]]:
+def open_rows(
+    table: str, ledger_url: str | None, properties: Sequence[str], check_answers: Check = lambda _: None
+) -> Iterator[tuple[Ledger, Labelled]]:
     """Read labelled structures, and open the ledger for what the potential says of them.
+
+    Args:
+        table: A file, or the name of a campaign.
+        ledger_url: Of the ledger.
+        properties: Whose answers are read.
+        check_answers: Raises where they are of no use: before there is a ledger.
 
     Raises:
         InputError: It is no file and no campaign, a column is missing, or no row has a structure and answers.
@@ -48,7 +62,7 @@ def open_rows(table: str, ledger_url: str | None, properties: Sequence[str]) -> 
     from materials.store.ledger import Ledger
 
     path = Path(table).expanduser()
-    of_file = _checked(table, _from_file(path, properties)) if path.exists() else None
+    of_file = _checked(table, _from_file(path, properties), check_answers) if path.exists() else None
     try:
         ledger = Ledger.open(ledger_url, must_exist=of_file is None)
     except LedgerError as error:
@@ -56,16 +70,35 @@ def open_rows(table: str, ledger_url: str | None, properties: Sequence[str]) -> 
             raise
         raise InputError(f"{table} is no file, and no campaign either: {error}") from None
     with ledger:
-        yield ledger, of_file or _checked(table, _from_campaign(ledger, table, properties))
+        yield ledger, of_file or _checked(table, _from_campaign(ledger, table, properties), check_answers)
 
 
-def _checked(table: str, labelled: Labelled) -> Labelled:
+def campaign_of(table: str, ledger_url: str | None) -> Campaign | None:
+    """Read the campaign whose name a table is; None where there is such a file, or no such campaign."""
+    from materials.store.ledger import Ledger
+
+    if Path(table).expanduser().exists():
+        return None
+    try:
+        with Ledger.open(ledger_url, must_exist=True) as ledger:
+            return _read_campaign(ledger, ledger.find_campaign(table), table)
+    except (LedgerError, QueryError):
+        return None  # `open_rows` says what is wrong
+
+
+def _read_campaign(ledger: Ledger, campaign_id: str, name: str) -> Campaign:
+    (told,) = [campaign for campaign in ledger.campaigns() if campaign["campaign_id"] == campaign_id]
+    return check(Campaign, told["config"], f"the campaign {name}")
+
+
+def _checked(table: str, labelled: Labelled, check_answers: Check) -> Labelled:
     if not labelled.candidates:
         why = f"; the first: {labelled.failures[0].message}" if labelled.failures else ""
         raise InputError(f"{table}: no row has a structure that can be read{why}")
     for name, answers in labelled.answers.items():
         if not np.isfinite(answers).any():
             raise InputError(f"{table}: no row with a structure has a number as {name}")
+    check_answers(labelled.answers)
     return labelled
 
 
@@ -76,8 +109,10 @@ def _from_file(path: Path, properties: Sequence[str]) -> Labelled:
     table = read_table(path)
     for name in properties:
         if name not in table.columns:
-            there = ", ".join(map(str, table.columns)) or "none"
-            raise InputError(f"{path} has no column {name!r}; it has {there}")
+            there = list(map(str, table.columns))
+            raise InputError(
+                f"{path} has no column {name!r}{nearest(name, there)}; it has {', '.join(there) or 'none'}"
+            )
     told = {name: np.array([_number(value) for value in table[name]], dtype=np.float64) for name in properties}
     kept, failures, rows = [], [], []
     for row, found in enumerate(read(path=path)):
@@ -104,18 +139,17 @@ def _from_campaign(ledger: Ledger, name: str, properties: Sequence[str]) -> Labe
         raise InputError(f"the campaign {name} has no candidate that DFT has validated: there is nothing to replay")
     candidates = ledger.candidates(campaign_id, material_ids=sorted(validated))
     rows = [validated[candidate.material_id] for candidate in candidates]
-    (told,) = [campaign for campaign in ledger.campaigns() if campaign["campaign_id"] == campaign_id]
     return Labelled(
         candidates=candidates,
         answers={n: np.array([_number(getattr(row, n)) for row in rows], dtype=np.float64) for n in properties},
-        campaign=check(Campaign, told["config"], f"the campaign {name}"),
+        campaign=_read_campaign(ledger, campaign_id, name),
     )
 
 
 def _number(value: object) -> float:
-    """Read a finite number; all else is no answer."""
+    """Read a finite number whose square is one, too; all else is no answer."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return float("nan")
-    return number if np.isfinite(number) else float("nan")
+    return number if abs(number) < LARGEST else float("nan")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from flows.campaign import Campaign, Screening
 from flows.context import Run
 from flows.progress import Progress
-from flows.sources import Prototypes, Source
+from flows.sources import Files, Prototypes, Source
 from materials.errors import InputError
 from materials.records import Candidate, WrittenCalculation
 from materials.targets import DIGITS
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from flows.replay import Request
-    from flows.replay_rows import Labelled
+    from flows.replay_rows import Check, Labelled
     from materials.phases import HullEntry
     from materials.store.ledger import Ledger
     from models.replay import Features
@@ -35,25 +37,41 @@ LARGEST_PHASE = 12  # sites: of the competing phases that are made up where none
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows that are labelled and screened, as arrays over them; see `models.replay.Question`."""
+    """Rows that are labelled and screened, as arrays over them; see `models.replay.Question`.
+
+    Attributes:
+        lost: Answers of the rows that the potential could not relax: nobody can ask for them.
+    """
 
     features: Mapping[str, Features]
     answers: Mapping[str, NDArray[np.float64]]
     priors: Mapping[str, NDArray[np.float64]]
     groups: NDArray[np.int64]
+    lost: Mapping[str, NDArray[np.float64]]
 
 
-def read_table(request: Request, properties: Sequence[str], progress: Progress) -> Table:
+def read_table(
+    request: Request, properties: Sequence[str], progress: Progress, check_answers: Check = lambda _: None
+) -> Table:
     """Read labelled structures from a file or from a campaign in the ledger, and screen them.
+
+    Args:
+        request: What is asked.
+        properties: Whose answers are needed.
+        progress: Is told what is left out.
+        check_answers: Raises where nothing can be found, before anything is screened.
 
     Raises:
         InputError: It is neither, a column is missing, or no row can be used.
     """
     from flows.replay_rows import open_rows
 
-    with open_rows(request.table, request.ledger_url, properties) as (ledger, labelled):
+    with open_rows(request.table, request.ledger_url, properties, check_answers) as (ledger, labelled):
         if labelled.failures:
             progress.say(f"{len(labelled.failures)} rows cannot be read, the first: {labelled.failures[0].message}")
+        for name, answers in labelled.answers.items():
+            if missing := int(np.sum(np.isnan(answers))):
+                progress.say(f"{missing} of {len(answers)} rows have no number as {name}: asked for, they tell nothing")
         return _screened(ledger, request, labelled, progress)
 
 
@@ -70,22 +88,48 @@ def _screened(ledger: Ledger, request: Request, labelled: Labelled, progress: Pr
     phases = _phases(_open(ledger, request, progress, f"replay-{name}-competing", competing, screening))
     distinct = {candidate.material_id: candidate for candidate in labelled.candidates}
     ledger.add_candidates(run.campaign_id, distinct.values())
-    found = {c.material_id: c for c in _relaxed(run) if c.status == "converged" and c.structure is not None}
-    rows = [row for row, candidate in enumerate(labelled.candidates) if candidate.material_id in found]
-    if len(rows) < len(labelled.candidates):
-        progress.say(f"{len(labelled.candidates) - len(rows)} rows are left out: the potential could not relax them")
-    if not rows:
-        raise InputError(f"{request.table}: the potential could relax none of its structures")
-    used = [found[labelled.candidates[row].material_id] for row in rows]
+    found, failed = {}, []
+    for calculation in _relaxed(run):
+        if calculation.status == "converged" and calculation.structure is not None:
+            found[calculation.material_id] = calculation
+        else:
+            failed.append(calculation)
+    kept = np.array([candidate.material_id in found for candidate in labelled.candidates])
+    if not kept.all():
+        progress.say(f"{np.sum(~kept)} rows are left out: {_why(failed)}")
+    if not kept.any():
+        raise InputError(f"{request.table}: the potential could relax none of its structures: {_why(failed)}")
+    candidates = [candidate for candidate, there in zip(labelled.candidates, kept, strict=True) if there]
+    used = [found[candidate.material_id] for candidate in candidates]
     structures = [_structure(calculation) for calculation in used]
-    formulas = [labelled.candidates[row].formula for row in rows]
+    formulas = [candidate.formula for candidate in candidates]
     with progress.timed("learning"):
+        priors = _priors(phases, structures, used)
+        if strangers := _strangers(phases, candidates):
+            homeless = int(np.sum(np.isnan(priors["decomposition_energy_per_atom"])))
+            progress.say(
+                f"{homeless} of {len(used)} rows have no place on the potential's hull: the competing phases lack the"
+                f" elements {', '.join(strangers)}"
+            )
         return Table(
             features=_features(structures, used),
-            answers={name: values[rows] for name, values in labelled.answers.items()},
-            priors=_priors(phases, structures, used),
+            answers={name: values[kept] for name, values in labelled.answers.items()},
+            priors=priors,
             groups=np.unique(formulas, return_inverse=True)[1],
+            lost={name: values[~kept] for name, values in labelled.answers.items()},
         )
+
+
+def _why(failed: Sequence[WrittenCalculation]) -> str:
+    """Say what the potential made of rows, the commonest first."""
+    told = Counter(f"{c.status.replace('_', ' ')}{f', {c.message}' if c.message else ''}" for c in failed)
+    return "; ".join(f"{message} ({n})" if n > 1 else message for message, n in told.most_common(3))
+
+
+def _strangers(phases: Sequence[HullEntry], candidates: Sequence[Candidate]) -> list[str]:
+    """Name the elements of rows that no competing phase consists of."""
+    known = {next(iter(phase.elements)) for phase in phases if len(phase.elements) == 1}
+    return sorted({symbol for candidate in candidates for symbol in candidate.chemsys.split("-")} - known)
 
 
 def made_up(candidates: Sequence[Candidate]) -> list[Source]:
@@ -93,7 +137,9 @@ def made_up(candidates: Sequence[Candidate]) -> list[Source]:
     from pymatgen.core import Element
 
     symbols = sorted({symbol for candidate in candidates for symbol in candidate.chemsys.split("-")})
-    negativity = {symbol: Element(symbol).X for symbol in symbols}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No Pauling electronegativity")  # of a noble gas: it makes no salts
+        negativity = {symbol: float(np.nan_to_num(Element(symbol).X)) for symbol in symbols}
     strongest = {max(c.chemsys.split("-"), key=lambda s: (negativity[s], s)) for c in candidates}
     anions = sorted({s for s in symbols if negativity[s] > ANION and not Element(s).is_metal} | strongest)
     cations = [symbol for symbol in symbols if symbol not in anions]
@@ -105,9 +151,10 @@ def made_up(candidates: Sequence[Candidate]) -> list[Source]:
 
 
 def _open(
-    ledger: Ledger, request: Request, progress: Progress, name: str, sources: Sequence[Source], screening: Screening
+    ledger: Ledger, request: Request, progress: Progress, name: str, competing: Sequence[Source], screening: Screening
 ) -> Run:
-    campaign = Campaign(name=name, sources=list(sources), screening=screening)
+    rows = Files(kind="files", path=request.table)
+    campaign = Campaign(name=name, sources=[rows], competing=list(competing), screening=screening)
     return Run(
         campaign=campaign,
         cluster=request.cluster,
@@ -137,14 +184,13 @@ def _relaxed(run: Run) -> list[WrittenCalculation]:
 
 def _phases(run: Run) -> list[HullEntry]:
     """Propose and relax the competing phases."""
+    from flows.stages.assess import phases_of
     from flows.stages.propose import propose
+    from flows.stages.screen import screen
 
-    propose(run)
-    return [
-        _entry(calculation, _structure(calculation))
-        for calculation in _relaxed(run)
-        if calculation.status == "converged" and calculation.structure is not None
-    ]
+    propose(run, roles=["competing"])
+    screen(run)
+    return phases_of(run)
 
 
 def _structure(calculation: WrittenCalculation) -> Structure:

@@ -15,7 +15,7 @@ from materials.records import Target
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _WISH = re.compile(
-    rf"\s*(?:(?P<low>{_NUMBER})\s*(?P<above><=?)\s*)?(?P<name>[A-Za-z_]\w*)\s*(?P<op><=?|>=?)\s*(?P<value>{_NUMBER})\s*"
+    rf"\s*(?:(?P<low>{_NUMBER})\s*(?P<above><=?)\s*)?(?P<name>[^<>=]*[^<>=\s])\s*(?P<op><=?|>=?)\s*(?P<value>{_NUMBER})\s*"
 )
 
 
@@ -28,6 +28,14 @@ class Wish:
     high: float = math.inf
     low_counts: bool = True  # whether the bound itself is inside
     high_counts: bool = True
+
+    def __str__(self) -> str:
+        """Write it as it is read."""
+        low = f"{self.low:.10g} <{'=' * self.low_counts} "
+        high = f" <{'=' * self.high_counts} {self.high:.10g}"
+        if math.isinf(self.high):
+            return f"{self.property} >{'=' * self.low_counts} {self.low:.10g}"
+        return f"{low if math.isfinite(self.low) else ''}{self.property}{high}"
 
     def target(self) -> Target:
         """Give the target that a campaign follows: to it, bounds are inside."""

@@ -45,6 +45,7 @@ class Question:
         targets: What is wished for.
         wanted: Which rows are to be found, shape (n,).
         groups: Number of each row's composition, shape (n,).
+        lost: Rows beside these n that are to be found too, and that nobody can ask for.
     """
 
     features: Mapping[str, Features]
@@ -53,6 +54,12 @@ class Question:
     targets: Sequence[Target]
     wanted: NDArray[np.bool_]
     groups: Rows
+    lost: int = 0
+
+    @property
+    def n_wanted(self) -> int:
+        """How many are to be found."""
+        return int(np.sum(self.wanted)) + self.lost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +211,7 @@ class _Game:
 
 def recall(question: Question, played: Played) -> Floats:
     """Share of what is wanted that was found, after each answer, shape (budget,)."""
-    return np.cumsum(question.wanted[played.order]) / max(int(np.sum(question.wanted)), 1)
+    return np.cumsum(question.wanted[played.order]) / max(question.n_wanted, 1)
 
 
 def covered(played: Sequence[Played]) -> dict[str, tuple[float, float]]:

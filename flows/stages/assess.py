@@ -126,6 +126,19 @@ def assess_screened(run: Run) -> Screened:
     )
 
 
+def phases_of(run: Run) -> list[HullEntry]:
+    """Read the phases of the potential's hull: what it relaxed, and what a database has computed at its level."""
+    identity = run.potential_identity
+    relaxed = run.ledger.best_calculations(
+        run.campaign_id,
+        fidelity="mlip",
+        method=identity.method,
+        level_of_theory=identity.level_of_theory,
+        settings_hash=run.screening_hash,
+    )
+    return list((_of_databases(run, identity.level_of_theory)[1] | _read(run, relaxed.values())[1]).values())
+
+
 def _of_databases(run: Run, level_of_theory: str) -> tuple[dict[str, Outcome], dict[str, HullEntry]]:
     """Read the energies of a level that we did not compute: what DFT answers must not change what is asked."""
     found = run.ledger.best_calculations(

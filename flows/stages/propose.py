@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -51,8 +51,8 @@ class Proposals:
         self.insane.append(Failure(material_id=candidate.material_id, stage="propose", error=error, message=message))
 
 
-def propose(run: Run) -> int:
-    """Ask every source, keep what is sane and distinct; return the number of materials proposed.
+def propose(run: Run, roles: Collection[Role] = ("candidate", "competing")) -> int:
+    """Ask every source of some roles, keep what is sane and distinct; return the number of materials proposed.
 
     Raises:
         InputError: A source's file or folder is not there, or its key is missing.
@@ -61,10 +61,14 @@ def propose(run: Run) -> int:
     with closing(CandidateFile()) as sane:
         found = Proposals(trouble=partial(_trouble, run), sane=sane)
         with run.progress.timed("proposing"):
-            for role, sources in (("candidate", run.campaign.sources), ("competing", run.campaign.competing)):
-                for source in sources:
+            sources: dict[Role, list[Source]] = {
+                "candidate": run.campaign.sources,
+                "competing": run.campaign.competing,
+            }
+            for role in roles:
+                for source in sources[role]:
                     run.check_stop()
-                    _collect(run, source, role, found)  # type: ignore[arg-type]
+                    _collect(run, source, role, found)
         return _keep(run, found)
 
 

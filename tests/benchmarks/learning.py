@@ -22,7 +22,8 @@ from scipy.stats import t
 
 import flows.replay_table as replay_table
 from flows.progress import Progress
-from flows.replay import Request, best_share
+from flows.replay import Request
+from flows.replay_question import best_share
 from flows.replay_table import Table, read_table
 from materials.records import Target
 from models import aims, learning, scoring, selection, trend

@@ -122,7 +122,8 @@ def test_each_strategy_is_an_object(first: tuple[str, str], place: Place) -> Non
         assert (one["n50"] is None) or 1 <= one["n50"] <= one["n80"] <= 20
         assert one["cpu_s"] >= 0
     # 1 % of 36 answers is one row.
-    assert "37 rows, of which 1 are to be found" in err
+    assert f"salts.csv: the lowest 1 % of {ENERGY}, 1 of 37 rows; batches of 5, 20 answers, 2 seeds" in err
+    assert f"1 of 37 rows have no number as {ENERGY}" in err
     assert "1 rows cannot be read, the first: salts.csv#" in err
     assert "Screening with chgnet" in err
     folder = place.folder / "assay-runs" / "replays" / "salts.csv"
@@ -173,7 +174,7 @@ def test_wishes_and_a_table_for_a_person(first: tuple[str, str], place: Place) -
     )  # fmt: skip
     table = rows().iloc[:-1]
     wanted = int(np.sum((table[ENERGY] < 0.3) & (table["band_gap"] > 4.5) & (table["band_gap"] < 6)))
-    assert f"of which {wanted} are to be found" in err
+    assert f"{ENERGY} < 0.3 and 4.5 < band_gap < 6, {wanted} of 37 rows" in err
     assert "Screening" not in err
     head, _, hull, random, *_ = out.splitlines()
     assert head.startswith("| strategy")
@@ -217,7 +218,7 @@ def test_a_campaign_of_the_ledger_is_a_table(first: tuple[str, str], place: Plac
         ledger.publish(campaign_id, answered)
     out, err = place.replay("salts", "--target", ENERGY, "--strategies", "random,composition,hull", "--format", "json")
     found = objects(out)
-    assert f"{len(structures)} rows, of which 1 are to be found" in err
+    assert f"1 of {len(structures)} rows" in err
     # Nothing is known of fluorine and chlorine, so that no salt has a place on the potential's hull.
     assert list(found) == ["random", "composition"]
     assert {one["recall_at_100"] for one in found.values()} == {1.0}  # 20 answers are more than there are
@@ -236,6 +237,9 @@ def test_a_campaign_of_the_ledger_is_a_table(first: tuple[str, str], place: Plac
         (["salts.csv", "--target", ENERGY, "--want", f"{ENERGY} < 0"], "--target and --want: give one of the two"),
         (["salts.csv", "--target", ENERGY, "--strategies", "random,lucky"], "--strategies: no lucky; there are "),
         (["salts.csv", "--target", ENERGY, "--maximize", "--near", "1"], "--maximize and --near: give one of them"),
+        (["salts.csv", "--target", ENERGY, "--maximize", "--minimize"], "--minimize and --maximize: give one of them"),
+        (["salts.csv", "--target", ENERGY, "--near", "nan"], "--near: nan is no value to come near to"),
+        (["salts.csv", "--want", f"{ENERGY} < -9"], f"no row of the table is what is wished for: {ENERGY} goes from "),
         (["salts.csv", "--near", "1"], "--near needs --target COLUMN"),
         (["salts.csv", "--maximize"], "--maximize needs --target COLUMN"),
         (["salts.csv", "--want", "low"], '--want "low": a wish is a property and its bounds'),

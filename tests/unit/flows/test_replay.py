@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from pymatgen.core import Lattice, Structure
 from flows import replay as replaying
 from flows.campaign import Campaign
 from flows.progress import Progress
-from flows.replay import Replayed, Request, best_share, replay
-from flows.replay_rows import open_rows
+from flows.replay import Replayed, Request, replay
+from flows.replay_question import best_share, wanted_of
+from flows.replay_report import curves_of
+from flows.replay_rows import campaign_of, open_rows
 from flows.replay_table import Table, made_up
 from flows.sources import Prototypes
 from materials.errors import ClusterError, InputError
@@ -48,6 +51,7 @@ def table(n: int = 60, seed: int = 0, **answers: Any) -> Table:
         answers={ENERGY: energy, "band_gap": np.abs(matrix[:, 1]), **answers},
         priors={ENERGY: energy + 0.1 * matrix[:, 2], "formation_energy_per_atom": energy - 1},
         groups=np.arange(n),
+        lost={name: np.empty(0) for name in (ENERGY, "band_gap", *answers)},
     )
 
 
@@ -102,6 +106,47 @@ def test_what_cannot_be_replayed_is_told(
     with pytest.raises(InputError) as told:
         play(monkeypatch, table(), Request(table="x", **request_))
     assert str(told.value).startswith(said)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e9])
+def test_what_ties_does_not_depend_on_the_unit(scale: float) -> None:
+    values = np.arange(200) / 10 * scale
+    assert np.flatnonzero(best_share(LOWEST, {ENERGY: values})).tolist() == [0, 1]
+
+
+def test_rows_that_cannot_be_screened_are_wanted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = table()
+    found = replace(found, lost={ENERGY: np.array([-3.0, 5.0]), "band_gap": np.array([1.0, 1.0])})
+    wish = Wish(property=ENERGY, high=-0.25)
+    request = Request(table="x", wishes=[wish], strategies=["random"], seeds=1, budget=60)
+    replayed = play(monkeypatch, found, request)
+    inside = int(np.sum(found.answers[ENERGY] <= -0.25))
+    assert (replayed.question.lost, replayed.question.n_wanted) == (1, inside + 1)
+    assert replayed.asked.startswith(f"x: {ENERGY} <= -0.25, {inside + 1} (1 of them left out, which nobody can find)")
+    assert curves_of(replayed, "random")[0, -1] == pytest.approx(inside / (inside + 1))
+    with pytest.raises(InputError, match=r"all that is to be found \(1 rows\) is left out"):
+        play(monkeypatch, found, replace(request, wishes=[Wish(property=ENERGY, high=-2.0)]))
+
+
+def test_hopeless_wishes_are_told_with_the_range() -> None:
+    answers = {ENERGY: np.array([0.1, np.nan, 0.4])}
+    with pytest.raises(InputError) as told:
+        wanted_of([LOWEST], [Wish(property=ENERGY, high=-9.0)], answers)
+    assert str(told.value) == f"no row of the table is what is wished for: {ENERGY} goes from 0.1 to 0.4"
+
+
+def test_what_the_potential_knows_nothing_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    found = table(ehull=np.linspace(0, 1, 60))
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.replay_table.read_table", lambda *_: found)
+        patched.setattr("concurrent.futures.ProcessPoolExecutor", Here)
+        target = Target(property="ehull", goal="minimize")
+        replay(
+            Request(table="x", target=target, strategies=["random", "hull"], seeds=1, budget=5), Progress(said.append)
+        )
+    assert any(line.startswith("ehull is learned from its answers alone: ") and ENERGY in line for line in said)
+    assert "hull: not played, the potential has no say in what is wished for" in said
 
 
 def campaign(targets: list[dict[str, Any]], **learning: Any) -> Campaign:
@@ -200,7 +245,7 @@ def test_a_campaign_that_considers_nothing_is_left_out(monkeypatch: pytest.Monke
     own = campaign([{"property": ENERGY, "goal": "minimize"}])
     request = Request(table="x", campaign=own, strategies=["campaign", "random"], seeds=1, budget=5)
     replayed = play(monkeypatch, found, request)
-    assert replayed.left_out == {"campaign": "no row lies within 0.2 eV/atom of the potential's hull"}
+    assert replayed.left_out == {"campaign": "no row is known to lie within 0.2 eV/atom of the potential's hull"}
     assert list(replayed.played) == ["random"]
 
 
@@ -270,6 +315,7 @@ def test_a_table_of_each_kind(tmp_path: Path, name: str) -> None:
         ([{"structure": "no structure", "gap": 2.0}], "no row has a structure that can be read; the first: t.jsonl#1"),
         ([{"structure": poscar(3.4), "gap": "wide"}], "no row with a structure has a number as gap"),
         ([{"structure": poscar(3.4), "width": 1}], "has no column 'gap'; it has structure, width"),
+        ([{"structure": poscar(3.4), "Gap": 1}], "has no column 'gap' (did you mean Gap?); it has structure, Gap"),
         ([{"gap": 1.0}], "has no column of structures"),
         ([], "has no column 'gap'; it has none"),
     ],
@@ -317,6 +363,12 @@ def test_a_campaign_of_the_ledger_is_a_table_of_what_dft_said(finished: str) -> 
         np.testing.assert_array_equal(labelled.answers["band_gap"], [1.5, np.nan])
         assert labelled.campaign is not None
         assert labelled.candidates[1].structure.lattice.a == pytest.approx(7)
+    own = campaign_of("done", finished)
+    assert own is not None
+    assert [target.record().value for target in own.targets] == [0.0]
+    assert campaign_of("dine", finished) is None
+    assert campaign_of(__file__, finished) is None
+    assert campaign_of("done", finished + ".nowhere") is None
 
 
 @pytest.mark.parametrize(

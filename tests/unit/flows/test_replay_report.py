@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from models.strategies import STRATEGIES
 
 ENERGY = "decomposition_energy_per_atom"
 N, WANTED = 400, 10
+ASKED = "t.csv: the lowest 1 % of energy, 10 of 400 rows"
 
 
 def question(n: int = N, wanted: int = WANTED) -> Question:
@@ -48,7 +49,7 @@ def played(hits: Sequence[int], budget: int = 120, n: int = N, wanted: int = WAN
 
 
 def replayed(**campaigns: Sequence[Played]) -> Replayed:
-    return Replayed(question=question(), played=campaigns, left_out={})
+    return Replayed(asked=ASKED, question=question(), played=campaigns, left_out={})
 
 
 QUICK = [played([*range(1, 9), 60, 110]), played([10, 20, 30, 40, 50, 51, 52, 53, 54, 100], cpu_s=2.0)]
@@ -113,7 +114,26 @@ def test_the_interval_is_about_what_the_bootstrap_gives() -> None:
 
 def test_one_seed_has_no_interval_to_speak_of() -> None:
     found = line([played([1, 2])])
-    assert found.interval_low == found.interval_high == found.recall_at_100 == pytest.approx(0.2)
+    assert found.recall_at_100 == pytest.approx(0.2)
+    assert found.interval_low is found.interval_high is None
+    assert " – |" in as_text(replayed(random=[played([1, 2])]))
+
+
+def test_one_that_has_nothing_left_to_ask_for_finds_no_more() -> None:
+    early, late = [played([1, 2], budget=4)] * 2, [played([1, 2, 50], budget=120)] * 2
+    both = replayed(campaign=early, random=late)
+    first, other = lines(both)
+    assert (first.recall_at_50, first.recall_at_100) == (0.2, 0.2)
+    assert first.enhancement == pytest.approx(0.2 * N / 100)
+    assert other.enhancement == pytest.approx(0.3 * N / 100)
+    assert [curves_of(both, name).shape for name in both.played] == [(2, 120), (2, 120)]
+
+
+def test_what_nobody_can_find_is_wanted_all_the_same() -> None:
+    asked = Replayed(
+        asked=ASKED, question=replace(question(), lost=WANTED), played={"random": [played([1, 2])]}, left_out={}
+    )
+    assert lines(asked)[0].recall_at_100 == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("budget", [1, 20, 70])
@@ -124,7 +144,9 @@ def test_a_budget_below_a_hundred(budget: int) -> None:
 
 
 def test_a_table_of_one() -> None:
-    one = Replayed(question=question(1, 1), played={"random": [played([1], budget=1, n=1, wanted=1)] * 3}, left_out={})
+    one = Replayed(
+        asked=ASKED, question=question(1, 1), played={"random": [played([1], budget=1, n=1, wanted=1)] * 3}, left_out={}
+    )
     (found,) = lines(one)
     assert (found.n50, found.n80, found.recall_at_50, found.enhancement, found.acceleration) == (1, 1, 1, 1, 1)
 
@@ -139,6 +161,7 @@ def told_of() -> Replayed:
         for p in (played([]), played([3]))
     ]
     return Replayed(
+        asked=ASKED,
         question=question(),
         played={"campaign": learned, "composition": silent, "random": [played([]), played([])]},
         left_out={"hull": "the potential has no say in what is wished for"},
@@ -178,6 +201,7 @@ def test_text_is_a_table_with_notes() -> None:
     for name in ("campaign", "composition", "random"):
         assert f"{name}: {STRATEGIES[name].title}" in notes
     assert "nan" not in as_text(told_of())
+    assert f"{ASKED}." in notes
 
 
 def test_what_is_written(tmp_path: Path) -> None:

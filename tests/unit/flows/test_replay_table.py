@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.replay_table import _features, _priors
+from flows.campaign import Screening
+from flows.load import load_campaign
+from flows.progress import Progress
+from flows.replay import Request
+from flows.replay_table import _features, _open, _priors
+from flows.stages.assess import phases_of
+from flows.stages.propose import propose
+from materials.corrections import MP2020_LEVEL
 from materials.hull import assess
 from materials.phases import HullEntry
 from materials.records import WrittenCalculation
+from materials.store.ledger import Ledger
 from materials.store.rows import write_calculation
 from tests.unit.materials import made_records as made
 
@@ -105,3 +114,42 @@ def test_where_one_has_no_latent_none_counts() -> None:
 def test_one_row_has_nothing_to_tell_it_by() -> None:
     found = _features([salt(["Na", "Cl"])], [screened(salt(["Na", "Cl"]), -6.0, [1.0, 2.0])])
     assert found["all"].matrix.shape == found["composition"].matrix.shape == (1, 0)
+
+
+def test_a_campaigns_competing_phases_are_proposed_as_such(tmp_path: Path) -> None:
+    """Of fewer elements than its candidates, where it names none: the quickstart's are binaries and elements."""
+    quickstart = load_campaign(Path(__file__).parents[3] / "configs" / "quickstart.yaml")
+    with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as ledger:
+        run = _open(
+            ledger, Request(table="t.csv"), Progress(lambda _: None), "replay-t", quickstart.competing, Screening()
+        )
+        propose(run, roles=["competing"])
+        roles = ledger.roles(run.campaign_id)
+        assert set(roles.values()) == {"competing"}
+        systems = {c.chemsys for c in ledger.candidates(run.campaign_id, material_ids=sorted(roles))}
+    assert {len(system.split("-")) for system in systems} == {1, 2}
+
+
+def test_phases_that_a_database_has_computed_are_on_the_hull(tmp_path: Path) -> None:
+    with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as ledger:
+        run = _open(ledger, Request(table="t.csv"), Progress(lambda _: None), "replay-t", [], Screening())
+        identity = run.potential_identity
+        known, relaxed = salt(["Na", "Cl"]), salt(["K", "Cl"])
+        ledger.add_candidates(
+            run.campaign_id,
+            [made.candidate(name, structure=s, role="competing") for name, s in (("a", known), ("b", relaxed))],
+        )
+        ledger.add_calculations(
+            [
+                made.calculation("a", structure=known, method="mp", fidelity="dft", level_of_theory=MP2020_LEVEL),
+                made.calculation(
+                    "b",
+                    structure=relaxed,
+                    method=identity.method,
+                    level_of_theory=identity.level_of_theory,
+                    settings_hash=run.screening_hash,
+                ),
+            ]
+        )
+        assert identity.level_of_theory == MP2020_LEVEL
+        assert {phase.entry_id for phase in phases_of(run)} == {"a", "b"}
