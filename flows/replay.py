@@ -21,6 +21,7 @@ from materials.records import Target
 from materials.wishes import Wish
 
 if TYPE_CHECKING:
+    from flows.replay_table import Table
     from models.replay import Played, Question
     from models.strategies import Strategy
 
@@ -84,7 +85,6 @@ def replay(request: Request, progress: Progress) -> Replayed:
     """
     from flows.replay_rows import campaign_of
     from flows.replay_table import read_table
-    from models.replay import considered, reasons_against
     from models.strategies import STRATEGIES
 
     unknown = [name for name in request.strategies if name not in STRATEGIES]
@@ -96,6 +96,26 @@ def replay(request: Request, progress: Progress) -> Replayed:
     properties = list(dict.fromkeys(target.property for target in targets))
     table = read_table(request, properties, progress, partial(wanted_of, targets, wishes))
     question = ask(table, targets, wishes)
+    strategies, left_out = _playable(request, question)
+    asked = f"{request.table}: {in_words(targets, wishes)}, {_size(question, table)}; {_scale(request)}"
+    progress.say(asked)
+    for line in _told(question, strategies, request):
+        progress.say(line)
+    for name, why in left_out.items():
+        progress.say(f"{name}: not played, {why}")
+    played = _play_all(request, question, strategies, progress)
+    return Replayed(asked=asked, question=question, played=played, left_out=left_out)
+
+
+def _playable(request: Request, question: Question) -> tuple[dict[str, Strategy], dict[str, str]]:
+    """Those of the strategies asked for that can be played, and why the others cannot.
+
+    Raises:
+        InputError: None can.
+    """
+    from models.replay import considered, reasons_against
+    from models.strategies import STRATEGIES
+
     strategies, left_out = {}, {}
     for name in dict.fromkeys(request.strategies or STRATEGIES):
         strategy = _strategy(request, name)
@@ -107,19 +127,17 @@ def replay(request: Request, progress: Progress) -> Replayed:
             strategies[name] = strategy
     if not strategies:
         raise InputError("; ".join(f"--strategies {name}: {why}" for name, why in left_out.items()))
+    return strategies, left_out
+
+
+def _size(question: Question, table: Table) -> str:
+    n_left_out = len(next(iter(table.lost.values())))
     lost = f" ({question.lost} of them left out, which nobody can find)" if question.lost else ""
-    asked = (
-        f"{request.table}: {in_words(targets, wishes)}, {question.n_wanted}{lost} of {len(question.wanted)} rows;"
-        f" batches of {request.settings['batch']}, {request.budget} answers, {request.seeds} seeds"
-    )
-    progress.say(asked)
-    for line in (
-        *_told(question, strategies, request),
-        *(f"{name}: not played, {left_out[name]}" for name in left_out),
-    ):
-        progress.say(line)
-    played = _play_all(request, question, strategies, progress)
-    return Replayed(asked=asked, question=question, played=played, left_out=left_out)
+    return f"{question.n_wanted}{lost} of {len(question.wanted) + n_left_out} rows"
+
+
+def _scale(request: Request) -> str:
+    return f"batches of {request.settings['batch']}, {request.budget} answers, {request.seeds} seeds"
 
 
 def _strategy(request: Request, name: str) -> Strategy:
