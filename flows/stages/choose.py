@@ -139,7 +139,7 @@ def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.flo
 
     row_of = pool.row_of()
     known = {name: np.full(len(row_of), np.nan) for name in EXPECTATIONS}
-    for _, calculations in sorted(collect(run, screened).items()):
+    for calculations in collect(run, screened).values():
         for material_id, calculation in calculations.items():
             if material_id in row_of:
                 row, gap = row_of[material_id], calculation.properties.get("band_gap")

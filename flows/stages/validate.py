@@ -99,7 +99,8 @@ def collect(run: Run, screened: Screened, until: int | None = None) -> dict[str,
     """Read the converged DFT results of all selections, or those until a round, and of their competing phases.
 
     Returns:
-        Level of theory -> material_id -> calculation.
+        Level of theory -> material_id -> calculation; the levels by name, so that of a material at two of them the same
+        one comes last, in whatever order they were computed.
     """
     jobs = [job for plan in plans(run, screened, until) for job in jobs_of(run, screened, plan)]
     found = run.ledger.calculations_by_id(sorted({job.calculation_id for job in jobs}))
@@ -107,7 +108,7 @@ def collect(run: Run, screened: Screened, until: int | None = None) -> dict[str,
     for calculation in found.values():
         if calculation.status == "converged":
             results.setdefault(calculation.level_of_theory, {})[calculation.material_id] = calculation
-    return results
+    return dict(sorted(results.items()))
 
 
 def relax_best(run: Run, screened: Screened) -> int:

@@ -279,9 +279,14 @@ def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(
     pool = gather_pool(run, screened)
     material_id = pool.material_ids[0]
     found = {
-        f"PBE/setups-1.0/PW{cutoff}": {material_id: made.calculation(material_id, properties={"band_gap": gap})}
-        for cutoff, gap in ((450, 1.0), (500, 1.06))
+        cutoff: made.calculation(
+            material_id,
+            fidelity="dft",
+            level_of_theory=f"PBE/setups-1.0/PW{cutoff}",
+            properties={"band_gap": gap},
+        )
+        for cutoff, gap in (("450", 1.0), ("500", 1.06))
     }
-    for levels in (found, dict(reversed(found.items()))):
-        monkeypatch.setattr("flows.stages.choose.collect", lambda *_, levels=levels: levels)
+    for calculations in (found, dict(reversed(found.items()))):
+        monkeypatch.setattr(run.ledger, "calculations_by_id", lambda _, told=calculations: told)
         assert believe(run, screened, pool).known[GAP][0] == 1.06
