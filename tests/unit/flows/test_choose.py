@@ -20,7 +20,7 @@ from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened
 from flows.stages.choose import believe, choose
 from flows.stages.pool import gather_pool
-from flows.stages.validate import jobs_of, plans
+from flows.stages.validate import collect, jobs_of, plans
 from materials.store.ledger import Ledger
 from models.selection import audits_due
 from tests.unit.materials import made_records as made
@@ -289,4 +289,5 @@ def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(
     }
     for calculations in (found, dict(reversed(found.items()))):
         monkeypatch.setattr(run.ledger, "calculations_by_id", lambda _, told=calculations: told)
+        monkeypatch.setattr("flows.stages.choose.collect", collect)
         assert believe(run, screened, pool).known[GAP][0] == 1.06
