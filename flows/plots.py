@@ -107,7 +107,7 @@ def _foretold(axis: Axes, *, pairs: Sequence[Foretold]) -> None:
     """Draw what the surrogate said of one target before DFT did, with one standard deviation."""
     from matplotlib.ticker import MaxNLocator
 
-    ends = [end for p in pairs for end in (p.low, p.mean + p.std, p.answer)]
+    ends = [end for p in pairs for end in (p.low, p.high, p.answer)]
     margin = 0.05 * (max(ends) - min(ends))
     low, high = min(ends) - margin, max(ends) + margin
     axis.plot([low, high], [low, high], color=GREY, linewidth=1)
@@ -117,12 +117,12 @@ def _foretold(axis: Axes, *, pairs: Sequence[Foretold]) -> None:
     for group, color in ((FIRST, GREY), (CHOSEN, BLUE), (AT_RANDOM, ORANGE)):
         mine = [p for p in pairs if p.group == group]
         if mine:
-            means, stds, answers = ([getattr(p, name) for p in mine] for name in ("mean", "std", "answer"))
-            bars = ([p.mean - p.low for p in mine], stds)
+            means, answers = ([getattr(p, name) for p in mine] for name in ("expected", "answer"))
+            bars = ([p.expected - p.low for p in mine], [p.high - p.expected for p in mine])
             axis.errorbar(means, answers, xerr=bars, fmt="o", color=color, markersize=5, elinewidth=1, label=group)
     for p in pairs:
         if abs(p.surprise) > FAR:
-            axis.annotate(p.formula, (p.mean, p.answer), fontsize=7, xytext=(3, 3), textcoords="offset points")
+            axis.annotate(p.formula, (p.expected, p.answer), fontsize=7, xytext=(3, 3), textcoords="offset points")
     inside = sum(abs(p.surprise) <= 1 for p in pairs)
     name, unit = spoken(learned_as(pairs[0].target)), unit_of(pairs[0].target)
     axis.set_xlabel(f"{name} as predicted before DFT ({unit})")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.progress import duration
 from materials.records import Prediction, Selection
-from materials.targets import learned_as, spoken, unit_of
+from materials.targets import expected, learned_as, spoken, surprise, unit_of
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
@@ -17,8 +17,8 @@ Record = Mapping[str, Any]
 
 def pick_line(selection: Selection, believed: Iterable[Prediction]) -> str:
     """Say in a line why a candidate is picked, before DFT answers."""
-    expected = _expected({p.target: {"mean": p.mean, "std": p.std} for p in believed})
-    told = [*expected, *_standing(selection.why)]
+    beliefs = _expected({p.target: {"mean": p.mean, "std": p.std} for p in believed})
+    told = [*beliefs, *_standing(selection.why)]
     return (
         f"Round {selection.round}, pick {selection.rank}: {selection.material_id} ({selection.acquisition}): "
         + "; ".join(told)
@@ -68,8 +68,8 @@ def told(reason: Record) -> str:
         f"{reason['campaign_id']}, round {reason['round']}, pick {reason['rank']}:"
         f" {reason['acquisition']} {reason['score']:.4f} (seed {reason['seed']})"
     ]
-    if expected := _expected(reason["predicted"]):
-        lines.append(f"predicted: {', '.join(expected)}")
+    if beliefs := _expected(reason["predicted"]):
+        lines.append(f"predicted: {', '.join(beliefs)}")
     if standing := _standing(why):
         lines.append("; ".join(standing))
     if near := [_neighbour(n) for n in why.get("neighbours", ())]:
@@ -104,13 +104,16 @@ def _found(predicted: Record, row: Record, answered: Sequence[str]) -> dict[str,
     for name, belief in predicted.items():
         answer = row.get(learned_as(name)) if row.get("fidelity") == "dft" or name == "band_gap" else None
         if answer is not None:
-            surprise = None if name in answered else (answer - belief["mean"]) / belief["std"]
-            found[name] = {"answer": answer, "surprise": surprise}
+            off = None if name in answered else surprise(name, answer, belief["mean"], belief["std"])
+            found[name] = {"answer": answer, "surprise": off}
     return found
 
 
 def _expected(predicted: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return [f"{spoken(name)} {p['mean']:.3f} ± {p['std']:.3f} {unit_of(name)}" for name, p in predicted.items()]
+    return [
+        f"{spoken(name)} {expected(name, p['mean']):.3f} ± {p['std']:.3f} {unit_of(name)}"
+        for name, p in predicted.items()
+    ]
 
 
 def _standing(why: Record) -> list[str]:

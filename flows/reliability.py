@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from flows.stages.explain import foretold
 from materials.records import RankedCandidate, Selection
-from materials.targets import learned_as, spoken, unit_of
-from models.calibration import FAR, Calibration, calibrate, few_answers, reliability, surprises, verdict
-from models.learning import floor_of
+from materials.targets import expected, floor_of, learned_as, spoken, surprise, unit_of
+from models.calibration import FAR, Calibration, calibrate, few_answers, reliability, verdict
 from models.stopping import HitRate
 
 MOST_TOLD = 10  # ways in which those next in line are unlike what was computed
@@ -24,21 +23,30 @@ class Foretold:
     material_id: str
     formula: str
     target: str
-    mean: float
+    mean: float  # of the belief: below the floor where an answer at it is expected
     std: float
     answer: float
     group: str  # FIRST, where nothing was learned yet and error bars were assumed; else CHOSEN or AT_RANDOM
 
     @property
     def surprise(self) -> float:
-        """(answer - mean) / std."""
-        return float(surprises(self.answer, self.mean, self.std))
+        """(answer - mean) / std; none of an answer at the floor that was believed to lie there."""
+        return surprise(self.target, self.answer, self.mean, self.std)
+
+    @property
+    def expected(self) -> float:
+        """The mean, or the floor where that lies below it."""
+        return expected(self.target, self.mean)
 
     @property
     def low(self) -> float:
         """Lower end of the error bar: mean - std, or the floor where that lies below it."""
-        floor = floor_of(self.target)
-        return self.mean - self.std if floor is None else max(self.mean - self.std, floor)
+        return expected(self.target, self.mean - self.std)
+
+    @property
+    def high(self) -> float:
+        """Upper end of the error bar: mean + std, or the floor."""
+        return expected(self.target, self.mean + self.std)
 
 
 def compare(rows: Iterable[RankedCandidate], selections: Sequence[Selection]) -> list[Foretold]:
@@ -111,7 +119,7 @@ def doubts(pairs: Sequence[Foretold]) -> list[str]:
     far = sorted((p for p in pairs if abs(p.surprise) > FAR), key=lambda p: -abs(p.surprise))
     lines = [
         f"check this calculation: {p.formula} (`{p.material_id}`), {spoken(learned_as(p.target))} predicted"
-        f" {p.mean:.3f} ± {p.std:.3f}, found {p.answer:.3f} {unit_of(p.target)}: {abs(p.surprise):.0f} σ"
+        f" {p.expected:.3f} ± {p.std:.3f}, found {p.answer:.3f} {unit_of(p.target)}: {abs(p.surprise):.0f} σ"
         f" {'above' if p.surprise > 0 else 'below'}"
         for p in far[:MOST_TOLD]
     ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flows.reasons import reasons_of, told
+from materials.targets import expected
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
@@ -92,9 +93,8 @@ def _stability(r: Record) -> str:
 
 
 def _prediction(r: Record) -> str:
-    return (
-        f"round {r['round']}: {r['target']} {r['mean']:.3f} ± {r['std']:.3f} (surrogate {r['surrogate_version'][:8]})"
-    )
+    mean = expected(r["target"], r["mean"])
+    return f"round {r['round']}: {r['target']} {mean:.3f} ± {r['std']:.3f} (surrogate {r['surrogate_version'][:8]})"
 
 
 def _failure(r: Record) -> str:

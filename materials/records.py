@@ -185,7 +185,7 @@ class Prediction:
     material_id: str
     round: int
     target: str
-    mean: float
+    mean: float  # below the target's floor (`materials.targets.floor_of`): an answer at it is expected
     std: float  # of the answer that DFT will give, noise included
     surrogate_version: str
 

@@ -124,6 +124,23 @@ def unit_of(name: str) -> str:
     return {"band_gap": "eV", "volume_per_atom": "Å³/atom"}.get(name, "eV/atom")
 
 
+def floor_of(name: str) -> float | None:
+    """Value that a property cannot be below, None where there is none."""
+    return 0.0 if name == "band_gap" else None
+
+
+def expected(name: str, mean: float) -> float:
+    """Answer that a belief expects: its mean, or the floor where that lies below it."""
+    floor = floor_of(name)
+    return mean if floor is None else max(mean, floor)
+
+
+def surprise(name: str, answer: float, mean: float, std: float) -> float:
+    """How far an answer lies off, in standard deviations: one at the floor, where that was believed, not at all."""
+    off, floor = (answer - mean) / std, floor_of(name)
+    return min(off, 0.0) if floor is not None and answer <= floor else off
+
+
 def rounded(value: float | None) -> float | None:
     """Round a value that decides something; NaN is unknown."""
     return None if value is None or math.isnan(value) else round(value, DIGITS) + 0.0

@@ -101,7 +101,8 @@ def calibrate(
     """
     from scipy.stats import chi2
 
-    errors = np.asarray(answers, dtype=np.float64) - np.asarray(means, dtype=np.float64)
+    foretold = np.asarray(means, dtype=np.float64)
+    errors = np.asarray(answers, dtype=np.float64) - (foretold if floor is None else np.maximum(foretold, floor))
     z = surprises(answers, means, stds)
     if not len(z):
         return None

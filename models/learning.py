@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from materials.targets import floor_of
 from models.recalibration import recalibrated
 from models.surrogate import Posterior, first_rows, predict
 
@@ -38,7 +39,7 @@ EXPECTATIONS: Mapping[str, Expectation] = {
     "formation_energy_per_atom": Expectation(prior="formation_energy_per_atom", spread=0.2),
     "volume_per_atom": Expectation(prior="volume_per_atom", spread=1.0),
     # About half of the known crystals are metals, the others' gaps are some eV (doi:10.1038/s41524-020-00406-3).
-    "band_gap": Expectation(center=0.0, spread=2.0, floor=0.0),
+    "band_gap": Expectation(center=0.0, spread=2.0, floor=floor_of("band_gap")),
 }
 
 
@@ -82,11 +83,6 @@ def expectation_of(name: str, answers: Floats) -> Expectation:
     known = answers[np.isfinite(answers)]
     spread = float(np.std(known)) if len(known) > 1 else 0.0
     return Expectation(center=float(np.mean(known)) if len(known) else 0.0, spread=spread or 1.0)
-
-
-def floor_of(name: str) -> float | None:
-    """Value that a property cannot be below, None where there is none."""
-    return EXPECTATIONS[name].floor if name in EXPECTATIONS else None
 
 
 def learn(

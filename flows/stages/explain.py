@@ -29,7 +29,7 @@ def predictions(pool: Pool, belief: Belief, round_number: int, always: list[int]
             material_id=pool.material_ids[row],
             round=round_number,
             target=name,
-            mean=float(posterior.expected[row]),
+            mean=float(posterior.mean[row]),
             std=float(posterior.std[row]),
             surrogate_version=posterior.version,
         )

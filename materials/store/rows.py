@@ -29,6 +29,7 @@ from materials.serialization import (
     structure_to_json,
     volume_from_json,
 )
+from materials.targets import expected
 
 if TYPE_CHECKING:  # workers write rows, and need no database for it
     from sqlalchemy import RowMapping
@@ -182,7 +183,7 @@ def ranking_row(campaign_id: str, row: RankedCandidate) -> dict[str, Any]:
     values = {key: plain(value) for key, value in _fields(row).items()}
     for target, column in _PREDICTED_COLUMNS.items():
         mean, std = row.predicted.get(target, (None, None))
-        values[column], values[f"{column}_std"] = plain(mean), plain(std)
+        values[column], values[f"{column}_std"] = plain(None if mean is None else expected(target, mean)), plain(std)
     return {"campaign_id": campaign_id, **values}
 
 

@@ -52,6 +52,21 @@ def test_a_gap_that_was_known_when_the_pick_was_made_was_not_predicted() -> None
     assert [p.target for p in compare([known], [pick("a")])] == [GAP, ENERGY]
 
 
+def test_a_gap_where_a_metal_was_expected_is_a_surprise_and_a_metal_is_none() -> None:
+    """The belief is kept as it was: cut at 0, a gap of 0.9 eV would have been a surprise of 2 σ."""
+    rows = [
+        made.ranked(name, fidelity="dft", band_gap=answer, predicted={GAP: (mean, 0.4)})
+        for name, answer, mean in (("gap", 0.9, -2.0), ("metal", 0.0, -2.0), ("lost", 0.0, 1.0))
+    ]
+    pairs = compare(rows, [pick("gap"), pick("metal"), pick("lost")])
+    assert [p.surprise for p in pairs] == pytest.approx([7.25, 0.0, -2.5])
+    assert [p.expected for p in pairs] == [0.0, 0.0, 1.0]
+    assert [(p.low, p.high) for p in pairs] == [(0.0, 0.0), (0.0, 0.0), (0.6, 1.4)]
+    assert doubts(pairs) == [
+        "check this calculation: NaCl (`gap`), band gap predicted 0.000 ± 0.400, found 0.900 eV: 7 σ above"
+    ]
+
+
 def test_an_answer_far_out_is_pointed_out() -> None:
     rows = [row("fine", 0.1, 0.0), row("odd", 0.4, 0.0), row("low", -0.3, 0.0)]
     pairs = compare(rows, [pick("fine"), pick("odd"), pick("low")])

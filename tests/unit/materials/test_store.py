@@ -362,6 +362,15 @@ def test_pandas_and_sqlite3_read_the_view(sqlite_ledger: Ledger) -> None:
     ]
 
 
+def test_a_metal_is_predicted_at_0_in_the_table_and_as_it_was_believed_beside(ledger: Ledger) -> None:
+    campaign_id = campaign(ledger)
+    ledger.publish(campaign_id, [made.ranked("m1", rank=1, predicted={"band_gap": (-2.0, 0.5)})])
+    (row,) = ledger.table(campaign_id, limit=20)
+    assert (row["predicted_band_gap"], row["predicted_band_gap_std"]) == (0.0, 0.5)
+    (read,) = ledger.ranked(campaign_id)
+    assert read.predicted == {"band_gap": (-2.0, 0.5)}
+
+
 def test_evidence_and_names(ledger: Ledger) -> None:
     campaign_id = campaign(ledger)
     first = made.candidate("abc1", parents=("half-Heusler: X on 4c",), known_as=("mp-1265",))

@@ -54,6 +54,11 @@ def test_metals_that_were_expected_praise_and_condemn_no_error_bars():
     assert (found.coverage[0.5].hits, found.coverage[0.9].hits, found.stretch) == (50, 90, pytest.approx(1.0))
 
 
+def test_a_metal_that_was_expected_is_no_error():
+    found = calibrate([0.0, 0.5], [-3.0, -1.0], [1.0, 1.0], floor=0.0)
+    assert (found.bias, found.rmse) == (pytest.approx(0.25), pytest.approx(0.5 / 2**0.5))
+
+
 def test_no_answers_no_calibration():
     assert calibrate([], [], []) is None
 
