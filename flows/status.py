@@ -47,7 +47,9 @@ def _describe(ledger: Ledger, campaign: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _written(d: Mapping[str, Any]) -> str:
-    lines = [f"{d['campaign_id']}: {d['last_run'] or 'never run'} ({d['runs']} runs, first {d['created_at']})"]
+    # Only a replay proposes and screens without a run.
+    state = d["last_run"] or ("screened for a replay" if d["proposed"] else "never run")
+    lines = [f"{d['campaign_id']}: {state} ({d['runs']} runs, first {d['created_at']})"]
     for title, key in (
         ("proposed", "proposed"),
         ("by the potential", "mlip"),
