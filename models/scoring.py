@@ -96,8 +96,9 @@ def _together(posteriors: Mapping[str, Posterior], bounds: Mapping[str, tuple[fl
         if posterior.floor is not None and low <= posterior.floor:
             low = -math.inf
         limits[:, i] = (low - posterior.mean[rows]) / std, (high - posterior.mean[rows]) / std
+    doubtful = np.all([posterior.std[rows] > 0 for posterior in beliefs], axis=0) & (apart[rows] > 0)
     corrected = apart.copy()
-    corrected[rows] = np.where(apart[rows] > 0, odds_together(limits[0], limits[1], correlation), 0.0)
+    corrected[rows] = np.where(doubtful, odds_together(limits[0], limits[1], correlation), apart[rows])
     return corrected
 
 

@@ -14,7 +14,7 @@ from models.cost import Bill
 from models.diversity import SAMPLE, Floats, Pool, Rows, distances, median_distance, rounded
 from models.hyperparameters import FEWEST_TO_FIT
 from models.scoring import Known, is_threshold, score_pool
-from models.surrogate import Posterior, believe, joint
+from models.surrogate import Posterior, believe, certain_of, joint
 
 # Rules that do not look at what is believed: their picks tell how far off it is where nobody looked.
 UNPICKED = ("audit", "spread")
@@ -120,6 +120,8 @@ def _by_acquisition(
     if not counted and not any(map(is_threshold, targets)):
         # Odds have to be right, optimism has not: wider error bars send it after what it knows little of.
         posteriors = {name: replace(posterior, std=posterior.fitted) for name, posterior in posteriors.items()}
+    # A competing phase's gap is known, and whether it is the one wished for: no belief counts beside it.
+    posteriors = {name: certain_of(p, known[name]) if name in known else p for name, p in posteriors.items()}
     values = acquire(posteriors, targets, aim)
     short = np.concatenate([pool.shortlist(values, _length(size)), pending])
     # The hits expected of a batch are the sum of its odds, whatever hangs together: nothing to update there.

@@ -188,7 +188,19 @@ def believe(covariance: NDArray[np.float64], noise: NDArray[np.float64], pick: i
         pick: Index of what will be answered, 0 to r - 1.
     """
     column = covariance[:, pick]
-    return covariance - np.outer(column, column) / (max(column[pick], 0.0) + noise[pick])
+    doubt = max(column[pick], 0.0) + noise[pick]
+    return covariance - np.outer(column, column) / doubt if doubt > 0 else covariance
+
+
+def certain_of(posterior: Posterior, answers: NDArray[np.float64]) -> Posterior:
+    """Leave no doubt about answers that are known, where the surrogate believes them as far as their noise.
+
+    Args:
+        posterior: Of n rows.
+        answers: Shape (n,), NaN where there is none.
+    """
+    known = np.isfinite(answers)
+    return replace(posterior, mean=np.where(known, answers, posterior.mean), std=np.where(known, 0.0, posterior.std))
 
 
 def first_rows(posterior: Posterior, n: int) -> Posterior:

@@ -211,6 +211,24 @@ def test_what_was_computed_for_anothers_sake_may_still_be_asked():
     assert campaign.batch(1, 2)[0].index == likeliest
 
 
+@pytest.mark.parametrize("targets", [[STABLE, GAP], [LOWEST, GAP], [STABLE, Target(property="gap", goal="maximize")]])
+@pytest.mark.parametrize("priced", [False, True])
+def test_what_is_known_to_miss_is_not_asked_for_however_cheap(targets, priced):
+    campaign = Campaign(targets)
+    campaign.answer(campaign.batch(10, 1))
+    campaign.answer(campaign.batch(10, 2))
+    free = np.flatnonzero(campaign.available)
+    missing = free[np.argsort(np.abs(campaign.features[free, 2] - 0.3))[:20]]  # their gaps are believed to lie inside
+    campaign.known["gap"][missing] = 0.0
+    extra = {}
+    if priced:
+        own = np.where(np.isin(np.arange(200), missing), 0.0, 10.0)
+        extra["bill_of"] = lambda rows: open_bill(np.eye(len(rows), dtype=bool), own[rows])
+    picks = [pick.index for pick in campaign.batch(8, 3, **extra)]
+    assert len(picks) == 8
+    assert not set(picks) & set(missing)
+
+
 def test_what_is_kept_of_a_large_batch_is_bounded(monkeypatch):
     campaign = Campaign([LOWEST], n=6000)
     campaign.answer(campaign.batch(10, 1))
