@@ -117,3 +117,14 @@ class Run:
         from models.screening import screening_hash
 
         return screening_hash(self.relaxation, self.potential_identity.weights_hash, self.potential.precision)
+
+    def screened(self) -> dict[str, str]:
+        """Find the potential's calculation of each material: `material_id` -> `calculation_id`."""
+        identity = self.potential_identity
+        return self.ledger.best_calculations(
+            self.campaign_id,
+            fidelity="mlip",
+            method=identity.method,
+            level_of_theory=identity.level_of_theory,
+            settings_hash=self.screening_hash,
+        )

@@ -35,11 +35,11 @@ class Request:
     Attributes:
         table: A file, or the name of a campaign in the ledger.
         target: A single target that only orders; or
-        wishes: what is to be met, all of it; with neither, the campaign file's targets count, or those of the campaign
-            that is the table.
+        wishes: what is to be met, all of it; with neither, the campaign's targets count.
         strategies: By name; empty: all that can be played.
         batch: Answers asked for at a time; None: the campaign's, or ten.
-        campaign: Whose potential, screening, competing phases and learning are meant, but for costs and stops.
+        campaign: Whose potential, screening, competing phases and learning are meant, but for costs and stops; None:
+            those of the campaign that is the table, if it is one.
         relax: Relax the table's structures fully, too.
     """
 
@@ -90,7 +90,7 @@ def replay(request: Request, progress: Progress) -> Replayed:
     unknown = [name for name in request.strategies if name not in STRATEGIES]
     if unknown:
         raise InputError(f"--strategies: no {', '.join(unknown)}; there are {', '.join(STRATEGIES)}")
-    if request.campaign is None and not (request.target or request.wishes):
+    if request.campaign is None:
         request = replace(request, campaign=campaign_of(request.table, request.ledger_url))
     targets, wishes = targets_of(request)
     properties = list(dict.fromkeys(target.property for target in targets))

@@ -77,7 +77,7 @@ def read_table(
 
 def _screened(ledger: Ledger, request: Request, labelled: Labelled, progress: Progress) -> Table:
     """Relax what is not in the ledger yet, and describe what converged."""
-    given = request.campaign or labelled.campaign
+    given = request.campaign
     screening = given.screening if given is not None else Screening()
     held = screening
     if labelled.campaign is None and not request.relax:
@@ -171,15 +171,7 @@ def _relaxed(run: Run) -> list[WrittenCalculation]:
     from flows.stages.screen import screen
 
     screen(run)
-    identity = run.potential_identity
-    found = run.ledger.best_calculations(
-        run.campaign_id,
-        fidelity="mlip",
-        method=identity.method,
-        level_of_theory=identity.level_of_theory,
-        settings_hash=run.screening_hash,
-    )
-    return list(run.ledger.written_calculations(found.values()))
+    return list(run.ledger.written_calculations(run.screened().values()))
 
 
 def _phases(run: Run) -> list[HullEntry]:

@@ -88,15 +88,7 @@ def assess_screened(run: Run) -> Screened:
     identity = run.potential_identity
     with run.progress.timed("ledger"):
         candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
-        calculations = run.ledger.best_calculations(
-            run.campaign_id,
-            fidelity="mlip",
-            method=identity.method,
-            level_of_theory=identity.level_of_theory,
-            settings_hash=run.screening_hash,
-        )
-        outcomes, entries = _read(run, calculations.values())
-        del calculations
+        outcomes, entries = _read(run, run.screened().values())
         known, energies = _of_databases(run, identity.level_of_theory)
         references = energies if identity.level_of_theory == MP2020_LEVEL else _of_databases(run, MP2020_LEVEL)[1]
         # A candidate is judged by the potential's energy, whatever a database says: screening must not know the answer.
@@ -128,15 +120,8 @@ def assess_screened(run: Run) -> Screened:
 
 def phases_of(run: Run) -> list[HullEntry]:
     """Read the phases of the potential's hull: what it relaxed, and what a database has computed at its level."""
-    identity = run.potential_identity
-    relaxed = run.ledger.best_calculations(
-        run.campaign_id,
-        fidelity="mlip",
-        method=identity.method,
-        level_of_theory=identity.level_of_theory,
-        settings_hash=run.screening_hash,
-    )
-    return list((_of_databases(run, identity.level_of_theory)[1] | _read(run, relaxed.values())[1]).values())
+    known = _of_databases(run, run.potential_identity.level_of_theory)[1]
+    return list((known | _read(run, run.screened().values())[1]).values())
 
 
 def _of_databases(run: Run, level_of_theory: str) -> tuple[dict[str, Outcome], dict[str, HullEntry]]:

@@ -239,6 +239,15 @@ def test_the_campaign_file_says_what_is_considered_and_how_many_at_a_time(monkey
     assert replaying.Request(table="x").settings["batch"] == 10
 
 
+def test_a_finished_campaign_is_replayed_as_it_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = campaign([{"property": ENERGY, "goal": "maximize"}], batch=4)
+    monkeypatch.setattr("flows.replay_rows.campaign_of", lambda *_: own)
+    for target, words in ((None, "the highest 1 %"), (LOWEST, "the lowest 1 %")):
+        request = Request(table="done", target=target, strategies=["random"], seeds=1, budget=5)
+        asked = play(monkeypatch, table(), request).asked
+        assert asked == f"done: {words} of {ENERGY}, 1 of 60 rows; batches of 4, 5 answers, 1 seeds"
+
+
 def test_a_campaign_that_considers_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     found = table()
     found.priors[ENERGY][:] += 5
