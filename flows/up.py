@@ -66,14 +66,14 @@ def up(place: Place, say: Callable[[str], None]) -> None:
     given = os.environ.get("PREFECT_API_URL")
     url = given or f"http://{HOST}:{place.port}/api"
     os.environ.update(_environment(place, url))
-    with suppress(_Stopped), ExitStack() as started, _told_to_stop(say):
+    with suppress(_Stopped), ExitStack() as started, _told_to_stop(say) as told:
         server = None
         if given is None:
             _require_free(place.port)
             say("Starting a Prefect server")
             words = ("server", "start", "--host", HOST, "--port", str(place.port))
             server = started.enter_context(_process("server", STOP_S, *words))
-            _wait_for(url, server)
+            _wait_for(url, server, told)
         from flows.deployments import register
         from flows.discovery import require_server
 
@@ -82,16 +82,18 @@ def up(place: Place, say: Callable[[str], None]) -> None:
         for name in names:
             say(f"  {name}")
         say(f"Ready: {url.removesuffix('/api')}  Ctrl-C ends it")
-        _work(server, say)
+        _work(server, say, told)
 
 
-def _work(server: subprocess.Popen[bytes] | None, say: Callable[[str], None]) -> None:
+def _work(server: subprocess.Popen[bytes] | None, say: Callable[[str], None], told: list[int]) -> None:
     """Keep a worker until somebody says stop; one that is killed is followed by another."""
     from flows.deployments import POOL
 
     while True:
         with _process("worker", WORKER_STOP_S, "worker", "start", "--pool", POOL) as worker:
             while worker.poll() is None:
+                if told:
+                    raise _Stopped
                 if server is not None and server.poll() is not None:
                     raise AssayError(f"Prefect's server ended by itself; its last words are in {_log('server')}")
                 time.sleep(0.5)
@@ -157,9 +159,11 @@ def _require_free(port: int) -> None:
             ) from None
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes], told: list[int]) -> None:
     until = time.monotonic() + START_S
     while not _answers(url):
+        if told:
+            raise _Stopped
         if server.poll() is not None or time.monotonic() > until:
             what = "ended at once" if server.poll() is not None else f"did not answer within {START_S:.0f} s"
             raise AssayError(f"The Prefect server {what}; its last words are in {_log('server')}")
@@ -215,14 +219,20 @@ class _Stopped(Exception):
 
 
 @contextmanager
-def _told_to_stop(say: Callable[[str], None]) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end it; the second one finds the first under way."""
+def _told_to_stop(say: Callable[[str], None]) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM end it; the second one finds the first under way.
 
-    def stop(_number: int, _frame: object) -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
+    What the handler raises ends whatever goes on, unless it goes on where Python lets no exception out (after a fork,
+    in `__del__`): so what was heard is there to look at, too. A list, for an event's lock may be held just then.
+    """
+    told: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        told.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         say("Stopping: runs write down what has ended, then the server ends.")
         raise _Stopped
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
+    yield told
