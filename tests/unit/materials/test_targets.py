@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from materials.records import Target
-from materials.targets import pareto_front
+from materials.targets import pareto_front, unit_of
 
 STABLE = Target(property="energy", goal="minimize")
 GAP = Target(property="gap", goal="near", value=1.3, tolerance=0.3)
@@ -29,3 +29,8 @@ def test_thresholds_are_wishes_too():
     wishes = [Target(property="energy", goal="at_most", value=0.0), Target(property="gap", goal="at_least", value=1.0)]
     rows = [{"energy": -0.2, "gap": 1.1}, {"energy": -0.1, "gap": 2.0}, {"energy": -0.1, "gap": 1.0}]
     assert pareto_front(wishes, rows) == [True, True, False]
+
+
+def test_units_are_those_of_the_property():
+    names = ("band_gap", "volume_per_atom", "decomposition_energy_per_atom", "energy_above_hull")
+    assert [unit_of(name) for name in names] == ["eV", "Å³/atom", "eV/atom", "eV/atom"]

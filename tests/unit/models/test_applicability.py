@@ -88,3 +88,33 @@ def test_what_lies_outside_is_said_once_there_are_answers_enough(change, words):
 
 def test_the_ends_of_the_range_are_inside():
     assert told(12, mean=0.1, prior=0.0, at=1 + 1 / 11) == []
+
+
+@pytest.mark.parametrize(("mean", "said"), [(-1.3, []), (1.2, ["1.200 eV, outside 0.000 to 0.900"])])
+def test_a_metal_lies_inside_where_metals_were_seen(mean, said):
+    known = np.append(np.linspace(0, 0.9, 12), np.nan)
+    found = cautions(
+        np.array([12]),
+        features=np.linspace(0, 1, 13)[[*range(0, 12, 2), *range(1, 12, 2), 12]][:, None] * 0.5,
+        elements={row: frozenset({"Li", "P"}) for row in range(13)},
+        posteriors={"band_gap": belief(np.append(known[:-1], mean), np.ones(13), floor=0.0)},
+        priors={},
+        known={"band_gap": known},
+    )[0]
+    found = [words for words in found if words.startswith("band gap predicted")]
+    assert found == [f"band gap predicted {words} of those computed" for words in said]
+
+
+def test_one_answered_phase_without_a_value_by_the_potential_is_left_out():
+    known = np.append(np.linspace(0, 0.1, 12), np.nan)
+    prior = np.append(known[:-1], 0.05)
+    prior[3] = np.nan
+    asked = {
+        "features": np.append(np.linspace(0, 1, 12), 0.5)[:, None],
+        "elements": {row: frozenset({"Li", "P"}) for row in range(13)},
+        "posteriors": {ENERGY: posterior(np.append(known[:-1], 0.05))},
+        "known": {ENERGY: known},
+    }
+    assert cautions(np.array([12]), priors={ENERGY: prior}, **asked) == [[]]
+    prior[12] = np.nan
+    assert cautions(np.array([12]), priors={ENERGY: prior}, **asked) == [[]]
