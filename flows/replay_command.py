@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from materials.records import Goal, Target
 
 
 @click.command()
@@ -50,27 +54,11 @@ def replay(**options: Any) -> None:
     from flows import replay_report as report
     from flows.load import load_campaign, load_cluster
     from flows.progress import Progress
-    from materials.errors import InputError
-    from materials.records import Goal, Target
     from materials.wishes import read_wish
 
-    goals: dict[Goal, bool] = {
-        "minimize": options["minimize"],
-        "maximize": options["maximize"],
-        "near": options["near"] is not None,
-    }
-    given = [goal for goal, asked in goals.items() if asked]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(f'--{goal}' for goal in given)}: give one of them")
-    near, name = options["near"], options["target"]
-    if given and name is None:
-        raise InputError(f"--{given[0]} needs --target COLUMN")
-    if near is not None and not math.isfinite(near):
-        raise InputError(f"--near: {near} is no value to come near to")
-    target = Target(property=name, goal=given[0] if given else "minimize", value=near) if name is not None else None
     request = replaying.Request(
         table=options["table"],
-        target=target,
+        target=_target(options),
         wishes=[read_wish(text) for text in options["wants"]],
         strategies=[part.strip() for part in (options["strategies"] or "").split(",") if part.strip()],
         seeds=options["seeds"],
@@ -89,6 +77,29 @@ def replay(**options: Any) -> None:
     click.echo(report.as_text(replayed) if options["style"] == "table" else report.as_json(replayed))
     plot = report.write(replayed, where)
     click.echo(f"Plot: {plot}; curves.csv, replay.md and replay.jsonl lie beside it", err=True)
+
+
+def _target(options: Mapping[str, Any]) -> Target | None:
+    """Read what is to be found of a single property; None where the options say nothing of it."""
+    from materials.errors import InputError
+    from materials.records import Target
+
+    goals: dict[Goal, bool] = {
+        "minimize": options["minimize"],
+        "maximize": options["maximize"],
+        "near": options["near"] is not None,
+    }
+    given = [goal for goal, asked in goals.items() if asked]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(f'--{goal}' for goal in given)}: give one of them")
+    near, name = options["near"], options["target"]
+    if given and name is None:
+        raise InputError(f"--{given[0]} needs --target COLUMN")
+    if near is not None and not math.isfinite(near):
+        raise InputError(f"--near: {near} is no value to come near to")
+    if name is None:
+        return None
+    return Target(property=name, goal=given[0] if given else "minimize", value=near)
 
 
 def _check_writable(folder: Path) -> None:

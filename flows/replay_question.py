@@ -101,7 +101,7 @@ def ask(table: Table, targets: Sequence[Target], wishes: Sequence[Wish]) -> Ques
     )
 
 
-def best_share(target: Target, answers: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+def best_share(target: Target, answers: Answers) -> NDArray[np.bool_]:
     """Find the best 1 % of the answered rows, rounded up, and all that tie with the last of them, shape (n,)."""
     from models.scoring import badness_of
 
@@ -118,11 +118,11 @@ def in_words(targets: Sequence[Target], wishes: Sequence[Wish]) -> str:
     if wishes:
         return " and ".join(map(str, wishes))
     (target,) = targets
-    share = f"{TOP:.0%} ".replace("%", " %")
+    share = f"{100 * TOP:g} %"
     match target.goal:
         case "near":
-            return f"the {share}nearest to {target.value:g} of {target.property}"
+            return f"the {share} nearest to {target.value:g} of {target.property}"
         case "maximize":
-            return f"the highest {share}of {target.property}"
+            return f"the highest {share} of {target.property}"
         case _:
-            return f"the lowest {share}of {target.property}"
+            return f"the lowest {share} of {target.property}"

@@ -77,13 +77,14 @@ def read_table(
 
 def _screened(ledger: Ledger, request: Request, labelled: Labelled, progress: Progress) -> Table:
     """Relax what is not in the ledger yet, and describe what converged."""
-    given = request.campaign
-    screening = given.screening if given is not None else Screening()
+    campaign = request.campaign
+    screening = campaign.screening if campaign is not None else Screening()
     held = screening
     if labelled.campaign is None and not request.relax:
         held = screening.model_copy(update={"cell": "fixed_shape", "positions": "fixed"})
     name = re.sub(r"[^a-z0-9]+", "-", Path(request.table).name.lower()).strip("-")[:40] or "table"
-    competing = list(given.competing) if given is not None and given.competing else made_up(labelled.candidates)
+    named = list(campaign.competing) if campaign is not None else []
+    competing = named or made_up(labelled.candidates)
     run = _open(ledger, request, progress, f"replay-{name}", competing, held)
     phases = _phases(_open(ledger, request, progress, f"replay-{name}-competing", competing, screening))
     distinct = {candidate.material_id: candidate for candidate in labelled.candidates}
@@ -128,8 +129,12 @@ def _why(failed: Sequence[WrittenCalculation]) -> str:
 
 def _strangers(phases: Sequence[HullEntry], candidates: Sequence[Candidate]) -> list[str]:
     """Name the elements of rows that no competing phase consists of."""
-    known = {next(iter(phase.elements)) for phase in phases if len(phase.elements) == 1}
-    return sorted({symbol for candidate in candidates for symbol in candidate.chemsys.split("-")} - known)
+    return sorted({symbol for candidate in candidates for symbol in candidate.chemsys.split("-")} - _elements(phases))
+
+
+def _elements(phases: Sequence[HullEntry]) -> set[str]:
+    """Elements that are there by themselves: a hull needs them as its corners."""
+    return {next(iter(phase.elements)) for phase in phases if len(phase.elements) == 1}
 
 
 def made_up(candidates: Sequence[Candidate]) -> list[Source]:
@@ -215,7 +220,7 @@ def _priors(
         replace(_entry(c, s), entry_id=f"row {i}")
         for i, (c, s) in enumerate(zip(calculations, structures, strict=True))
     ]
-    elements = {next(iter(phase.elements)) for phase in phases if len(phase.elements) == 1}
+    elements = _elements(phases)
     judged = [i for i, entry in enumerate(named) if entry.elements <= elements]
     values = {
         name: np.full(len(named), np.nan) for name in ("decomposition_energy_per_atom", "formation_energy_per_atom")

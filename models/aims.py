@@ -91,7 +91,7 @@ def aim_at(
         if rule == "best_odds" or target.goal == "near":
             bars.append(_bar(target, posterior, known.get(target.property)))
         elif target.property in best:
-            bars.append(float(badness_of(target, np.array([best[target.property]]))[0]))
+            bars.append(_badness(target, best[target.property]))
         else:
             bars.append(float(np.median(badness_of(target, posterior.expected))))
     return Aim(rule=rule, bars=bars, units=[_scatter(posteriors[target.property]) for target in ordering])
@@ -130,6 +130,10 @@ def acquire(posteriors: Mapping[str, Posterior], targets: Sequence[Target], aim:
             return value
 
 
+def _badness(target: Target, value: float) -> float:
+    return float(badness_of(target, np.array([value]))[0])
+
+
 def _bar(target: Target, posterior: Posterior, answers: Floats | None) -> float:
     """Badness at or below which as many rows are expected as count as the best."""
     answers = np.full(len(posterior.mean), np.nan) if answers is None else answers
@@ -146,7 +150,7 @@ def _bar(target: Target, posterior: Posterior, answers: Floats | None) -> float:
             low = middle
         else:
             high = middle
-    if left.floor is not None and low <= float(badness_of(target, np.array([left.floor]))[0]) <= high:
+    if left.floor is not None and low <= _badness(target, left.floor) <= high:
         # So many lie at the floor that the number jumps there: what lies above it is looked for, if there is anything.
         return low if np.any(at_most_as_bad(target, left, low) > 0) else high
     return high
@@ -158,9 +162,9 @@ def _scatter(posterior: Posterior) -> float:
 
 def _gain(target: Target, posterior: Posterior, bar: float, window: tuple[float, float] | None) -> Floats:
     """Expected improvement on a bar, in the unit of the property; in its window only, where it has one."""
-    mean, std, floor = posterior.mean, posterior.std, posterior.floor
     if window is not None:
         return _gain_within(target, posterior, bar, window)
+    mean, std, floor = posterior.mean, posterior.std, posterior.floor
     if target.goal == "near":
         return expected_improvement_near(mean, std, target.value or 0.0, bar, floor)
     # A maximum never falls below the floor: there is nothing to cut off.
@@ -180,7 +184,7 @@ def _gain_within(target: Target, posterior: Posterior, bar: float, window: tuple
     gain = np.zeros(len(posterior.mean))
     if floor is not None:
         if low <= floor <= high:
-            at_floor = max(bar - float(badness_of(target, np.array([floor]))[0]), 0.0)
+            at_floor = max(bar - _badness(target, floor), 0.0)
             gain += at_floor * probability_at_most(posterior.mean, posterior.std, floor)
         low = max(low, floor)
     for start, end, intercept, slope in lines:

@@ -77,14 +77,8 @@ def cautions(
     told = [_unseen(elements[int(row)] - seen) for row in rows]
     if len(answered) < FEWEST_TO_FIT:
         return told
-    for name, posterior in posteriors.items():
-        there = np.isfinite(answers[name])
-        prior = priors.get(learned_as(name))
-        for words, row in zip(told, rows, strict=True):
-            words += _outside(f"{spoken(name)} predicted", unit_of(name), posterior.expected[row], answers[name][there])
-            if prior is not None:
-                told_by_it = prior[there & np.isfinite(prior)]
-                words += _outside(f"{spoken(name)} by the potential", unit_of(name), prior[row], told_by_it)
+    for words, beyond in zip(told, _beyond(rows, posteriors, priors, answers), strict=True):
+        words += beyond
     reach = max(near[0][1] for near in nearest_answered(features, answered, answered, 1))
     for words, near in zip(told, nearest_answered(features, rows, answered, 1), strict=True):
         if near and round(near[0][1], DIGITS) > round(reach, DIGITS):
@@ -92,6 +86,22 @@ def cautions(
                 f"unlike all that was computed: {near[0][1]:.2f} from the nearest, which are within {reach:.2f} of"
                 " each other (1 is the median distance of two candidates)"
             )
+    return told
+
+
+def _beyond(
+    rows: Rows, posteriors: Mapping[str, Posterior], priors: Mapping[str, Floats], answers: Mapping[str, Floats]
+) -> list[list[str]]:
+    """Say of each row which of its values lie outside the range of those computed."""
+    told: list[list[str]] = [[] for _ in rows]
+    for name, posterior in posteriors.items():
+        there, prior, unit = np.isfinite(answers[name]), priors.get(learned_as(name)), unit_of(name)
+        by_dft = answers[name][there]
+        by_potential = None if prior is None else prior[there & np.isfinite(prior)]
+        for words, row in zip(told, rows, strict=True):
+            words += _outside(f"{spoken(name)} predicted", unit, posterior.expected[row], by_dft)
+            if prior is not None and by_potential is not None:
+                words += _outside(f"{spoken(name)} by the potential", unit, prior[row], by_potential)
     return told
 
 

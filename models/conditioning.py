@@ -65,14 +65,7 @@ def learn(
     """Fit a process to the answers."""
     if floor is not None and floor.at.all():
         # Nothing tells how far the process goes up and down: what is fitted to bounds alone comes out of the bounds.
-        as_expected = choose(answers[:0])
-        return _learn(answers, of_kind, floor, lambda _: as_expected)
-    return _learn(answers, of_kind, floor, choose)
-
-
-def _learn(
-    answers: Answers, of_kind: NDArray[np.int64], floor: Floor | None, choose: Callable[[Answers], Kernel]
-) -> Learned:
+        choose = _always(choose(answers[:0]))
     process = Process(kernel=choose(answers), answers=answers)
     suspicious = np.zeros(len(answers), dtype=bool)
     if floor is not None and floor.at.any():
@@ -95,6 +88,10 @@ def _learn(
         told = replace(process.answers, doubts=doubts)
         process = Process(kernel=choose(told), answers=told)
     return Learned(process=process, added=added, suspicious=suspicious, floor=floor)
+
+
+def _always(kernel: Kernel) -> Callable[[Answers], Kernel]:
+    return lambda _: kernel
 
 
 def _at_terms(process: Process, floor: Floor, choose: Callable[[Answers], Kernel]) -> Process:

@@ -152,6 +152,14 @@ def meeting(targets: Sequence[Target], known: Known) -> NDArray[np.bool_] | None
     return np.all([(low <= answers[name]) & (answers[name] <= high) for name, (low, high) in bounds.items()], axis=0)
 
 
+def answered_in_all(targets: Sequence[Target], known: Known) -> NDArray[np.int64]:
+    """Rows that are known in all that the targets ask for."""
+    names = {target.property for target in targets}
+    if not names or not names <= known.keys():
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(np.all([np.isfinite(known[name]) for name in names], axis=0))
+
+
 def pool_size(posteriors: Mapping[str, Posterior], targets: Sequence[Target]) -> int:
     """Rows of the pool; also checks that there is a belief about every target.
 

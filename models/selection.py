@@ -13,7 +13,7 @@ from models.aims import Rule, acquire, aim_at
 from models.cost import Bill
 from models.diversity import SAMPLE, Floats, Pool, Rows, distances, median_distance, rounded
 from models.hyperparameters import FEWEST_TO_FIT
-from models.scoring import Known, is_threshold, score_pool
+from models.scoring import Known, answered_in_all, is_threshold, score_pool
 from models.surrogate import Posterior, believe, certain_of, joint
 
 # Rules that do not look at what is believed: their picks tell how far off it is where nobody looked.
@@ -88,7 +88,7 @@ def select_batch(
         features=features,
         groups=groups,
         free=np.setdiff1d(free, audits),
-        answered=_answered(known, targets),
+        answered=answered_in_all(targets, known),  # one computed for another's sake may still be picked
         median_distance=median_distance(features),
     )
     wanted = min(size, len(free)) - len(audits)
@@ -229,15 +229,6 @@ def _audits(shuffled: Rows, groups: NDArray[np.int64], size: int) -> Rows:
     first = np.sort(np.unique(groups[shuffled], return_index=True)[1])
     rest = np.setdiff1d(np.arange(len(shuffled)), first)
     return shuffled[np.concatenate([first, rest])[:size]]
-
-
-def _answered(known: Known, targets: Sequence[Target]) -> Rows:
-    """Rows known in all that is asked for: one that was computed for another's sake may still be picked."""
-    told = [known.get(target.property) for target in targets]
-    answers = [array for array in told if array is not None]
-    if len(answers) < len(targets):
-        return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(np.all(np.isfinite(answers), axis=0))
 
 
 def rank_of(scores: Floats, rows: Rows) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.records import Target
-from models.scoring import Known, best_value, is_threshold, score_pool
+from models.scoring import Known, answered_in_all, best_value, is_threshold, score_pool
 from models.surrogate import Posterior
 
 LEAST_ANSWERS = 40  # before it, what the surrogate says of the rest is not worth that much
@@ -99,9 +99,8 @@ def look_ahead(
     if rows is None:
         left = np.flatnonzero(available)
         rows = left[np.argsort(-odds, kind="stable")[:batch]]
-    answered = [np.isfinite(known[target.property]) for target in targets if target.property in known]
     return Outlook(
-        n_answers=int(np.sum(np.all(answered, axis=0))) if len(answered) == len(targets) else 0,
+        n_answers=len(answered_in_all(targets, known)),
         n_left=len(odds),
         rows=rows,
         hits=float(np.sum(scores[rows])),

@@ -62,13 +62,15 @@ class Here(ThreadPoolExecutor):
         super().__init__(**settings)
 
 
-def play(monkeypatch: pytest.MonkeyPatch, found: Table, request: Request, *, here: bool = True) -> Replayed:
+def play(
+    monkeypatch: pytest.MonkeyPatch, found: Table, request: Request, *, here: bool = True, progress: Progress = QUIET
+) -> Replayed:
     """Replay on a table that needs no screening."""
     with monkeypatch.context() as patched:
         patched.setattr("flows.replay_table.read_table", lambda *_: found)
         if here:
             patched.setattr("concurrent.futures.ProcessPoolExecutor", Here)
-        return replay(request, QUIET)
+        return replay(request, progress)
 
 
 @given(
@@ -138,13 +140,9 @@ def test_hopeless_wishes_are_told_with_the_range() -> None:
 def test_what_the_potential_knows_nothing_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     found = table(ehull=np.linspace(0, 1, 60))
-    with monkeypatch.context() as patched:
-        patched.setattr("flows.replay_table.read_table", lambda *_: found)
-        patched.setattr("concurrent.futures.ProcessPoolExecutor", Here)
-        target = Target(property="ehull", goal="minimize")
-        replay(
-            Request(table="x", target=target, strategies=["random", "hull"], seeds=1, budget=5), Progress(said.append)
-        )
+    target = Target(property="ehull", goal="minimize")
+    request = Request(table="x", target=target, strategies=["random", "hull"], seeds=1, budget=5)
+    play(monkeypatch, found, request, progress=Progress(said.append))
     assert any(line.startswith("ehull is learned from its answers alone: ") and ENERGY in line for line in said)
     assert "hull: not played, the potential has no say in what is wished for" in said
 
@@ -223,10 +221,7 @@ def test_the_campaign_file_says_what_is_considered_and_how_many_at_a_time(monkey
     assert 5 < near.sum() < 50
     own = campaign([{"property": ENERGY, "goal": "minimize"}], within=0.05, batch=4, cost="time")
     request = Request(table="x", campaign=own, strategies=["campaign", "no_potential", "random"], seeds=1, budget=50)
-    with monkeypatch.context() as patched:
-        patched.setattr("flows.replay_table.read_table", lambda *_: found)
-        patched.setattr("concurrent.futures.ProcessPoolExecutor", Here)
-        played = replay(request, Progress(said.append)).played
+    played = play(monkeypatch, found, request, progress=Progress(said.append)).played
     for name in ("campaign", "no_potential"):
         assert sorted(played[name][0].order) == np.flatnonzero(near).tolist()
     assert len(played["random"][0].order) == 50
