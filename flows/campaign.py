@@ -146,6 +146,12 @@ class DFT(Section):
         title="Pseudopotentials (espresso)",
         description="A table of them and of their cut-offs, a YAML file: see the README.",
     )
+    anion_corrections: bool | None = Field(
+        default=None,
+        title="Anion corrections",
+        description="Whether the Materials Project's fitted terms (MP2020) for anions in compounds are added to PBE "
+        "energies when the hull is built. Empty: wherever they are raw PBE.",
+    )
     budget: int = Field(
         default=12, ge=0, title="Budget", description="Candidate validations in all; competing phases come on top."
     )
@@ -248,7 +254,7 @@ class Campaign(Section):
         for name in ("cost", "stop_cpu_hours_per_hit"):
             if getattr(self.learning, name) == Learning.model_fields[name].default:
                 del content["learning"][name]
-        for name in ("pseudopotentials", "input_set", "functional", "potcars"):
+        for name in ("pseudopotentials", "input_set", "functional", "potcars", "anion_corrections"):
             if getattr(self.dft, name) == DFT.model_fields[name].default:
                 del content["dft"][name]
         if self.learning.acquisition == Learning.model_fields["acquisition"].default:

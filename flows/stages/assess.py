@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from flows.context import Run
-from materials.corrections import MP2020_LEVEL
+from materials.corrections import MP2020_LEVEL, anion_corrected, anion_corrected_level, is_raw_pbe
+from materials.errors import CampaignError
 from materials.records import Calculation, Outcome, Stability
 
 if TYPE_CHECKING:
@@ -223,12 +224,36 @@ def _judge(run: Run, entries: Mapping[str, HullEntry]) -> dict[str, Stability]:
         stabilities.update((s.material_id, replace(s, decomposition=nothing)) for s in some)
 
 
+def hull_level(run: Run, level_of_theory: str) -> str:
+    """Name the level of the hulls that DFT energies of a level make: with corrections for anions where they are due.
+
+    Raises:
+        CampaignError: They are asked for, and the energies are not raw PBE.
+    """
+    wanted, raw = run.campaign.dft.anion_corrections, is_raw_pbe(level_of_theory)
+    if wanted and not raw:
+        raise CampaignError(
+            f"dft.anion_corrections: they were fitted to PBE and are added to raw energies only, and those of this"
+            f" campaign are {level_of_theory}: leave the key out"
+        )
+    return level_of_theory if wanted is False or not raw else anion_corrected_level(level_of_theory)
+
+
+def judged_by_dft(run: Run, levels: Iterable[str]) -> dict[str, Stability]:
+    """Read where DFT puts each validated candidate; of several levels, as calculations have them, the last counts."""
+    found: dict[str, Stability] = {}
+    for level in levels:
+        found |= run.ledger.stabilities(run.campaign_id, "dft", hull_level(run, level))
+    return found
+
+
 def assess_validated(
     run: Run, screened: Screened, results: Mapping[str, Mapping[str, Calculation]], until: int | None = None
 ) -> dict[str, Stability]:
     """Judge each validated candidate against phases computed at its own level of theory.
 
-    A database's phases are among them where it computes at that level: only at the Materials Project's.
+    A database's phases are among them where it computes at that level: only at the Materials Project's. Where energies
+    are corrected for anions, the ledger keeps what the raw ones say beside it.
 
     Args:
         run: The campaign.
@@ -239,25 +264,41 @@ def assess_validated(
     Returns:
         By material_id, for the candidates whose hull is complete.
     """
+    picks = {selection.material_id for selection in run.ledger.selections(run.campaign_id, until)}
+    raw: dict[str, Stability] = {}
+    found: dict[str, Stability] = {}
+    with run.progress.timed("hull"):
+        for level, calculations in results.items():
+            ordered = [calculation for _, calculation in sorted(calculations.items())]
+            known = screened.references if level == MP2020_LEVEL else {}
+            judged = _judge_picks(ordered, picks, known)
+            if hull_level(run, level) != level:
+                raw |= judged
+                judged = _judge_picks([anion_corrected(calculation) for calculation in ordered], picks, known)
+            found |= judged
+    with run.progress.timed("ledger"):
+        for several in (raw, found):
+            run.ledger.add_stabilities(run.campaign_id, [several[m] for m in sorted(several)])
+    return found
+
+
+def _judge_picks(
+    calculations: Sequence[Calculation], picks: Collection[str], known: Mapping[str, HullEntry]
+) -> dict[str, Stability]:
+    """Judge the picks among calculations of one level against the others, and against a database's phases."""
     from materials.errors import MissingTerminals
     from materials.hull import assess, entry_from
 
     found: dict[str, Stability] = {}
-    picks = {selection.material_id for selection in run.ledger.selections(run.campaign_id, until)}
-    with run.progress.timed("hull"):
-        for level, calculations in results.items():
-            entries = [entry_from(c) for _, c in sorted(calculations.items())]
-            known = screened.references if level == MP2020_LEVEL else {}
-            others = [*known.values(), *(e for e in entries if e.entry_id not in known)]
-            for entry in entries:
-                if entry.entry_id not in picks:
-                    continue
-                inside = [e for e in others if e.elements <= entry.elements and e.entry_id != entry.entry_id]
-                inside.append(entry)
-                try:
-                    found[entry.entry_id] = assess(inside, [entry], fidelity="dft")[0]
-                except MissingTerminals:
-                    continue  # an element's calculation failed, and its Failure says so
-    with run.progress.timed("ledger"):
-        run.ledger.add_stabilities(run.campaign_id, [found[m] for m in sorted(found)])
+    entries = [entry_from(calculation) for calculation in calculations]
+    others = [*known.values(), *(e for e in entries if e.entry_id not in known)]
+    for entry in entries:
+        if entry.entry_id not in picks:
+            continue
+        inside = [e for e in others if e.elements <= entry.elements and e.entry_id != entry.entry_id]
+        inside.append(entry)
+        try:
+            found[entry.entry_id] = assess(inside, [entry], fidelity="dft")[0]
+        except MissingTerminals:
+            continue  # an element's calculation failed, and its Failure says so
     return found

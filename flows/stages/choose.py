@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flows.context import Run
 from flows.reasons import pick_line
-from flows.stages.assess import Screened
+from flows.stages.assess import Screened, judged_by_dft
 from flows.stages.costs import look_further, pick_batch, reason_to_stop
 from flows.stages.explain import hardly_believed, predictions, reasons
 from flows.stages.pool import Pool
@@ -139,13 +139,14 @@ def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.flo
 
     row_of = pool.row_of()
     known = {name: np.full(len(row_of), np.nan) for name in EXPECTATIONS}
-    for calculations in collect(run, screened).values():
+    results = collect(run, screened)
+    for calculations in results.values():
         for material_id, calculation in calculations.items():
             if material_id in row_of:
                 row, gap = row_of[material_id], calculation.properties.get("band_gap")
                 known["band_gap"][row] = np.nan if gap is None else gap
                 known["volume_per_atom"][row] = calculation.volume_per_atom or np.nan
-    for material_id, stability in run.ledger.stabilities(run.campaign_id, "dft").items():
+    for material_id, stability in judged_by_dft(run, results).items():
         if material_id in row_of:
             row = row_of[material_id]
             known["decomposition_energy_per_atom"][row] = stability.decomposition_energy_per_atom

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows.context import Run
+from flows.stages.assess import hull_level
+from materials.corrections import anion_corrected_level, is_raw_pbe
 from materials.records import Calculation, Stability, WrittenCalculation
 from materials.targets import DIGITS
 from models.dft.contract import DFTSettings
@@ -39,9 +41,9 @@ def earlier_answers(
 ) -> Earlier | None:
     """Gather what other campaigns' DFT said at a comparable level of theory: of the same functional.
 
-    Where the rest of the level or the preset differs, the answers are a kind of their own, with an offset and a noise
-    that are learned. A material counts if this campaign's potential has relaxed it, so that it can be described; of
-    several answers of a kind the latest campaign's word counts.
+    Where the rest of the level, the corrections for anions or the preset differ, the answers are a kind of their own,
+    with an offset and a noise that are learned. A material counts if this campaign's potential has relaxed it, so that
+    it can be described; of several answers of a kind the latest campaign's word counts.
 
     Args:
         run: The campaign.
@@ -56,9 +58,14 @@ def earlier_answers(
     from materials.serialization import structure_from_json
     from models.learning import EXPECTATIONS, Earlier
 
-    functional = level_of_theory(own).split("/")[0]
-    found = [answer for campaign_id in _others(run) for answer in _answers(run, campaign_id, functional)]
-    kinds = _kinds(own, [answer.dft for answer in found])
+    level = level_of_theory(own)
+    corrected = hull_level(run, level) != level
+    found = [
+        answer
+        for campaign_id in _others(run)
+        for answer in _answers(run, campaign_id, functional=level.split("/")[0], corrected=corrected)
+    ]
+    kinds = _kinds(own, found, corrected=corrected)
     told = {(answer.dft.material_id, int(kind)): answer for answer, kind in zip(found, kinds, strict=True)}
     latents = {key: (json.loads(a.mlip.properties).get("latent") or [])[:n_latent] for key, a in told.items()}
     kept = [key for key, latent in latents.items() if len(latent) == n_latent]
@@ -84,7 +91,7 @@ def _others(run: Run) -> list[str]:
     return [c["campaign_id"] for c in run.ledger.campaigns() if c["campaign_id"] != run.campaign_id and c["runs"]]
 
 
-def _answers(run: Run, campaign_id: str, functional: str) -> list[_Answer]:
+def _answers(run: Run, campaign_id: str, *, functional: str, corrected: bool) -> list[_Answer]:
     best = run.ledger.calculations_by_id(set(run.ledger.best_calculations(campaign_id, fidelity="dft").values()))
     dft = {
         calculation.material_id: calculation
@@ -97,7 +104,12 @@ def _answers(run: Run, campaign_id: str, functional: str) -> list[_Answer]:
     by_mlip = run.ledger.best_calculations(
         campaign_id, fidelity="mlip", method=identity.method, level_of_theory=identity.level_of_theory
     )
-    by_dft, hull = run.ledger.stabilities(campaign_id, "dft"), run.ledger.stabilities(campaign_id, "mlip")
+    hull = run.ledger.stabilities(campaign_id, "mlip")
+    by_dft: dict[str, Stability] = {}
+    for level in sorted({calculation.level_of_theory for calculation in dft.values()}):
+        levels = [level, anion_corrected_level(level)] if is_raw_pbe(level) else [level]
+        for one in levels if corrected else reversed(levels):  # the last counts: the campaign's own convention
+            by_dft |= run.ledger.stabilities(campaign_id, "dft", one)
     relaxed = run.ledger.written_calculations(by_mlip[m] for m in sorted(dft) if m in by_mlip)
     return [
         _Answer(dft=dft[c.material_id], by_dft=by_dft.get(c.material_id), by_mlip=hull.get(c.material_id), mlip=c)
@@ -122,15 +134,18 @@ def _of(stability: Stability | None, name: str) -> float:
     return float("nan") if stability is None else round(getattr(stability, name), DIGITS)
 
 
-def _kinds(own: DFTSettings, calculations: Sequence[Calculation]) -> NDArray[np.int64]:
-    """Number the kinds of calculation: 0 is the campaign's own, whose cut-off may differ from hull to hull."""
+def _kinds(own: DFTSettings, answers: Sequence[_Answer], *, corrected: bool) -> NDArray[np.int64]:
+    """Number the kinds of answer: 0 is the campaign's own, whose cut-off may differ from hull to hull."""
 
-    def key(code: str, level: str, preset: str, mode: str) -> tuple[str, ...]:
-        return code, *level.split("/")[:2], preset, mode
+    def key(code: str, level: str, preset: str, mode: str, corrected: bool) -> tuple[str | bool, ...]:
+        return code, *level.split("/")[:2], preset, mode, corrected
 
-    numbers = {key(own.code, level_of_theory(own), own.preset, own.mode): 0}
-    found = [
-        key(c.method.split("-")[0], c.level_of_theory, str(c.properties.get("preset")), str(c.properties.get("mode")))
-        for c in calculations
-    ]
+    def key_of(answer: _Answer) -> tuple[str | bool, ...]:
+        dft, judged = answer.dft, answer.by_dft
+        preset, mode = (str(dft.properties.get(name)) for name in ("preset", "mode"))
+        as_own = corrected if judged is None else judged.level_of_theory != dft.level_of_theory
+        return key(dft.method.split("-")[0], dft.level_of_theory, preset, mode, as_own)
+
+    numbers = {key(own.code, level_of_theory(own), own.preset, own.mode, corrected): 0}
+    found = [key_of(answer) for answer in answers]
     return np.array([numbers.setdefault(kind, len(numbers)) for kind in found], dtype=np.int64)

@@ -8,7 +8,7 @@ from functools import partial
 from flows import report
 from flows.context import Run
 from flows.noted import Noted
-from flows.stages.assess import Screened
+from flows.stages.assess import Screened, judged_by_dft
 from flows.stages.choose import Belief, believe
 from flows.stages.costs import verdict
 from flows.stages.explain import cautions_about, predictions
@@ -77,14 +77,15 @@ def gather_evidence(
         # A competing phase that DFT failed for is a gap in another's hull, not a failed candidate.
         if failure.stage in ("propose", "screen") or failure.material_id in selections:
             failures[failure.material_id] = failure
+    results = collect(run, screened)
     dft: dict[str, Calculation] = {}
-    for calculations in collect(run, screened).values():
+    for calculations in results.values():
         dft |= calculations
     return Evidence(
         mlip=screened.outcomes,
         mlip_stability=screened.stabilities,
         dft=dft,
-        dft_stability=run.ledger.stabilities(run.campaign_id, "dft"),
+        dft_stability=judged_by_dft(run, results),
         predictions=latest,
         selections=selections,
         failures=failures,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from flows.context import Run
 from flows.dft.entry import Job
 from flows.jobs import folder_of, job_for, run_jobs
-from flows.stages.assess import Screened, assess_validated
+from flows.stages.assess import Screened, assess_validated, hull_level
 from materials.competing import ValidationPlan, plan_validation
 from materials.corrections import MP2020_LEVEL
 from materials.records import Calculation, Failure, Selection
+from models.dft.record import level_of_theory
 
 if TYPE_CHECKING:
     from models.dft.contract import DFTResult
@@ -64,8 +65,6 @@ def _how(run: Run) -> str:
 
 def _known(run: Run, screened: Screened, material_id: str) -> Collection[str]:
     """Name the phases that a database has energies of at the level of this candidate's calculation."""
-    from models.dft.record import level_of_theory
-
     if not screened.references:
         return frozenset()
     (job,) = _jobs_of(run, screened, [material_id], screened.elements(material_id))
@@ -143,6 +142,7 @@ def _jobs_of(
     for material_id, structure in zip(missing, screened.structures(run, missing), strict=True):
         geometry = screened.phase(material_id).calculation_id
         settings = code.settings(run.campaign.dft.preset, elements, structure, relax=relax, geometry=geometry)
+        hull_level(run, level_of_theory(settings))  # what could stand in no hull is not computed
         screened.jobs[material_id, elements, relax] = job_for(material_id, structure, settings, code)
     return [screened.jobs[material_id, elements, relax] for material_id in material_ids]
 

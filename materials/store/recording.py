@@ -131,23 +131,20 @@ class Recording:
 
     @persistent
     def add_stabilities(self, campaign_id: str, stabilities: Sequence[Stability]) -> None:
-        """Keep hull distances; one that says what the latest of its material says already is left out."""
-        columns = ("fidelity", "energy_above_hull", "decomposition_energy_per_atom", "reference_version")
+        """Keep hull distances; one that says what the latest of its material and level says already is left out."""
+        columns = ("energy_above_hull", "decomposition_energy_per_atom", "reference_version")
+        key = ("material_id", "fidelity", "level_of_theory")
         table = tables.stabilities
         with writing(self.engine, alone_on=campaign_id) as connection:
             for chunk in chunks(stabilities):
                 ids = [stability.material_id for stability in chunk]
                 known = select(table).where(table.c.campaign_id == campaign_id, table.c.material_id.in_(ids))
                 latest = {
-                    (row["material_id"], row["fidelity"]): [row[column] for column in columns]
+                    tuple(row[k] for k in key): [row[c] for c in columns]
                     for row in connection.execute(known.order_by(table.c.sequence)).mappings()
                 }
                 rows = [record_row(campaign_id, stability) for stability in chunk]
-                news = [
-                    row
-                    for row in rows
-                    if latest.get((row["material_id"], row["fidelity"])) != [row[column] for column in columns]
-                ]
+                news = [row for row in rows if latest.get(tuple(row[k] for k in key)) != [row[c] for c in columns]]
                 _insert(connection, table, news)
 
     def add_predictions(self, campaign_id: str, predictions: Sequence[Prediction]) -> None:

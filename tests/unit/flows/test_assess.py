@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from flows.campaign import DFT, Campaign
 from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
-from flows.stages.assess import assess_screened, assess_validated
+from flows.show import show
+from flows.stages.assess import Screened, assess_screened, assess_validated, hull_level, judged_by_dft
 from flows.stages.pool import gather_pool
 from flows.stages.propose import _named_as_kept
 from flows.stages.publish import publish
+from materials.errors import CampaignError
 from materials.records import Calculation
 from materials.store.ledger import Ledger
 from models.descriptors import feature_names
@@ -222,3 +225,74 @@ def test_a_databases_energy_goes_to_whoever_stands_for_its_crystal() -> None:
     named = {c.material_id: c for c in _named_as_kept(energies, stands)}
     assert named.keys() == {"ours", "theirs", "too large to keep"}
     assert named["ours"].energy == pytest.approx(-6.2)
+
+
+# Corrections for anions
+
+RAW = "PBE/setups-1.0/PW450"
+
+
+def raw_results(energy: float = -3.5) -> dict[str, Calculation]:
+    level = {"by": "gpaw-26.7.0"}
+    found = {f"element {name}": computed(f"element {name}", s, -1.1, **level) for name, s in ELEMENTS.items()}
+    found["second"] = computed("second", SALT, energy, **level)
+    return {name: replace(calculation, level_of_theory=RAW) for name, calculation in found.items()}
+
+
+def picked(run: Run) -> Screened:
+    screened(run)
+    run.ledger.add_selections(run.campaign_id, [made.selection("second")])
+    return assess_screened(run)
+
+
+def test_raw_pbe_hulls_are_corrected_for_anions_and_what_they_were_is_kept_beside(run: Run) -> None:
+    found = picked(run)
+    (stability,) = assess_validated(run, found, {RAW: raw_results()}).values()
+    assert stability.level_of_theory == f"{RAW}/MP2020-anions"
+    # -0.614 eV for each Cl of the compound, none for the element.
+    assert stability.formation_energy_per_atom == pytest.approx(-3.5 + 1.1 - 0.307)
+    assert judged_by_dft(run, [RAW]) == {"second": stability}
+    raw = run.ledger.stabilities(run.campaign_id, "dft", RAW)["second"]
+    assert raw.formation_energy_per_atom == pytest.approx(-3.5 + 1.1)
+    told = show(run.ledger, "second", "text")
+    assert f"dft ({RAW}, " in told
+    assert f"dft ({RAW}/MP2020-anions, " in told
+    assert [s["level_of_theory"] for s in json.loads(show(run.ledger, "second", "json"))["stabilities"]][-2:] == [
+        RAW,
+        f"{RAW}/MP2020-anions",
+    ]
+    # The same again is nothing new.
+    assess_validated(run, found, {RAW: raw_results()})
+    assert len(run.ledger.evidence("second")["stabilities"]) == 3
+
+
+def test_a_campaign_of_before_is_judged_again_from_what_was_computed(run: Run) -> None:
+    """Its ledger holds raw stabilities: nothing that is learned from may be of them."""
+    found = picked(run)
+    old = made.stability("second", -2.4, fidelity="dft", level_of_theory=RAW)
+    run.ledger.add_stabilities(run.campaign_id, [old])
+    assert judged_by_dft(run, [RAW]) == {}
+    assess_validated(run, found, {RAW: raw_results()})
+    assert judged_by_dft(run, [RAW])["second"].decomposition_energy_per_atom == pytest.approx(-2.4 - 0.307)
+
+
+def test_corrections_for_anions_can_be_left_out(run: Run) -> None:
+    found = picked(run)
+    without = replace(run, campaign=run.campaign.model_copy(update={"dft": DFT(budget=0, anion_corrections=False)}))
+    (stability,) = assess_validated(without, found, {RAW: raw_results()}).values()
+    assert stability.level_of_theory == RAW
+    assert stability.formation_energy_per_atom == pytest.approx(-3.5 + 1.1)
+
+
+@pytest.mark.parametrize("level", ["PBE+U/MP2020", "r2SCAN/POTCAR-PBE_64/MatPESStaticSet", "LDA/debian/PW400"])
+def test_only_raw_pbe_is_corrected_for_anions(run: Run, level: str) -> None:
+    assert hull_level(run, level) == level
+    asked = replace(run, campaign=run.campaign.model_copy(update={"dft": DFT(budget=0, anion_corrections=True)}))
+    with pytest.raises(CampaignError, match="anion_corrections"):
+        hull_level(asked, level)
+
+
+def test_a_campaign_that_does_not_name_the_corrections_is_the_one_that_it_was(run: Run) -> None:
+    assert "anion_corrections" not in run.campaign.identity()["dft"]
+    without = run.campaign.model_copy(update={"dft": DFT(budget=0, anion_corrections=False)})
+    assert without.identity()["dft"]["anion_corrections"] is False

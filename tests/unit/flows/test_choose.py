@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import Campaign
+from flows.campaign import DFT, Campaign
 from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
@@ -49,7 +49,8 @@ def said() -> list[str]:
 @pytest.fixture
 def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A dozen halides, each the only compound of its elements, screened with made-up energies."""
-    monkeypatch.setattr("flows.stages.choose.collect", lambda *_: {})  # nobody computes gaps
+    # Nobody computes gaps; energies are of the level that `made` gives them.
+    monkeypatch.setattr("flows.stages.choose.collect", lambda *_: {"PBE+U/MP2020": {}})
     monkeypatch.setattr("models.dft.gpaw.Gpaw.version", lambda _: "1.0")
     monkeypatch.setattr("models.dft.gpaw.Gpaw.potentials", lambda _: "setups-1.0")
     content = {
@@ -222,7 +223,15 @@ def test_an_answer_that_is_hardly_believed_is_pointed_out(
     ]
 
 
-def before(run: Run, first: int, last: int, *, preset: str = "standard", shift: float = 0.5) -> None:
+def before(
+    run: Run,
+    first: int,
+    last: int,
+    *,
+    preset: str = "standard",
+    shift: float = 0.5,
+    level: str = "PBE/setups-1.0/PW450/MP2020-anions",
+) -> None:
     """An earlier campaign on the same crystals, of which DFT has computed some."""
     campaign = run.campaign.model_copy(update={"name": "before"})
     earlier = replace(
@@ -243,7 +252,8 @@ def before(run: Run, first: int, last: int, *, preset: str = "standard", shift: 
         for m in computed
     )
     told = {m: screened.stabilities[m].decomposition_energy_per_atom + shift for m in computed}
-    run.ledger.add_stabilities(earlier.campaign_id, [made.stability(m, e, fidelity="dft") for m, e in told.items()])
+    by_dft = [made.stability(m, e, fidelity="dft", level_of_theory=level) for m, e in told.items()]
+    run.ledger.add_stabilities(earlier.campaign_id, by_dft)
 
 
 def test_what_an_earlier_campaign_computed_counts_from_the_first_round(run: Run) -> None:
@@ -270,6 +280,24 @@ def test_what_was_computed_otherwise_has_an_offset_of_its_own(run: Run) -> None:
     kinds = gather_pool(run, screened).earlier.kinds.tolist()  # type: ignore[union-attr]
     assert len(set(kinds)) == 2
     assert 0 not in kinds
+
+
+def test_energies_with_and_without_corrections_for_anions_are_kept_apart(run: Run) -> None:
+    screened = assess_screened(run)
+    before(run, 0, 6, level="PBE/setups-1.0/PW450")  # a ledger that is older than the corrections
+    earlier = gather_pool(run, screened).earlier
+    assert earlier is not None
+    assert set(earlier.kinds) == {1}
+    before(run, 0, 6, shift=0.4)
+    earlier = gather_pool(run, screened).earlier
+    assert earlier is not None
+    assert set(earlier.kinds) == {0}
+    assert earlier.answers[ENERGY] == pytest.approx(earlier.priors[ENERGY] + 0.4, abs=1e-3)
+    raw = replace(run, campaign=run.campaign.model_copy(update={"dft": DFT(budget=12, anion_corrections=False)}))
+    earlier = gather_pool(raw, screened).earlier
+    assert earlier is not None
+    assert set(earlier.kinds) == {0}
+    assert earlier.answers[ENERGY] == pytest.approx(earlier.priors[ENERGY] + 0.5, abs=1e-3)
 
 
 def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(

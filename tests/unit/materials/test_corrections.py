@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from monty.serialization import loadfn
+from pymatgen.analysis import compatibility
+from pymatgen.analysis.compatibility import MaterialsProject2020Compatibility
 from pymatgen.core import Lattice, Structure
 
-from materials.corrections import correct, correction
+from materials.corrections import ANIONS, anion_corrected, correct, correction
 from materials.errors import HullError
+from tests.unit.materials import made_records as made
 
 
 def rock_salt(cation: str, anion: str, a: float) -> Structure:
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    faces = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+    edges = [[x + 0.5, y, z] for x, y, z in faces]
+    return Structure(Lattice.cubic(a), [cation] * 4 + [anion] * 4, faces + edges)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +66,128 @@ def test_without_a_rule_nothing_is_done() -> None:
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(HullError, match="MP2021"):
         correction("MP2021", rock_salt("Mg", "O", 4.24))
+
+
+# The terms for anions alone, for raw PBE of any code
+
+LI2O2 = Structure.from_spacegroup(
+    "P6_3/mmc",
+    Lattice.hexagonal(3.16, 7.69),
+    ["Li", "Li", "O"],
+    [[0, 0, 0], [1 / 3, 2 / 3, 0.75], [1 / 3, 2 / 3, 0.149]],
+)
+KO2 = Structure.from_spacegroup("I4/mmm", Lattice.tetragonal(4.03, 6.70), ["K", "O"], [[0, 0, 0], [0, 0, 0.4045]])
+H2O2 = Structure(
+    Lattice.tetragonal(4.06, 8.0),
+    ["O", "O", "H", "H"],
+    [[0.32, 0.5, 0.5], [0.68, 0.5, 0.5], [0.3, 0.7, 0.54], [0.7, 0.3, 0.54]],
+)
+LI3N = Structure(
+    Lattice.hexagonal(3.65, 3.87),
+    ["Li", "Li", "Li", "N"],
+    [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0], [0, 0, 0.5], [0, 0, 0]],
+)
+BACLF = Structure(
+    Lattice.tetragonal(4.39, 7.23),
+    ["Ba", "Ba", "Cl", "Cl", "F", "F"],
+    [[0, 0.5, 0.205], [0.5, 0, 0.795], [0, 0.5, 0.647], [0.5, 0, 0.353], [0, 0, 0], [0.5, 0.5, 0]],
+)
+LIOH = Structure(
+    Lattice.tetragonal(3.55, 4.34),
+    ["Li", "Li", "O", "O", "H", "H"],
+    [[0, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.194], [0.5, 0, 0.806], [0, 0.5, 0.413], [0.5, 0, 0.587]],
+)
+
+
+@pytest.mark.parametrize(
+    ("structure", "total"),
+    # Wang et al. 2021, table 2 (eV per anion), times the anions in the cell
+    [
+        (LI2O2, 4 * -0.465),
+        (KO2, 4 * -0.161),
+        (H2O2, 2 * -0.687),  # pymatgen looks for O-H bonds before O-O bonds
+        (LI3N, -0.361),
+        (rock_salt("Mg", "S", 5.20), 4 * -0.503),
+        (rock_salt("Na", "Cl", 5.69), 4 * -0.614),
+        (rock_salt("Li", "H", 4.08), 4 * -0.179),
+        (rock_salt("K", "Br", 6.60), 4 * -0.534),
+        (rock_salt("K", "I", 7.07), 4 * -0.379),
+        (rock_salt("Mg", "Se", 5.46), 4 * -0.472),
+        (rock_salt("Sr", "Te", 6.66), 4 * -0.422),
+        (rock_salt("La", "Sb", 6.50), 4 * -0.192),
+        (rock_salt("Ca", "Si", 6.00), 4 * 0.071),
+        (BACLF, 2 * (-0.614 - 0.462)),
+        (LIOH, 2 * -0.687),  # its hydrogen is no anion
+        (rock_salt("La", "P", 6.03), 0.0),  # nothing was fitted for P and As
+        (rock_salt("La", "As", 6.15), 0.0),
+        (Structure(Lattice.cubic(2.9), ["Ni", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]]), 0.0),
+    ],
+    ids=lambda value: value.composition.reduced_formula if isinstance(value, Structure) else "",
+)
+def test_terms_for_anions(structure: Structure, total: float) -> None:
+    assert correction(ANIONS, structure) == pytest.approx(total, abs=1e-9)
+    # Without a metal whose U the Materials Project sets, its whole scheme is the same.
+    assert correction("MP2020", structure) == pytest.approx(total, abs=1e-9)
+    assert correction(ANIONS, structure * (1, 2, 1)) == pytest.approx(2 * total, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "structure", [rock_salt("Mn", "O", 4.44), rock_salt("Ni", "O", 4.18), rock_salt("V", "F", 4.2)]
+)
+def test_the_terms_that_tie_gga_to_gga_and_u_are_left_out(structure: Structure) -> None:
+    per_anion = {"O": -0.687, "F": -0.462}[structure[-1].specie.symbol]
+    assert correction(ANIONS, structure) == pytest.approx(4 * per_anion)
+    assert correction("MP2020", structure) < correction(ANIONS, structure) - 4
+
+
+@pytest.mark.parametrize("symbol", ["O", "N", "F", "Cl", "S", "Si", "H", "I"])
+def test_no_element_has_a_term_for_anions(symbol: str) -> None:
+    assert correction(ANIONS, Structure(Lattice.cubic(8.0), [symbol] * 2, [[0, 0, 0], [0.15, 0, 0]])) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Failed to guess oxidation states")
+def test_the_compounds_that_the_scheme_was_fitted_to_get_what_pymatgen_gives_them_but_for_metals() -> None:
+    """Its own 420 entries, with the POTCARs and U of each, against our structures of the same composition."""
+    found = 0
+    scheme = MaterialsProject2020Compatibility(check_potcar=False)
+    for entry in loadfn(Path(compatibility.__file__).with_name("calc_compounds.json.gz")).values():
+        composition = entry.composition.reduced_composition
+        if composition.num_atoms > 10 or entry.data["oxide_type"] not in ("oxide", "None") or len(composition) == 1:
+            continue
+        if "S" in composition and "O" in composition:
+            continue  # a sulfate is known by its bonds
+        terms = scheme.get_adjustments(entry)
+        expected = sum(term.value for term in terms if "mixing" not in term.name) / entry.composition.num_atoms
+        # A row of atoms 3 Å apart: no O-O bond.
+        symbols = [element.symbol for element, n in composition.items() for _ in range(round(n))]
+        row = Lattice.orthorhombic(5, 5, 3 * len(symbols))
+        structure = Structure(row, symbols, [[0, 0, i / len(symbols)] for i in range(len(symbols))])
+        assert correction(ANIONS, structure) / len(structure) == pytest.approx(expected, abs=1e-9), entry.name
+        found += 1
+    assert found > 150
+
+
+def test_species_with_charges_are_the_same_compound() -> None:
+    plain = rock_salt("Mg", "O", 4.24)
+    charged = plain.copy().add_oxidation_state_by_element({"Mg": 2, "O": -2})
+    assert correction(ANIONS, charged) == correction(ANIONS, plain)
+
+
+@pytest.mark.parametrize(
+    "level", ["PBE/gpaw-setups-1.2.1/PW600", "PBE/POTCAR-PBE_64/MatPESStaticSet", "PBE+U(Mn3.9)/x/PW600"]
+)
+def test_a_raw_pbe_energy_is_corrected_once_and_its_level_says_so(level: str) -> None:
+    raw = made.calculation(structure=rock_salt("Na", "Cl", 5.69), energy=-27.0, fidelity="dft", level_of_theory=level)
+    corrected = anion_corrected(raw)
+    assert corrected.energy == pytest.approx(-27.0 - 4 * 0.614)
+    assert corrected.level_of_theory == f"{level}/MP2020-anions"
+    with pytest.raises(HullError, match="none yet"):
+        anion_corrected(corrected)
+
+
+@pytest.mark.parametrize(
+    "level", ["r2SCAN/POTCAR-PBE_64/MatPESStaticSet", "PBE+U/MP2020", "LDA/debian/PW400", "PBEsol/x/PW400"]
+)
+def test_no_other_energy_gets_the_terms_for_anions(level: str) -> None:
+    with pytest.raises(HullError, match="are for energies of PBE"):
+        anion_corrected(made.calculation(structure=rock_salt("Na", "Cl", 5.69), level_of_theory=level))
