@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from flows import tables
 
 if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
     from pymatgen.core import Structure
 
+    from materials.records import Calculation
     from materials.store.ledger import Ledger
     from models.relaxation import Frame
 
@@ -28,6 +33,9 @@ def export(
 ) -> int:
     """Write the best known structure of each row, named by rank and material; return how many.
 
+    Extended XYZ has with it what DFT found for that very structure: the energy (eV, before any correction), forces
+    (eV/Å), stress (eV/Å³) and, with spin, moments (μB).
+
     Args:
         ledger: To ask.
         folder: Made if it is not there.
@@ -39,12 +47,14 @@ def export(
     rows = tables.query(
         ledger, campaign, where=where, sort=None, limit=limit, columns="rank,material_id,energy_above_hull,band_gap"
     )
-    structures = ledger.structures([row["material_id"] for row in rows])
+    ids = [row["material_id"] for row in rows]
+    structures, computed = ledger.structures(ids), ledger.calculations(ids, fidelity="dft")
     folder.mkdir(parents=True, exist_ok=True)
     width = len(str(max((row["rank"] for row in rows), default=1)))
     for row in rows:
         name = f"{row['rank']:0{width}d}-{row['material_id']}{SUFFIXES[style]}"
-        (folder / name).write_text(_text(structures[row["material_id"]], style, row), encoding="utf-8")
+        text = _text(structures[row["material_id"]], style, row, computed.get(row["material_id"]))
+        (folder / name).write_text(text, encoding="utf-8")
     return len(rows)
 
 
@@ -75,7 +85,7 @@ def write_trajectory(folder: Path, material_id: str, frames: Sequence[Frame]) ->
     write(folder / f"{material_id}.extxyz", images, format="extxyz")
 
 
-def _text(structure: Structure, style: str, row: tables.Row) -> str:
+def _text(structure: Structure, style: str, row: tables.Row, dft: Calculation | None) -> str:
     if style == "cif":
         return str(structure.to(fmt="cif"))
     if style == "poscar":
@@ -89,6 +99,19 @@ def _text(structure: Structure, style: str, row: tables.Row) -> str:
 
     atoms = AseAtomsAdaptor.get_atoms(structure.copy(site_properties={}), msonable=False)
     atoms.info = {name: value for name, value in row.items() if value is not None}
+    if dft is not None and dft.status == "converged":  # then it is its structure that is the best known
+        atoms.info["level_of_theory"] = dft.level_of_theory
+        atoms.calc = _answered(atoms, dft)
     text = io.StringIO()
     write(text, atoms, format="extxyz")
     return text.getvalue()
+
+
+def _answered(atoms: Atoms, dft: Calculation) -> SinglePointCalculator:
+    """What DFT found, as a program that fits a potential wants it: ledgers from before arrays were kept hold only the
+    energy."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    found = dft.properties
+    arrays = {name: np.array(found[name]) for name in ("forces", "stress", "magmoms") if name in found}
+    return SinglePointCalculator(atoms, energy=found.get("uncorrected_energy", dft.energy), **arrays)

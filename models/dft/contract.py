@@ -138,7 +138,9 @@ class DFTResult:
         wall_time_s: Of all attempts that this result took.
         attempts: Rungs of the ladder of mixers that were climbed; 1 if the first one served.
         message: Why there is no result, with the last lines of the log.
-        properties: What else the code found, by the Materials Project's names.
+        properties: What else the code found, by the Materials Project's names. `stress` is (3, 3), eV/Å³, positive
+            where the cell wants to shrink; `forces`, (n, 3), eV/Å, and with spin `magmoms`, (n,), μB within a sphere
+            about each atom, are in the order of the sites of `structure`.
     """
 
     status: DFTStatus

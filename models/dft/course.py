@@ -69,8 +69,9 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
         started: When it began, the time of earlier attempts taken off.
         physics: The module of the code. `ground_state(atoms, task)` converges the density, gives the atoms a
             calculator, and returns it and what `climb` returned; `band_gap(calc, settings)` is in eV;
-            `properties(calc, settings)` is whatever else there is to say; `LOG` is where the code writes, and
-            `convergence_errors()` are what its calculator raises if it does not climb by itself.
+            `properties(calc, settings)` is whatever else there is to say, with spin the `magmoms` of the sites; `LOG`
+            is where the code writes, and `convergence_errors()` are what its calculator raises if it does not climb by
+            itself.
     """
     from ase import Atoms
 
@@ -95,7 +96,12 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
         "numbers": atoms.numbers.tolist(),
         "n_steps": n_steps,
         "attempts": len(rungs),
-        "properties": {**physics.properties(calc, settings), "mixing": rungs[-1]},
+        "properties": {
+            "forces": atoms.get_forces().tolist(),
+            "stress": atoms.get_stress(voigt=False).tolist(),
+            **physics.properties(calc, settings),
+            "mixing": rungs[-1],
+        },
     }
     if energies and result["energy"] > energies[0] + MAY_RISE * len(atoms):
         raise Ended("failed", f"the energy rose by {result['energy'] - energies[0]:.4f} eV in the relaxation")

@@ -90,6 +90,17 @@ class Output:
         return HARTREE * np.array(rows).reshape(len(rows), spins, -1).swapaxes(0, 1)
 
 
+def site_moments(said: str) -> list[float]:
+    """Moments within a sphere about each atom, μB, as they stood when the density had converged.
+
+    Args:
+        said: The standard output of pw.x: not every version has them in its XML file.
+    """
+    # "atom:    1    charge:    8.8027    magn:    0.2605", from 7.0 "atom   1 (R=0.411)  charge=  8.80  magn=  0.26".
+    found = re.findall(r"^\s*atom:?\s+(\d+)\s.*magn[:=]\s*(\S+)", said, re.MULTILINE)
+    return [float(moment) for _, moment in sorted({int(atom): moment for atom, moment in found}.items())]
+
+
 def raise_refusal(said: str, errors: str) -> None:
     """Raise what pw.x said between its lines of percent signs, or of a refused allocation, if it did.
 

@@ -21,7 +21,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.espresso import EspressoProfile, EspressoTemplate
 
 from models.dft.course import Died, Ended, NotConverged, climb, gap
-from models.dft.espresso_output import RYDBERG, Output, raise_refusal
+from models.dft.espresso_output import RYDBERG, Output, raise_refusal, site_moments
 
 HERE = Path(".")  # the driver works in the calculation's folder
 SCRATCH = Path("pw")  # the density, and what else pw.x leaves behind
@@ -93,6 +93,7 @@ def properties(calc: PwCalculator, settings: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"n_kpoints": calc.output.n_kpoints, "efermi": calc.output.fermi_level}
     if settings["magnetic_moments"]:
         found["total_magnetization"] = calc.output.magnetization
+        found["magmoms"] = site_moments(Path(LOG).read_text(errors="replace"))
     return found
 
 

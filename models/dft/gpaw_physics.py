@@ -79,6 +79,7 @@ def properties(calc: Any, settings: Any) -> dict[str, Any]:
     found = {"n_kpoints": len(calc.get_ibz_k_points()), "efermi": float(calc.get_fermi_level())}
     if settings["magnetic_moments"]:
         found["total_magnetization"] = float(calc.get_magnetic_moment())
+        found["magmoms"] = calc.get_magnetic_moments().tolist()
     return found
 
 

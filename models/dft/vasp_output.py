@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,16 @@ from pymatgen.io.vasp.outputs import Vasprun
 
 from models.dft.course import GPA
 
+# In OUTCAR: a line for each ion, split into s, p and d, the sum last.
+MOMENTS = re.compile(r"magnetization \(x\)\s+# of ion.*\n-+\n((?: *\d+ .*\n)+)")
 
-def read_run(run: Vasprun) -> dict[str, Any]:
+
+def read_run(run: Vasprun, outcar: Path) -> dict[str, Any]:
     """The numbers of a run, in eV and Å, as `result.json` has them.
+
+    Args:
+        run: Its vasprun.xml.
+        outcar: Its OUTCAR, which alone has the moments of the sites.
 
     The energy is that for smearing of zero width, as the Materials Project takes it. VASP writes stresses in kBar,
     positive where the cell wants to grow; ours are in eV/Å³ and positive where it wants to shrink, as ASE has them.
@@ -26,10 +35,13 @@ def read_run(run: Vasprun) -> dict[str, Any]:
         "vasp_version": run.vasp_version,
         "n_kpoints": len(run.actual_kpoints),
         "efermi": run.efermi,
-        "stress": stress.ravel()[[0, 4, 8, 5, 2, 1]].tolist(),
+        "forces": np.array(last["forces"]).tolist(),
+        "stress": stress.tolist(),
     }
     if moment is not None:
         properties["total_magnetization"] = moment
+        if magmoms := site_moments(outcar):
+            properties["magmoms"] = magmoms
     return {
         "energy": float(run.final_energy),
         "max_force": float(np.linalg.norm(last["forces"], axis=1).max(initial=0.0)),
@@ -63,6 +75,13 @@ def moment_of(run: Vasprun) -> float | None:
     """Total moment of the cell, μB; None without spin."""
     counts = filled(run)
     return counts[0] - counts[1] if len(counts) == 2 else None
+
+
+def site_moments(outcar: Path) -> list[float]:
+    """Moments within a sphere about each site, μB, after the last ionic step; empty where LORBIT asked for none."""
+    text = outcar.read_text(errors="replace") if outcar.exists() else ""
+    tables = MOMENTS.findall(text)
+    return [float(row.split()[-1]) for row in tables[-1].splitlines()] if tables else []
 
 
 def gap_of(run: Vasprun) -> float:

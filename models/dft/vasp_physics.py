@@ -182,7 +182,7 @@ def result_of(settings: Any, repaired: list[dict[str, Any]], said: str, n_steps:
     converged = run.converged_ionic
     if said and converged:
         raise Ended("failed", told(repaired, said))
-    result = read_run(run)
+    result = read_run(run, Path("OUTCAR"))
     first = run.ionic_steps[0]["e_0_energy"]
     if relaxes and result["energy"] > first + course.MAY_RISE * len(result["numbers"]):
         raise Ended("failed", f"the energy rose by {result['energy'] - first:.4f} eV in the relaxation")

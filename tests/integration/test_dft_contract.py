@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pymatgen.core import Structure
 
@@ -69,6 +70,43 @@ def test_what_converged_has_all_its_numbers(ended: dict[str, DFTResult], code: D
     assert record.method.startswith(f"{code.name}-")
     assert record.properties["band_gap"] == result.band_gap
     assert record.level_of_theory == level_of_theory(settings)
+
+
+def test_forces_and_stress_are_kept_in_the_order_of_the_sites(case: Case, code: DFTCode, tmp_path: Path) -> None:
+    """Against energies, of the crystal that came back: the cell is turned and its sites are sorted on the way."""
+    ask = case.skewed
+    moved = run(tmp_path, code, {"moved": ask})["moved"]
+    found, cell = moved.properties, moved.structure
+    assert cell is not None, moved.message
+    forces, stress = np.array(found["forces"]), np.array(found["stress"])
+    assert forces.shape == (len(cell), 3)
+    assert np.allclose(forces.sum(axis=0), 0, atol=0.02)
+    assert np.allclose(stress, stress.T, atol=1e-6)
+    assert abs(forces).max() > 0.3
+    assert moved.max_stress == pytest.approx(abs(stress).max(), abs=1e-9)
+    push = np.zeros((len(cell), 3))
+    push[-1] = 0.01 * forces[-1] / np.linalg.norm(forces[-1])
+    strain = 0.004 * stress / np.linalg.norm(stress)
+    asked = {}
+    for name, sign in (("back", -1), ("forth", 1)):
+        coordinates, lattice = cell.cart_coords + sign * push, cell.lattice.matrix @ (np.eye(3) + sign * strain)
+        pushed = Structure(cell.lattice, cell.species, coordinates, coords_are_cartesian=True)
+        asked |= {f"pushed {name}": pushed, f"strained {name}": Structure(lattice, cell.species, cell.frac_coords)}
+    energies = {
+        name: result.energy or 0.0
+        for name, result in run(tmp_path, code, {k: replace(ask, structure=s) for k, s in asked.items()}).items()
+    }
+    worth = {kind: (energies[f"{kind} forth"] - energies[f"{kind} back"]) / 2 for kind in ("pushed", "strained")}
+    assert worth["pushed"] == pytest.approx(-(forces * push).sum(), rel=0.03)
+    assert worth["strained"] == pytest.approx(cell.volume * (stress * strain).sum(), rel=0.03)
+
+
+def test_moments_are_kept_in_the_order_of_the_sites(case: Case, code: DFTCode, tmp_path: Path) -> None:
+    magnet = run(tmp_path, code, {"magnet": case.magnet})["magnet"]
+    assert magnet.structure is not None, magnet.message
+    moments, total = magnet.properties["magmoms"], magnet.properties["total_magnetization"]
+    assert total > 0.5
+    assert moments == pytest.approx([total * site.specie.is_transition_metal for site in magnet.structure], abs=0.15)
 
 
 def test_an_insulator_has_a_gap_and_a_metal_has_none(case: Case, ended: dict[str, DFTResult]) -> None:

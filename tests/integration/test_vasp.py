@@ -20,6 +20,7 @@ from flows.dft.ends import ATTEMPTS
 from flows.jobs import folder_of, job_for
 from models.dft.contract import DFTResult, Limits, clean_environment
 from models.dft.vasp import Vasp
+from models.dft.vasp_output import site_moments
 from tests.peers import vasp as peer
 from tests.peers.dft_cases import SILICON, Ask, diamond, run, told, vasp
 
@@ -74,6 +75,7 @@ def test_others_read_its_files_as_they_read_vasps(outputs: Path) -> None:
     assert np.allclose(from_xml.get_forces(), from_text.get_forces(), atol=1e-5)
     assert np.allclose(from_xml.get_stress(), from_text.get_stress(), atol=1e-5)
     assert outcar.efermi == pytest.approx(run.efermi, abs=1e-3)
+    assert site_moments(outputs / "OUTCAR") == [site["tot"] for site in outcar.magnetization] != []
     assert outcar.run_stats["Total CPU time used (sec)"] > 0
     gap, _, _, _ = run.eigenvalue_band_properties
     assert gap == pytest.approx(1.2, abs=1e-3)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from pymatgen.core import SETTINGS, Lattice, Structure
@@ -42,8 +43,24 @@ def fcc(symbol: str, a: float) -> Structure:
     return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [symbol], [(0, 0, 0)])
 
 
+def skewed() -> Structure:
+    """Silicon, pressed together, and one of its two atoms moved: the symmetry that is left is no accident."""
+    silicon: Structure = diamond("Si", 5.3).get_primitive_structure()
+    moved = silicon.cart_coords + np.array([(0, 0, 0), (0.3, 0.1, 0)])
+    return Structure(silicon.lattice, silicon.species, moved, coords_are_cartesian=True)
+
+
 SILICON = diamond("Si", 5.43)
 ALUMINIUM = fcc("Al", 4.05)
+IRON_ALUMINIDE = Structure.from_spacegroup("Pm-3m", Lattice.cubic(2.9), ["Al", "Fe"], [(0, 0, 0), (0.5, 0.5, 0.5)])
+# Equal divisions with Γ are the same points whichever primitive cell is chosen.
+SMOOTH = {
+    "kpoints": (3, 3, 3),
+    "kpoint_shift": (False, False, False),
+    "cutoff_ev": 600.0,
+    "convergence_energy_ev": 1e-6,
+    "convergence_density": 1e-6,
+}
 TOO_CLOSE = Structure(Lattice.cubic(5.0), ["Si", "Si"], [(0, 0, 0), (0.2, 0, 0)])
 
 
@@ -74,6 +91,8 @@ class Case:
         ends: Status -> what ends so, and a word that its message must have.
         stretched: The insulator, to be relaxed; its first steps take some seconds.
         lattice_constant: Of the relaxed insulator, Å, and how far off it may be.
+        skewed: A crystal under stress with forces on its atoms, so well converged that its energy can be derived.
+        magnet: A ferromagnet, its moment on transition metals.
     """
 
     open: Callable[[], DFTCode]
@@ -83,6 +102,8 @@ class Case:
     ends: Mapping[str, tuple[Ask, str]]
     stretched: Ask
     lattice_constant: tuple[float, float]
+    skewed: Ask
+    magnet: Ask
 
 
 def run(folder: Path, code: DFTCode, asked: Mapping[str, Ask], **limits: float) -> dict[str, DFTResult]:
@@ -142,7 +163,7 @@ def vasp() -> DFTCode:
     """VASP's stand-in, slow enough that one can see it work."""
     folder = Path(tempfile.mkdtemp(prefix="assay-vasp-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    vasp_peer.make_potcars(folder, {"PBE": ["Si", "Al"]})
+    vasp_peer.make_potcars(folder, {"PBE": ["Si", "Al", "Fe_pv"]})
     SETTINGS["PMG_VASP_PSP_DIR"] = str(folder)
     program = vasp_peer.install(folder, told={"seconds": 0.4})
 
@@ -211,6 +232,8 @@ CASES = {
         ends=ends(dear={"cutoff_ev": 2000.0, "kpoints": (8, 8, 8)}, memory_gib=0.2),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.3}),
         lattice_constant=(5.469, 0.02),  # PBE, https://doi.org/10.1103/PhysRevB.79.085104
+        skewed=Ask(structure=skewed(), settings=SMOOTH),
+        magnet=Ask(structure=IRON_ALUMINIDE, settings={"kpoints": (4, 4, 4), "cutoff_ev": 350.0}),
     ),
     "espresso": Case(
         open=espresso,
@@ -220,6 +243,8 @@ CASES = {
         ends=ends(dear={"cutoff_ev": 3000.0, "density_cutoff_ev": 12000.0, "kpoints": (12, 12, 12)}, memory_gib=0.3),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.1}),
         lattice_constant=(5.40, 0.02),  # LDA, https://doi.org/10.1103/PhysRevB.79.085104
+        skewed=Ask(structure=skewed(), settings={**SMOOTH, "density_cutoff_ev": 2400.0}),
+        magnet=Ask(structure=fcc("Ni", 3.45), settings={"kpoints": (6, 6, 6)}),
     ),
     # No VASP was at hand: this is the program of tests/peers/vasp.py, whose "physics" is a pair potential.
     "vasp": Case(
@@ -230,5 +255,7 @@ CASES = {
         ends=vasps_ends(),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True),
         lattice_constant=(5.019, 0.01),  # where its pair potential is lowest
+        skewed=Ask(structure=skewed()),
+        magnet=Ask(structure=IRON_ALUMINIDE),
     ),
 }

@@ -95,11 +95,15 @@ def raw_chgnet() -> Calculator:
     return Raw(use_device="cpu")
 
 
+def moments_of(task: files.Input) -> list[float]:
+    """Of each site: two fifths of what it starts from, if that is more than a little."""
+    return [0.4 * m * (abs(m) > 1) for m in task.tags["MAGMOM"]] if task.tags["ISPIN"] == 2 else []
+
+
 def bands(task: files.Input) -> tuple[np.ndarray, np.ndarray, float, float]:
     """Energies and occupations (spins, k-points, bands), Fermi level, moment."""
     spins = int(task.tags["ISPIN"])
-    moments = [m for m in task.tags["MAGMOM"] if abs(m) > 1] if spins == 2 else []
-    moment = 0.4 * float(sum(moments))
+    moment = sum(moments_of(task))
     insulates = bool(set(task.atoms.symbols) & ANIONS) and not moment and round(task.n_electrons) % 2 == 0
     each = [task.n_electrons / 2 + sign * moment / 2 for sign in (1, -1)][:spins]
     n_bands = int(np.ceil(max(each))) + 4
@@ -234,6 +238,8 @@ class Run:
             f"  d E ={files.fortran(change, 6)}{magnetic}\n"
         )
         files.write(self.outcar, files.outcar_step(self.atoms, self.task, energy, entropy, self.fermi, self.moment))
+        if self.task.tags.get("LORBIT", 0) >= 10:
+            files.write(self.outcar, files.outcar_moments(moments_of(self.task)))
         stress = -files.KILOBAR * self.atoms.get_stress(voigt=False)
         files.write(
             self.xml,

@@ -76,7 +76,15 @@ def read_incar(text: str) -> dict[str, Any]:
         if equals:
             given[key.strip().upper()] = value.strip()
     nsw = int(given.get("NSW", 0))
-    defaults = {"NSW": 0, "IBRION": -1 if nsw in (-1, 0) else 0, "ISIF": 2, "EDIFF": 1e-4, "NELM": 60, "ISPIN": 1}
+    defaults = {
+        "NSW": 0,
+        "IBRION": -1 if nsw in (-1, 0) else 0,
+        "ISIF": 2,
+        "EDIFF": 1e-4,
+        "NELM": 60,
+        "ISPIN": 1,
+        "LORBIT": 0,
+    }
     defaults |= {"ISMEAR": 1, "SIGMA": 0.2, "ALGO": "Normal", "LDAU": False, "ENCUT": 400.0, "PREC": "Normal"}
     defaults |= {"GGA": "PE", "METAGGA": "--", "ISTART": 0}
     found: dict[str, Any] = dict(defaults)
@@ -366,6 +374,20 @@ def outcar_step(atoms: Atoms, task: Input, energy: float, entropy: float, fermi:
         f"  free  energy   TOTEN  = {energy - entropy / 2:18.8f} eV\n\n"
         f"  energy  without entropy={energy + entropy / 2:18.8f}  energy(sigma->0) ={energy:18.8f}\n\n"
         "     LOOP+:  cpu time    1.0000: real time    1.0000\n\n\n"
+    )
+
+
+def outcar_moments(moments: list[float]) -> str:
+    """Moments of the sites, split into s, p and d; none without spin."""
+    if not moments:
+        return ""
+    rows = "".join(f"{i:5d} {0:12.3f}{0:8.3f}{m:8.3f}{m:8.3f}\n" for i, m in enumerate(moments, 1))
+    return (
+        "\n\n magnetization (x)\n \n# of ion       s       p       d       tot\n"
+        + "-" * 42
+        + f"\n{rows}"
+        + "-" * 50
+        + f"\ntot  {0:12.3f}{0:8.3f}{sum(moments):8.3f}{sum(moments):8.3f}\n\n\n"
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.io import read as ase_read
 from pymatgen.core import Lattice, Structure
 
 from materials.errors import CodeNotInstalled, DFTError
@@ -19,7 +20,7 @@ from models.dft import espresso
 from models.dft.contract import Limits, clean_environment
 from models.dft.course import Died, Ended, NotConverged
 from models.dft.espresso import Espresso
-from models.dft.espresso_output import BOHR, RYDBERG, Output, raise_refusal
+from models.dft.espresso_output import BOHR, RYDBERG, Output, raise_refusal, site_moments
 from models.dft.espresso_physics import LADDER, command, parameters, with_fractions
 from models.dft.pseudopotentials import Family, Pseudopotential
 from models.dft.record import level_of_theory
@@ -219,6 +220,21 @@ def test_what_pw_wrote_is_read_in_our_units_and_signs() -> None:
     assert pytest.approx(0.529177, abs=1e-6) == BOHR
 
 
+def test_moments_of_the_sites_are_those_of_the_last_report() -> None:
+    said = (RECORDED / "nickel-scf.pwo").read_text()
+    assert site_moments(said) == [0.2605]
+    assert site_moments((RECORDED / "silicon-scf.pwo").read_text()) == []
+    newer = """
+     Magnetic moment per site  (integrated on atomic sphere of radius R)
+     atom   1 (R=0.357)  charge= 14.3137  magn=  0.5000
+     atom   2 (R=0.357)  charge= 14.3137  magn= -0.5000
+     Magnetic moment per site  (integrated on atomic sphere of radius R)
+     atom   1 (R=0.357)  charge= 14.3135  magn=  2.6124   constr=  0.0000
+     atom   2 (R=0.357)  charge= 14.3135  magn=-12.6118   constr=  0.0000
+"""
+    assert site_moments(newer) == [2.6124, -12.6118]
+
+
 def test_what_the_run_before_left_is_not_read_as_a_result() -> None:
     with pytest.raises(Died, match="without a result of this run"):
         Output(RECORDED / "silicon-scf.xml", "nscf")
@@ -240,6 +256,9 @@ def test_a_calculation_from_input_to_result(pw: StandIn, tmp_path: Path) -> None
     assert result.energy == pytest.approx(-215.41087, abs=1e-5)
     assert result.band_gap == pytest.approx(0.64517, abs=1e-5)
     assert result.properties["mixing"] == "default"
+    recorded = ase_read(RECORDED / "silicon-scf.pwo")
+    assert np.array(result.properties["forces"]) == pytest.approx(recorded.get_forces(), abs=1e-6)
+    assert np.array(result.properties["stress"]) == pytest.approx(recorded.get_stress(voigt=False), abs=1e-6)
     assert pw.runs == 2
     assert not (tmp_path / "a b" / "pw").exists()
     assert "calculation      = 'nscf'" in (pw.folder / "input-2").read_text()
@@ -250,6 +269,7 @@ def test_a_metal_is_not_asked_twice(pw: StandIn, tmp_path: Path) -> None:
     _, result = run(tmp_path / "x", NICKEL)
     assert (result.status, result.band_gap, pw.runs) == ("converged", 0.0, 1)
     assert result.properties["total_magnetization"] == pytest.approx(0.24, abs=0.01)
+    assert result.properties["magmoms"] == [0.2605]
 
 
 def test_the_ladder_is_climbed_and_the_rung_that_served_is_told(pw: StandIn, tmp_path: Path) -> None:

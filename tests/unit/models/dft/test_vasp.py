@@ -24,7 +24,7 @@ from models.dft.contract import DFTResult, DFTSettings, Limits
 from models.dft.presets import symmetrised
 from models.dft.record import calculation_from, calculation_id, level_of_theory
 from models.dft.vasp import Vasp, corrected, input_files
-from models.dft.vasp_output import gap_of, read_run
+from models.dft.vasp_output import gap_of, read_run, site_moments
 from models.dft.vasp_sets import SetChoice
 from tests.peers import vasp as peer
 
@@ -364,13 +364,14 @@ def test_foreign_potcars_are_named() -> None:
 # Reading
 
 
-def test_a_real_vasprun_is_read_as_others_read_it() -> None:
+def test_a_real_vasprun_is_read_as_others_read_it(tmp_path: Path) -> None:
     atoms = ase_read(REAL / "vasprun_pstress.xml", format="vasp-xml")
     run = Vasprun(REAL / "vasprun_pstress.xml", parse_potcar_file=False)
-    result = read_run(run)
+    result = read_run(run, tmp_path / "OUTCAR")
     # Diamond that is pulled apart by 166 kBar: VASP writes -166, ASE has it positive.
-    assert result["properties"]["stress"] == pytest.approx(atoms.get_stress().tolist(), abs=1e-7)
-    assert result["properties"]["stress"][0] > 0
+    assert np.array(result["properties"]["stress"]) == pytest.approx(atoms.get_stress(voigt=False), abs=1e-7)
+    assert result["properties"]["stress"][0][0] > 0
+    assert np.array(result["properties"]["forces"]) == pytest.approx(atoms.get_forces(), abs=1e-9)
     assert result["max_stress"] == pytest.approx(165.996 / 1602.1766, rel=1e-4)
     assert result["max_force"] == pytest.approx(np.linalg.norm(atoms.get_forces(), axis=1).max(), abs=1e-9)
     assert result["numbers"] == [6, 6]
@@ -380,6 +381,39 @@ def test_a_real_vasprun_is_read_as_others_read_it() -> None:
     assert result["properties"]["vasp_version"] == "6.3.0"
     assert result["properties"]["hubbards"] == {}
     assert "total_magnetization" not in result["properties"]
+
+
+OUTCAR = """
+ total charge
+
+# of ion       s       p       d       tot
+------------------------------------------
+    1        0.300   0.400   5.100   5.800
+    2        1.500   3.500   0.000   5.000
+--------------------------------------------------
+tot          1.800   3.900   5.100  10.800
+
+
+ magnetization (x)
+
+# of ion       s       p       d       tot
+------------------------------------------
+    1        0.010   0.020   {0:.3f}   3.730
+    2       -0.001  -0.040   0.000  -0.041
+{1}
+
+    1        0.000   0.000   9.000   9.000
+"""
+
+
+@pytest.mark.parametrize("total", ["-" * 50 + "\ntot          0.009  -0.020   3.700   3.689", ""])
+def test_moments_of_the_sites_are_those_after_the_last_step(tmp_path: Path, total: str) -> None:
+    path = tmp_path / "OUTCAR"
+    path.write_text(OUTCAR.format(1.0, total).replace("3.730", "1.030") + OUTCAR.format(3.7, total))
+    assert site_moments(path) == [3.730, -0.041]
+    path.write_text(OUTCAR.format(3.7, total).partition(" magnetization")[0])
+    assert site_moments(path) == []
+    assert site_moments(tmp_path / "nowhere") == []
 
 
 class Bands:
