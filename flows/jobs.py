@@ -18,6 +18,7 @@ from flows.dft.executor import Executor, open_executor
 from flows.dft.watch import Watch
 from models.cost import relative_cost
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
+from models.dft.presets import asked_before
 from models.dft.record import calculation_id, method_of
 
 if TYPE_CHECKING:
@@ -30,8 +31,14 @@ def job_for(material_id: str, structure: Structure, settings: DFTSettings, code:
     Raises:
         CodeNotInstalled: The code is not on this machine.
     """
-    key = calculation_id(material_id, method_of(code), settings)
-    return Job(calculation_id=key, material_id=material_id, structure=structure, settings=settings)
+    key, before = calculation_id(material_id, method_of(code), settings), asked_before(settings, structure)
+    return Job(
+        calculation_id=key,
+        material_id=material_id,
+        structure=structure,
+        settings=settings,
+        before=job_for(material_id, structure, before, code) if before else None,
+    )
 
 
 def folder_of(runs_dir: Path, key: str) -> Path:

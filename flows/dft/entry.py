@@ -24,12 +24,22 @@ LACKED = {end.name: end.more for end in ends.ENDS if end.more}
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A calculation to be done. `flows.jobs.job_for` makes one."""
+    """A calculation to be done. `flows.jobs.job_for` makes one.
+
+    Attributes:
+        calculation_id: Its key in the ledger, and its folder's name.
+        material_id: What is computed.
+        structure: Its crystal.
+        settings: How.
+        before: The same by the settings of an earlier version, where those had another hash
+            (`models.dft.presets.asked_before`).
+    """
 
     calculation_id: str
     material_id: str
     structure: Structure
     settings: DFTSettings
+    before: Job | None = None
 
 
 @dataclass(kw_only=True, eq=False)

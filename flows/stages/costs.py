@@ -11,7 +11,7 @@ import numpy as np
 
 from flows.context import Run
 from flows.stages.assess import Screened
-from flows.stages.validate import jobs_of, plan_of, plans
+from flows.stages.validate import answers, jobs_of, plan_of, plans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def learn_costs(run: Run, screened: Screened) -> CostModel:
     from models.cost import learn_cost
 
     jobs = {job.calculation_id: job for plan in plans(run, screened) for job in jobs_of(run, screened, plan)}
-    found = run.ledger.calculations_by_id(jobs)
+    found = answers(run, list(jobs.values()))
     ended = {key: calculation for key, calculation in found.items() if calculation.status == "converged"}
     return learn_cost(
         [_work(screened, jobs[key]) for key in sorted(ended)],
@@ -48,7 +48,7 @@ def bill_of(run: Run, screened: Screened, model: CostModel, material_ids: Sequen
     needed = [jobs_of(run, screened, plan_of(run, screened, material_id)) for material_id in material_ids]
     jobs = {job.calculation_id: job for each in needed for job in each}
     most = run.cluster.dft.most()
-    paid = {key for key, known in run.ledger.calculations_by_id(jobs).items() if is_final(known, most)}
+    paid = {key for key, known in answers(run, list(jobs.values())).items() if is_final(known, most)}
     asked = {key: column for column, key in enumerate(jobs)}
     prices = np.zeros(len(jobs))
     unpaid = [key for key in jobs if key not in paid]

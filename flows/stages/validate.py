@@ -102,12 +102,29 @@ def collect(run: Run, screened: Screened, until: int | None = None) -> dict[str,
         one comes last, in whatever order they were computed.
     """
     jobs = [job for plan in plans(run, screened, until) for job in jobs_of(run, screened, plan)]
-    found = run.ledger.calculations_by_id(sorted({job.calculation_id for job in jobs}))
+    found = answers(run, jobs)
     results: dict[str, dict[str, Calculation]] = {}
     for calculation in found.values():
         if calculation.status == "converged":
             results.setdefault(calculation.level_of_theory, {})[calculation.material_id] = calculation
     return dict(sorted(results.items()))
+
+
+def answers(run: Run, jobs: Sequence[Job]) -> dict[str, Calculation]:
+    """Read what the ledger knows of calculations, by the `calculation_id` of each job.
+
+    What an earlier version computed under another id counts where its meaning is the same.
+    """
+    found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
+    before = {job.calculation_id: job.before.calculation_id for job in jobs if job.before}
+    earlier = run.ledger.calculations_by_id({key for name, key in before.items() if name not in found})
+    stands = {name: earlier[key] for name, key in before.items() if key in earlier and not _has_gap(earlier[key])}
+    return stands | found
+
+
+def _has_gap(calculation: Calculation) -> bool:
+    """Whether it found a gap, which the empty levels of another mesh could make narrower; no gap stays none."""
+    return bool(calculation.properties.get("band_gap"))
 
 
 def relax_best(run: Run, screened: Screened) -> int:
@@ -117,7 +134,7 @@ def relax_best(run: Run, screened: Screened) -> int:
 
 def relaxed_best(run: Run, screened: Screened) -> dict[str, Calculation]:
     """Read the DFT relaxations of the best, by material_id."""
-    found = run.ledger.calculations_by_id({job.calculation_id for job in _best_jobs(run, screened)})
+    found = answers(run, _best_jobs(run, screened))
     return {calculation.material_id: calculation for calculation in found.values()}
 
 
@@ -153,17 +170,19 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     from models.dft.record import calculation_from, is_final, method_of
 
     hardware = run.cluster.dft
-    known = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
     most = hardware.most()
+    _take_up_earlier(run, jobs)
+    known = answers(run, jobs)
     missing = [
         job
         for job in jobs
         if (calculation := known.get(job.calculation_id)) is None
         or not is_final(calculation, most)
-        or (calculation.status == "cancelled" and _is_gone(run, job))
+        or (calculation.status == "cancelled" and _is_gone(run, calculation))
     ]
     if not missing:
         return 0
+    _tell_again(run, missing)
     method = method_of(run.dft_code)
 
     with run.progress.timed("DFT"), run.progress.counting(title, len(missing), "calculations") as counter:
@@ -191,9 +210,35 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     return len(missing)
 
 
-def _is_gone(run: Run, job: Job) -> bool:
+def _is_gone(run: Run, calculation: Calculation) -> bool:
     """Whether somebody removed a calculation's folder: that is how one that was cancelled is asked for again."""
-    return not folder_of(run.folder, job.calculation_id).exists()
+    return not folder_of(run.folder, calculation.calculation_id).exists()
+
+
+def _take_up_earlier(run: Run, jobs: Sequence[Job]) -> None:
+    """Write what an earlier version finished and did not write, where it stands."""
+    from models.dft.record import calculation_from, method_of
+
+    known, most = answers(run, jobs), run.cluster.dft.most()
+    for job in jobs:
+        if job.before is None or job.calculation_id in known:
+            continue
+        folder = folder_of(run.folder, job.before.calculation_id)
+        if folder.exists() and run.dft_code.finished(folder, most):
+            result, method = run.dft_code.parse(folder), method_of(run.dft_code)
+            calculation = calculation_from(result, job.material_id, method, job.before.settings)
+            if result.status == "converged" and not _has_gap(calculation):
+                run.ledger.add_calculations([calculation])
+
+
+def _tell_again(run: Run, jobs: Sequence[Job]) -> None:
+    """Say how many calculations are computed a second time, and why."""
+    again = run.ledger.calculations_by_id({job.before.calculation_id for job in jobs if job.before})
+    if n := sum(_has_gap(calculation) for calculation in again.values()):
+        run.progress.say(
+            f"{n} of the calculations were computed before, with a gap that may be too wide, and are computed again: "
+            "a gap is now counted with the empty levels of both k-point meshes"
+        )
 
 
 def _failure(calculation: Calculation) -> Failure:

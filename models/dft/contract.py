@@ -30,7 +30,7 @@ DFTStatus = Literal[
 ]
 
 # Fields of DFTSettings that are not hashed where they are empty.
-LATER = frozenset({"density_cutoff_ev", "level", "inputs"})
+LATER = frozenset({"density_cutoff_ev", "level", "inputs", "gap_edges"})
 
 # What a calculation needs: one thread a rank, MPI that runs as root too.
 CALCULATION_ENVIRONMENT = {
@@ -56,7 +56,7 @@ class DFTSettings:
         cutoff_ev: Of the plane waves, eV; one for all phases of a hull.
         kpoints: Divisions of the mesh along the reciprocal axes of the symmetrised primitive cell.
         kpoint_shift: Along which axes the mesh is moved by half a division (False: it holds Γ).
-        gap_kpoints: Divisions of the Γ-centred mesh on which the band gap is found at fixed density.
+        gap_kpoints: Divisions of the Γ-centred mesh whose levels are found at fixed density, for the band gap.
         smearing_ev: Width of the Fermi–Dirac occupations, eV; the energy is extrapolated to zero width.
         convergence_energy_ev: Largest change of the energy in the last SCF steps, eV per valence electron.
         convergence_density: Largest change of the density, electrons per valence electron.
@@ -71,6 +71,8 @@ class DFTSettings:
         level: What its energies mean, where the code has rules of its own for that; empty: by functional, potentials
             and cut-off.
         inputs: The very input of a code whose input is made by somebody else's rules: it decides the number, too.
+        gap_edges: "both meshes": the band gap is between the highest full and the lowest empty level of the meshes
+            `kpoints` and `gap_kpoints` together. Empty: the lowest empty level is that of `gap_kpoints` alone.
     """
 
     code: str
@@ -94,6 +96,7 @@ class DFTSettings:
     density_cutoff_ev: float | None = None
     level: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    gap_edges: str = ""
 
     def content(self) -> dict[str, Any]:
         """The settings as JSON-like data; `settings_hash` is its hash."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import os
 import threading
 import time
@@ -209,30 +210,32 @@ def leave(rung: str, log: str) -> list[str]:
     return failed
 
 
-def gap(electrons: float, moment: float | None, levels: Any, finer: Callable[[int], Any]) -> float:
-    """The band gap (eV) by counting bands, over the mesh of the density and a Γ-centred one at fixed density.
+def gap(electrons: float, moment: float | None, levels: Any, more: Callable[[int], Any]) -> float:
+    """The band gap (eV): lowest empty less highest full level, by counting bands, over two meshes of k-points.
 
-    A shifted mesh holds no point of high symmetry, where most gaps are.
+    A shifted mesh holds no point of high symmetry, where most band edges are, and a Γ-centred one may hold none where a
+    band has its edge elsewhere: neither mesh's edge alone is the crystal's.
 
     Args:
         electrons: Valence electrons in the cell.
         moment: Total moment (μB), None without spin.
-        levels: Eigenvalues (eV) on the mesh of the density, [spin][k-point][band].
-        finer: Asked for the same on the Γ-centred mesh, with this many bands.
+        levels: Eigenvalues (eV) on the mesh of the density, [spin][k-point][band]; empty ones may still lie too high.
+        more: Called with a number of bands for eigenvalues on the Γ-centred mesh, and on the mesh of the density where
+            `levels` holds empty ones that have not converged.
     """
     counts = [electrons / 2] if moment is None else [(electrons + moment) / 2, (electrons - moment) / 2]
     if any(abs(count - round(count)) > 0.05 for count in counts):
         return 0.0  # a band must be partly full
     full = [round(float(count)) for count in counts]
     top, bottom = edges(levels, full)
-    if top > bottom + 0.3:  # bands overlap so far that more k-points cannot open a gap
+    if top >= bottom:  # bands overlap, and more k-points cannot part them
         return 0.0
-    more_top, bottom = edges(finer(max(full) + 4), full)
-    return float(max(0.0, bottom - max(top, more_top)))
+    more_top, more_bottom = edges(more(max(full) + 4), full)
+    return float(max(0.0, min(bottom, more_bottom) - max(top, more_top)))
 
 
 def edges(levels: Any, counts: list[int]) -> tuple[float, float]:
-    """Highest full and lowest empty level (eV)."""
+    """Highest full and lowest empty level (eV); ∓infinity where there is none."""
     full: list[float] = []
     empty: list[float] = []
     for spin, count in enumerate(counts):
@@ -242,4 +245,4 @@ def edges(levels: Any, counts: list[int]) -> tuple[float, float]:
                 full.append(point[count - 1])
             if count < len(point):
                 empty.append(point[count])
-    return max(full), min(empty)
+    return max(full, default=-math.inf), min(empty, default=math.inf)

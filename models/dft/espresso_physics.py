@@ -98,7 +98,7 @@ def properties(calc: PwCalculator, settings: Any) -> dict[str, Any]:
 
 
 def band_gap(calc: PwCalculator, settings: Any) -> float:
-    """The gap (eV), over the mesh of the density and a Γ-centred one at fixed density."""
+    """The gap (eV), over the mesh of the density and a Γ-centred one."""
     output = calc.output
     assert output is not None
 
@@ -109,6 +109,7 @@ def band_gap(calc: PwCalculator, settings: Any) -> float:
             raise Ended("scf_not_converged", f"the levels at the density did not converge: {error}") from None
 
     moment = output.magnetization if settings["magnetic_moments"] else None
+    # The cycle has four empty bands or more, converged to 1e-5 Ry: on its mesh they need no run of their own.
     try:
         return gap(output.electrons, moment, output.levels(), finer)
     finally:

@@ -6,8 +6,8 @@ What they are worth was measured: tests/benchmarks/dft-presets.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,11 @@ MAGNETIC_MOMENTS = {"V": 1.5, "Cr": 3.0, "Mn": 4.0, "Fe": 3.0, "Co": 2.0, "Ni": 
     "Ce": 1.0, "Pr": 2.0, "Nd": 3.0, "Pm": 4.0, "Sm": 5.0, "Eu": 7.0, "Gd": 7.0, "Tb": 6.0, "Dy": 5.0, "Ho": 4.0,
     "Er": 3.0, "Tm": 2.0, "U": 2.0, "Np": 3.0, "Pu": 5.0,
 }  # fmt: skip
+# Space groups whose primitive cell has three equal axes around the threefold one; the first cubic one.
+RHOMBOHEDRAL = frozenset({146, 148, 155, 160, 161, 166, 167})
+FIRST_CUBIC = 195
+# Where the levels of a gap are: `DFTSettings.gap_edges`.
+BOTH_MESHES = "both meshes"
 # Plane waves of a fixed cut-off press a cell together: below this, relaxing it means nothing.
 MIN_CUTOFF_TO_RELAX = 700.0
 
@@ -130,7 +135,6 @@ def settings_for(
     is_metal = looks_metallic(symbols) if metal is None else metal
     cell = symmetrised(structure)
     kpoints, shift = mesh(cell, chosen.metal_density if is_metal else chosen.density)
-    gap = 1 if all(length > 12.0 for length in cell.lattice.abc) else chosen.gap_divisions
     return DFTSettings(
         code=code.name,
         preset=preset,
@@ -138,7 +142,7 @@ def settings_for(
         cutoff_ev=cutoff,
         kpoints=kpoints,
         kpoint_shift=shift,
-        gap_kpoints=(gap, gap, gap),
+        gap_kpoints=gap_mesh(cell, chosen.gap_divisions),
         smearing_ev=0.05,
         convergence_energy_ev=chosen.convergence_energy_ev,
         convergence_density=chosen.convergence_density,
@@ -148,7 +152,21 @@ def settings_for(
         fmax=chosen.fmax,
         max_stress_gpa=chosen.max_stress_gpa,
         geometry=geometry,
+        gap_edges=BOTH_MESHES,
     )
+
+
+def asked_before(settings: DFTSettings, structure: Structure) -> DFTSettings | None:
+    """The settings of the same question while a gap took its empty levels from one mesh; None where it never was asked.
+
+    Args:
+        settings: From `settings_for`, or a code that has them from there.
+        structure: The crystal, symmetrised or not.
+    """
+    if settings.gap_edges != BOTH_MESHES:
+        return None
+    n = _divisions(symmetrised(structure), PRESETS[settings.preset].gap_divisions)
+    return replace(settings, gap_kpoints=(n, n, n), gap_edges="")
 
 
 def looks_metallic(symbols: Iterable[str]) -> bool:
@@ -163,6 +181,18 @@ def magnetic_moments(symbols: Iterable[str]) -> dict[str, float]:
     if present == {"O"}:
         return {"O": 1.0}
     return {symbol: MAGNETIC_MOMENTS[symbol] for symbol in sorted(present & MAGNETIC_MOMENTS.keys())}
+
+
+def space_group(structure: Structure) -> int:
+    """The number of its space group; 1 where none can be named."""
+    import moyopy
+
+    numbers = [int(site.specie.Z) for site in structure]
+    cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
+    try:
+        return int(moyopy.MoyoDataset(cell, symprec=SYMPREC).number)
+    except ValueError:
+        return 1
 
 
 def symmetrised(structure: Structure, symprec: float = SYMPREC) -> Structure:
@@ -205,6 +235,42 @@ def mesh(structure: Structure, density: float) -> tuple[tuple[int, int, int], tu
         else:
             divisions.append(max(1, math.ceil(1.5 * density * length - 0.01)))
     return (divisions[0], divisions[1], divisions[2]), shift
+
+
+def gap_mesh(structure: Structure, divisions: int) -> tuple[int, int, int]:
+    """Divisions of the Γ-centred mesh for the band gap of a symmetrised cell.
+
+    Bands of layers and of hexagonal crystals have their edges at K = (1/3, 1/3, 0) as often as at M = (1/2, 0, 0):
+    along axes that span a hexagonal net the divisions are a multiple of 6, which holds both. In the primitive cell of a
+    rhombohedral crystal the net is spanned by differences of the three axes, and all three have such divisions.
+
+    Args:
+        structure: From `symmetrised`.
+        divisions: Along any other axis; one where all axes are long.
+    """
+    along = _divisions(structure, divisions)
+    in_net = 6 * math.ceil(along / 6)
+    first, second, third = (in_net if axis in _net_axes(structure) else along for axis in range(3))
+    return first, second, third
+
+
+def _divisions(structure: Structure, divisions: int) -> int:
+    return 1 if all(length > 12.0 for length in structure.lattice.abc) else divisions
+
+
+def _net_axes(structure: Structure) -> Collection[int]:
+    """Find the axes that span hexagonal nets, whatever the third does: layers may be stacked askew."""
+    number = space_group(structure)
+    if number in RHOMBOHEDRAL:
+        return (0, 1, 2)
+    lengths, angles = structure.lattice.abc, structure.lattice.angles
+    nets = [
+        (i, j)
+        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+        if abs(lengths[i] - lengths[j]) < 0.02 * lengths[i] and min(abs(angles[k] - 120), abs(angles[k] - 60)) < 1.0
+    ]
+    # Nets in more than one plane are those of a cubic close packing, or of what comes near it.
+    return nets[0] if len(nets) == 1 and number < FIRST_CUBIC else ()
 
 
 def _is_hexagonal(structure: Structure) -> bool:

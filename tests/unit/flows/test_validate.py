@@ -1,10 +1,12 @@
 """What the ledger holds already is not computed again, unless it lacked what the cluster file gives now."""
 
 import contextlib
+import json
 import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -13,11 +15,13 @@ import pytest
 
 from flows.cluster_file import Cluster, DFTJobs
 from flows.context import Run
+from flows.dft.entry import Job
 from flows.jobs import folder_of, job_for
 from flows.progress import Progress
-from flows.stages.validate import _run_missing
+from flows.stages.validate import _run_missing, answers
 from materials.store.ledger import Ledger
 from models.dft.contract import DFTResult, Limits
+from models.dft.presets import settings_for
 from models.dft.record import calculation_from, is_final, with_limits
 from tests.peers.quick_dft import SILICON, Calculations, Quick, job
 
@@ -42,8 +46,8 @@ def test_other_ends_are_final_whatever_the_limits() -> None:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, **limits: float) -> Iterator[Run]:
-    """As much of a run as validation needs."""
+def opened(folder: Path, said: list[str] | None = None, **limits: float) -> Iterator[Run]:
+    """As much of a run as validation needs; `said` is given its lines of progress."""
     with Ledger.open(f"sqlite:///{folder / 'assay.db'}") as ledger:
         run = SimpleNamespace(
             ledger=ledger,
@@ -51,7 +55,7 @@ def opened(folder: Path, **limits: float) -> Iterator[Run]:
             cluster=Cluster(dft=DFTJobs(**limits)),  # type: ignore[arg-type]
             dft_code=SimpleQuick(Calculations(folder).script),
             folder=folder,
-            progress=Progress(lambda line: None),
+            progress=Progress((said if said is not None else []).append),
             stop=threading.Event(),
             check_stop=lambda: None,
         )
@@ -86,8 +90,65 @@ def test_a_cancelled_one_is_asked_again_once_its_folder_is_gone(tmp_path: Path) 
         assert run.ledger.calculations_by_id({named.calculation_id})[named.calculation_id].status == "converged"
 
 
+def asked_now_and_before(run: Run) -> tuple[Job, Job]:
+    """A calculation, and the same with the settings of a version whose gaps had one mesh's conduction edge."""
+    settings = settings_for("quick", ["Si"], SILICON, code=run.dft_code, geometry="relaxed")
+    now = job_for("silicon", SILICON, settings, run.dft_code)
+    old = replace(settings, gap_edges="", gap_kpoints=(2, 2, 2))
+    before = job_for("silicon", SILICON, old, run.dft_code)
+    assert before.before is None
+    assert before.calculation_id != now.calculation_id
+    return now, before
+
+
+@pytest.mark.parametrize(
+    ("result", "stands"),
+    [
+        (DFTResult(status="converged", energy=-10.0, structure=SILICON, band_gap=0.0), True),
+        (DFTResult(status="scf_not_converged"), True),
+        (DFTResult(status="converged", energy=-10.0, structure=SILICON, band_gap=0.6), False),
+        (DFTResult(status="walltime", properties={"walltime_s": 1.0}), False),  # there is more time now
+    ],
+)
+def test_what_was_computed_before_stands_unless_its_gap_could_be_narrower(
+    tmp_path: Path, result: DFTResult, stands: bool
+) -> None:
+    said: list[str] = []
+    with opened(tmp_path, said) as run:
+        now, before = asked_now_and_before(run)
+        run.ledger.add_calculations([calculation_from(result, "silicon", "gpaw-quick", before.settings)])
+        assert _run_missing(run, [now], "DFT") == (0 if stands else 1)
+        (known,) = answers(run, [now]).values()
+        assert known.calculation_id == (before if stands else now).calculation_id
+        assert _run_missing(run, [now], "DFT") == 0
+        kept = run.ledger.calculations_by_id([now.calculation_id, before.calculation_id])
+    assert len(kept) == (1 if stands else 2)
+    told = [line for line in said if "k-point meshes" in line]
+    assert [line.split()[0] for line in told] == (["1"] if result.band_gap else [])
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.6])
+def test_what_was_finished_and_not_written_stands_too(tmp_path: Path, gap: float) -> None:
+    with opened(tmp_path) as run:
+        now, before = asked_now_and_before(run)
+        folder = folder_of(tmp_path, before.calculation_id)
+        run.dft_code.write_inputs(folder, SILICON, before.settings, Limits())
+        task = json.loads((folder / "task.json").read_text())
+        done = {"status": "converged", "energy": -7.0, "band_gap": gap, "wall_time_s": 3.0}
+        (folder / "result.json").write_text(
+            json.dumps(done | {key: task[key] for key in ("numbers", "cell", "scaled_positions")})
+        )
+        assert _run_missing(run, [now], "DFT") == (1 if gap else 0)
+        (known,) = answers(run, [now]).values()
+        assert known.energy == (-10.0 if gap else -7.0)
+        assert known.settings_hash == (now if gap else before).settings.settings_hash
+
+
 class SimpleQuick(Quick):
-    """Needs no GPAW to name its version."""
+    """Needs no GPAW to name its version and its potentials."""
 
     def version(self) -> str:
         return "quick"
+
+    def potentials(self) -> str:
+        return "none"
