@@ -222,9 +222,8 @@ def _priors(
     ]
     elements = _elements(phases)
     judged = [i for i, entry in enumerate(named) if entry.elements <= elements]
-    values = {
-        name: np.full(len(named), np.nan) for name in ("decomposition_energy_per_atom", "formation_energy_per_atom")
-    }
+    energies = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
+    values = {name: np.full(len(named), np.nan) for name in energies}
     for i, stability in zip(judged, assess(phases, [named[i] for i in judged], fidelity="mlip"), strict=True):
         for name, array in values.items():
             array[i] = round(getattr(stability, name), DIGITS)

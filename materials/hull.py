@@ -12,7 +12,7 @@ import numpy as np
 
 from materials.compositions import amounts_of
 from materials.errors import HullError
-from materials.phase_diagram import Hull
+from materials.phase_diagram import Facet, Hull
 from materials.phases import HullEntry, check, check_level, fractions_of
 from materials.records import Calculation, Fidelity, Stability
 
@@ -41,10 +41,14 @@ def entry_from(calculation: Calculation) -> HullEntry:
 def assess(
     entries: Sequence[HullEntry], queries: Sequence[HullEntry] | None = None, *, fidelity: Fidelity
 ) -> list[Stability]:
-    """Say how stable each phase is against all entries but itself, known by its id.
+    """Find where each phase stands: its energy above the hull of all entries, and its decomposition energy.
 
-    A polymorph of the same composition is a competing phase. An element of which nothing else is known competes
-    with nothing: its decomposition energy is 0 and its decomposition empty.
+    The decomposition energy is that of falling apart into phases of other compositions: every phase of the same
+    composition is left out, so that no polymorph changes it (Bartel et al., doi:10.1038/s41524-020-00362-y; pymatgen's
+    `get_phase_separation_energy`). Polymorphs count in the energy above the hull, which is the largest of 0, the
+    decomposition energy, and the energy above the lowest other phase of the same composition. An element cannot fall
+    apart: its decomposition energy is its energy above its ground state, whose own is 0 and whose decomposition is
+    empty.
 
     Args:
         entries: All competing phases, of one level of theory.
@@ -86,7 +90,7 @@ def competing_phases(
 ) -> list[tuple[str, float]]:
     """List the phases that decide whether a candidate is stable.
 
-    A phase's distance says how far its energy would have to fall before the candidate's decomposition energy felt it:
+    A phase's distance says how far its energy would have to fall before it lowered the hull under the candidate:
     its height above the plane of the candidate's facet on the hull of all others. Where several facets meet under the
     candidate, as for any salt that is a sum of simpler salts, it is the lowest of their planes that counts.
 
@@ -148,31 +152,35 @@ def _judge(hull: Hull, queries: Sequence[HullEntry], fidelity: Fidelity) -> list
     fractions = fractions_of(queries, hull.elements)
     energies = np.array([query.energy_per_atom for query in queries])
     formation = energies - fractions @ hull.reference_energies
-    hull_energies = hull.energies(fractions)
-    decompositions = hull.decompositions(fractions)
+    above = energies - hull.energies(fractions)
     judged = []
-    for i, query in enumerate(queries):
-        energy, decomposition = float(hull_energies[i]), decompositions[i]
-        if query.entry_id in hull.vertices:
-            energy, decomposition = _without_itself(hull, query, fractions[i])
-        distance = float(energies[i]) - energy
+    for i, (query, (energy, products)) in enumerate(zip(queries, _decompositions(hull, fractions), strict=True)):
         judged.append(
             Stability(
                 material_id=query.entry_id,
                 fidelity=fidelity,
                 level_of_theory=query.level_of_theory,
-                energy_above_hull=max(distance, 0.0),
-                decomposition_energy_per_atom=distance,
+                energy_above_hull=max(float(above[i]), 0.0),
+                decomposition_energy_per_atom=float(energies[i]) - energy,
                 formation_energy_per_atom=float(formation[i]),
-                decomposition=decomposition,
+                decomposition={} if query.entry_id in products else products,
                 reference_version=hull.version,
             )
         )
     return judged
 
 
-def _without_itself(hull: Hull, query: HullEntry, point: np.ndarray) -> tuple[float, dict[str, float]]:
-    if len(hull.entries) == 1:
-        return query.energy_per_atom, {}
-    facet = hull.facet(point, query.entry_id)
-    return facet.energy, dict(facet.decomposition)
+def _decompositions(hull: Hull, fractions: np.ndarray) -> Iterator[tuple[float, dict[str, float]]]:
+    """Give the lowest mixture of phases of other compositions: its energy, and its phases with their shares."""
+    energies = hull.energies(fractions)
+    # Only a phase of the hull is missed by it; all polymorphs miss the same one.
+    missed = hull.has_vertex(fractions) & (len(hull.elements) > 1)
+    facets: dict[bytes, Facet] = {}
+    for i, products in enumerate(hull.decompositions(fractions)):
+        if not missed[i]:
+            yield float(energies[i]), products
+            continue
+        key = fractions[i].tobytes()
+        if key not in facets:
+            facets[key] = hull.facet(fractions[i], of_others=True)
+        yield facets[key].energy, dict(facets[key].decomposition)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, cKDTree
 
 from materials.errors import HullError, MissingTerminals
-from materials.phases import HullEntry, check, fractions_of
+from materials.phases import SAME_COMPOSITION, HullEntry, check, fractions_of, of_composition
 from materials.records import content_hash
 
-_SAME_COMPOSITION = 8  # decimals of an atomic fraction
+_DECIMALS = 8  # of an atomic fraction: entries that agree in them are told apart by their energy alone
 _ZERO = 1e-10  # of an atomic fraction in a decomposition
 _BLOCK = 100_000  # questions times facets held at once: what a core's cache takes
 
@@ -66,7 +66,6 @@ class Hull:
         system = set(self.elements)
         self.entries = sorted((entry for entry in entries if entry.elements <= system), key=_by_id)
         check(self.entries)
-        self._index = {entry.entry_id: i for i, entry in enumerate(self.entries)}
         self.fractions = fractions_of(self.entries, self.elements)
         self.energies_per_atom = np.array([entry.energy_per_atom for entry in self.entries])
         self._terminals = _terminals(self.fractions, self.energies_per_atom, self.elements)
@@ -127,21 +126,28 @@ class Hull:
             for point, facet, share in zip(fractions, facets, shares, strict=True)
         ]
 
-    def facet(self, point: np.ndarray, leave_out: str | None = None) -> Facet:
-        """Find the facet under one composition, with one entry left out if asked.
+    def has_vertex(self, fractions: np.ndarray) -> np.ndarray:
+        """Tell, `(n,)`, which atomic fractions `(n, n_elements)` are those of a phase on the hull, or all but those."""
+        return self._vertex_tree.query(fractions, p=np.inf, distance_upper_bound=2 * SAME_COMPOSITION)[0] < np.inf
+
+    @cached_property
+    def _vertex_tree(self) -> cKDTree:
+        return cKDTree(self.fractions[np.unique(self.simplices)])
+
+    def facet(self, point: np.ndarray, *, of_others: bool = False) -> Facet:
+        """Find the facet under one composition.
 
         The simplex method from the elements up: exact, and no second hull has to be built for it.
 
         Args:
             point: `(n_elements,)` atomic fractions.
-            leave_out: `entry_id` of the entry to do without.
+            of_others: Of the hull of all phases of other compositions.
 
         Raises:
-            MissingTerminals: without it an element has no entry.
+            MissingTerminals: without those of the composition an element has no entry.
         """
-        kept = np.arange(len(self.entries))
-        if leave_out in self._index:
-            kept = np.delete(kept, self._index[leave_out])
+        left_out = of_composition(self.fractions, point) if of_others else np.zeros(len(self.entries), dtype=bool)
+        kept = np.flatnonzero(~left_out)
         fractions, energies = self.fractions[kept], self.energies_per_atom[kept]
         terminals = _terminals(fractions, energies, self.elements)
         formation = energies - fractions @ energies[terminals]
@@ -161,7 +167,7 @@ class Hull:
         """Entries below the tie lines of the elements, one a composition: no other can be a vertex."""
         best: dict[bytes, int] = {}
         order = np.lexsort((np.arange(len(self.entries)), self.formation_energies))
-        keys = np.round(self.fractions, _SAME_COMPOSITION) + 0.0
+        keys = np.round(self.fractions, _DECIMALS) + 0.0
         for i in order[self.formation_energies[order] < 0]:
             best.setdefault(keys[i].tobytes(), int(i))
         return np.array(sorted(best.values()), dtype=int)

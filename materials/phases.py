@@ -10,6 +10,8 @@ import numpy as np
 
 from materials.errors import HullError, LevelOfTheoryMismatch
 
+SAME_COMPOSITION = 1e-8  # by which atomic fractions of one composition may differ, as in pymatgen
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HullEntry:
@@ -46,6 +48,11 @@ def fractions_of(entries: Sequence[HullEntry], elements: Sequence[str]) -> np.nd
     """Give atomic fractions `(n_entries, n_elements)`, columns in the order of `elements`."""
     amounts = np.array([[entry.amounts.get(element, 0.0) for element in elements] for entry in entries], dtype=float)
     return amounts.reshape(len(entries), len(elements)) / np.array([[entry.n_atoms] for entry in entries])
+
+
+def of_composition(fractions: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Tell which rows `(n,)` of atomic fractions `(n, n_elements)` have the composition `point`."""
+    return np.abs(fractions - point).max(axis=1) <= SAME_COMPOSITION
 
 
 def check(entries: Sequence[HullEntry]) -> None:

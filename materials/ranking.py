@@ -63,9 +63,9 @@ def ranked_groups(
 ) -> list[tuple[str, ...]]:
     """Order the materials of a campaign.
 
-    Validated candidates that meet all targets come first, then all by score, by closeness to the targets, by
-    decomposition energy (hence by `energy_above_hull`, of the fidelity that the row shows), by `material_id`.
-    What failed comes last.
+    Validated candidates that meet all targets come first, then all by score, by closeness to the targets, by energy
+    above the hull, by decomposition energy (both of the fidelity that the row shows), by `material_id`. What failed
+    comes last.
 
     Args:
         roles: `material_id` -> role; competing phases get no row unless a candidate is their duplicate.
@@ -203,14 +203,14 @@ def _row(place: int, group: Sequence[Proposed], judged: _Judged, evidence: Evide
 def _order(material_id: str, judged: _Judged, targets: Sequence[Target]) -> tuple[Any, ...]:
     close = closeness(targets, judged.values) if judged.status == "validated" else None
     stability = judged.stability
-    energy = rounded(stability.decomposition_energy_per_atom) if stability else None
+    energies = (stability.energy_above_hull, stability.decomposition_energy_per_atom) if stability else (None, None)
     return (
         not judged.meets_targets,
         judged.status == "failed",
         math.inf if judged.score is None else -round(judged.score, DIGITS),
         close is None,
         close or (),
-        math.inf if energy is None else energy,
+        *(math.inf if energy is None else energy for energy in map(rounded, energies)),
         material_id,
     )
 

@@ -166,15 +166,21 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stability:
-    """Where a material stands against the phases it competes with, at one level of theory. Energies in eV/atom."""
+    """Where a material stands against the phases it competes with, at one level of theory. Energies in eV/atom.
+
+    The decomposition energy is against the phases of other compositions, whatever polymorphs there are, negative where
+    falling apart into them costs energy (doi:10.1038/s41524-020-00362-y); an element's is that above its ground state.
+    The energy above the hull counts all phases: it is the largest of 0, the decomposition energy, and the energy above
+    the lowest other phase of the same composition.
+    """
 
     material_id: str
     fidelity: Fidelity
     level_of_theory: str
     energy_above_hull: float  # >= 0, as the Materials Project defines it
-    decomposition_energy_per_atom: float  # against all other phases, itself left out: negative if stable
+    decomposition_energy_per_atom: float  # against all phases of other compositions
     formation_energy_per_atom: float  # from the elements of the same level
-    decomposition: Mapping[str, float]  # material_id of each phase -> fraction of the atoms; itself left out
+    decomposition: Mapping[str, float]  # material_id of each phase of other compositions -> fraction of the atoms
     reference_version: str  # hash of the entries that the hull was made of
 
 

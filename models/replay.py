@@ -41,7 +41,7 @@ class Question:
         features: By name: `all`, and `composition` alone.
         answers: Property -> what DFT said, NaN where it failed.
         priors: What the potential says of each row: `formation_energy_per_atom` (from the elements),
-            `decomposition_energy_per_atom` (against the competing phases), `volume_per_atom`.
+            `decomposition_energy_per_atom` and `energy_above_hull` (against the competing phases), `volume_per_atom`.
         targets: What is wished for.
         wanted: Which rows are to be found, shape (n,).
         groups: Number of each row's composition, shape (n,).
@@ -103,7 +103,7 @@ def considered(question: Question, strategy: Strategy) -> NDArray[np.bool_]:
     """Which rows a strategy may ask for, shape (n,)."""
     if strategy.within is None:
         return np.ones(len(question.wanted), dtype=bool)
-    return np.round(question.priors[HULL], DIGITS) <= strategy.within
+    return np.round(question.priors["energy_above_hull"], DIGITS) <= strategy.within
 
 
 def play(question: Question, strategy: Strategy, *, batch: int, budget: int, seed: int, audits: float = 0.1) -> Played:

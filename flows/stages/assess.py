@@ -105,7 +105,7 @@ def assess_screened(run: Run) -> Screened:
     with run.progress.timed("ledger"):
         run.ledger.add_equivalences(run.campaign_id, duplicates, "relaxed")
     stabilities = _judge(run, entries)
-    near = sum(s.decomposition_energy_per_atom <= 0.05 for m, s in stabilities.items() if m in candidates)
+    near = sum(s.energy_above_hull <= 0.05 for m, s in stabilities.items() if m in candidates)
     run.progress.say(
         f"Screened {n_calculations}: {n_unfinished} not converged, {len(duplicates)} relaxed into another's"
         f" crystal, {near} candidates within 0.05 eV/atom of the potential's hull"

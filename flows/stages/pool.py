@@ -46,8 +46,7 @@ def gather_pool(run: Run, screened: Screened) -> Pool:
         ids = sorted(
             material_id
             for material_id, stability in screened.stabilities.items()
-            if material_id in candidates
-            and round(stability.decomposition_energy_per_atom, 4) <= run.campaign.learning.within
+            if material_id in candidates and round(stability.energy_above_hull, 4) <= run.campaign.learning.within
         )
         formulas = [str(screened.outcomes[m].formula) for m in ids]
         learned = _describe(run, screened, ids) if ids and _learns(run) else _Described()

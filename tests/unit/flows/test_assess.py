@@ -174,11 +174,12 @@ def test_a_candidate_is_judged_on_the_databases_hull_and_not_against_itself(run:
     # From the elements alone; the database's energy of the same crystal is no competitor.
     assert stabilities["second"].decomposition_energy_per_atom == pytest.approx(-3.25 + 1.1)
     assert set(stabilities["second"].decomposition) == {"element Na", "element Cl"}
-    # To another candidate it is one, and it is the database's energy that counts.
+    # Above another candidate of the composition it is one, and it is the database's energy that counts.
     ours["third"] = computed("third", OTHER, -3.0, by="vasp-6.4.2")
     stabilities = assess_validated(run, found, {"PBE+U/MP2020": ours})
-    assert stabilities["third"].decomposition_energy_per_atom == pytest.approx(0.3)
-    assert set(stabilities["third"].decomposition) == {"second"}
+    assert stabilities["third"].energy_above_hull == pytest.approx(0.3)
+    assert stabilities["third"].decomposition_energy_per_atom == pytest.approx(-3.0 + 1.1)
+    assert set(stabilities["third"].decomposition) == {"element Na", "element Cl"}
 
 
 def test_a_later_round_is_judged_when_it_is_complete(run: Run) -> None:

@@ -46,10 +46,11 @@ def table(n: int = 60, seed: int = 0, **answers: Any) -> Table:
     rng = np.random.default_rng(seed)
     matrix = rng.normal(size=(n, 4))
     energy = 0.3 * np.tanh(matrix[:, 0])
+    prior = energy + 0.1 * matrix[:, 2]
     return Table(
         features={name: Features(matrix=matrix, widths=(4,)) for name in ("all", "composition")},
         answers={ENERGY: energy, "band_gap": np.abs(matrix[:, 1]), **answers},
-        priors={ENERGY: energy + 0.1 * matrix[:, 2], "formation_energy_per_atom": energy - 1},
+        priors={ENERGY: prior, "energy_above_hull": np.maximum(prior, 0), "formation_energy_per_atom": energy - 1},
         groups=np.arange(n),
         lost={name: np.empty(0) for name in (ENERGY, "band_gap", *answers)},
     )
@@ -245,7 +246,7 @@ def test_a_finished_campaign_is_replayed_as_it_was_meant(monkeypatch: pytest.Mon
 
 def test_a_campaign_that_considers_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     found = table()
-    found.priors[ENERGY][:] += 5
+    found.priors["energy_above_hull"][:] += 5
     own = campaign([{"property": ENERGY, "goal": "minimize"}])
     request = Request(table="x", campaign=own, strategies=["campaign", "random"], seeds=1, budget=5)
     replayed = play(monkeypatch, found, request)

@@ -26,6 +26,7 @@ from materials.store.rows import write_calculation
 from tests.unit.materials import made_records as made
 
 ENERGY, FORMATION = "decomposition_energy_per_atom", "formation_energy_per_atom"
+ABOVE = "energy_above_hull"
 
 
 def salt(symbols: Sequence[str], a: float = 5.0) -> Structure:
@@ -62,8 +63,9 @@ def test_a_row_stands_against_the_competing_phases_alone() -> None:
         (alone,) = assess(PHASES, [phase("it", energy, **amounts)], fidelity="mlip")
         assert found[ENERGY][i] == pytest.approx(alone.decomposition_energy_per_atom, abs=1e-4)
         assert found[FORMATION][i] == pytest.approx(alone.formation_energy_per_atom, abs=1e-4)
-    assert found[ENERGY][0] == found[ENERGY][2] == pytest.approx(0.15)  # the row at -9.0 is no rival
-    assert found[ENERGY][1] == pytest.approx(-1.1)
+        assert found[ABOVE][i] == pytest.approx(alone.energy_above_hull, abs=1e-4)
+    assert found[ABOVE][:3].tolist() == pytest.approx([0.15, 0, 0.15])  # the row at -9.0 is no rival
+    assert found[ENERGY][0] == found[ENERGY][2] == pytest.approx(found[ENERGY][1] + 1.25)
     np.testing.assert_allclose(found["volume_per_atom"], [s.volume / len(s) for s in structures], atol=1e-4)
 
 

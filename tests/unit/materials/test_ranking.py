@@ -224,13 +224,30 @@ def test_the_order_is_total_and_does_not_depend_on_the_input_order(world, seed: 
     assert all(one >= other - 1e-4 for one, other in pairwise(known_scores))
 
 
+def test_a_polymorph_above_the_ground_state_comes_after_what_is_nearer_to_the_hull() -> None:
+    names = ("low", "high", "deep", "near")
+    known = evidence(*names)
+    known["mlip_stability"] = {
+        "low": made.stability("low", -0.3),
+        "high": made.stability("high", -0.2, energy_above_hull=0.1),
+        "deep": made.stability("deep", -0.05),
+        "near": made.stability("near", -0.01),
+    }
+    rows = ranked([made.proposed(name) for name in names], known)
+    assert [row.material_id for row in rows] == ["low", "deep", "near", "high"]
+
+
 @given(world=worlds(), noise=st.floats(-4e-6, 4e-6))
 @settings(deadline=None, max_examples=40)
 def test_the_last_digits_of_energies_decide_nothing(world, noise: float) -> None:
     names, known, scores = world
 
     def shaken(s: Stability) -> Stability:
-        return replace(s, decomposition_energy_per_atom=round(s.decomposition_energy_per_atom, 4) + noise)
+        return replace(
+            s,
+            energy_above_hull=max(0.0, round(s.energy_above_hull, 4) + noise),
+            decomposition_energy_per_atom=round(s.decomposition_energy_per_atom, 4) + noise,
+        )
 
     def order(**changed: dict[str, Calculation] | dict[str, Stability]) -> list[str]:
         rows: list[RankedCandidate] = ranked([made.proposed(name) for name in names], {**known, **changed}, scores)
