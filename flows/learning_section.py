@@ -32,12 +32,13 @@ class Learning(Section):
         description="Of a single target that only orders. best_odds: of being among the best 1 % of the pool. Near a "
         "value, a bound has no meaning: the expected improvement is taken.",
     )
-    cost: Literal["candidates", "time"] = Field(
+    cost: Literal["candidates", "time", "measured_time"] = Field(
         default="candidates",
         title="Cost",
         description="What a pick counts. candidates: each one. time: the CPU time expected of its calculation and of "
-        "the competing phases that nobody has paid yet, learned from what has ended; the next pick is the one with the "
-        "largest value for it.",
+        "the competing phases that nobody has paid yet, estimated from atoms, electrons, k-points and cut-off; the "
+        "next pick is the one with the largest value for it. measured_time: the same, learned from the times that were "
+        "measured, so that another machine may pick others.",
     )
     stop_odds: float = Field(
         default=0.01,

@@ -1,15 +1,16 @@
-"""What a DFT calculation is going to cost: a law of the work that it is, fitted to those that have ended.
+"""What a DFT calculation is going to cost: a law of the work that it is.
 
     log(core seconds) = level + sum of exponent x log(size) + scatter
 
 The sizes are those of a plane-wave code: irreducible k-points, bands (as many as electrons), plane waves, atoms; spin
-and a relaxation multiply. Each exponent is believed to be what theory says until calculations say otherwise.
+and a relaxation multiply. A law ships for each code (`LAWS`), so that the same calculation has the same estimate on
+every machine; `learn_cost` fits one to the calculations of this machine, where that is asked for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,19 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-# Logarithms of k-points, electrons, plane waves, atoms; 1 with spin; 1 for a relaxation. Each band at each k-point is
-# transformed once a step (Payne et al., doi:10.1103/RevModPhys.64.1045): what makes bands orthogonal, steeper still,
-# counts only in cells larger than these.
+# Theory: logarithms of k-points, electrons, plane waves, atoms; 1 with spin; 1 for a relaxation. Each band at each
+# k-point is transformed once a step (Payne et al., doi:10.1103/RevModPhys.64.1045): what makes bands orthogonal,
+# steeper still, counts only in cells larger than these.
 EXPONENTS = np.array([1.0, 1.0, 1.0, 0.0, math.log(2), math.log(10)])
-# Of GPAW on one core for the half-Heuslers of tests/benchmarks/dft-presets.md.
-LEVEL = -16.2
-EXPONENT_SPREAD = 0.3  # how far from what theory says an exponent may well lie
-LEVEL_SPREAD = 2.0  # another machine, another code: within a factor of seven
+# Code -> level of log(core seconds), exponents. Of GPAW on one core of an x86-64 for the half-Heuslers of
+# tests/benchmarks/dft-presets.md; nobody has measured the other two yet: they are taken to be as quick as GPAW.
+LAWS: Mapping[str, tuple[float, Floats]] = {
+    "gpaw": (-16.2, EXPONENTS),
+    "espresso": (-16.2, EXPONENTS),
+    "vasp": (-16.2, EXPONENTS),
+}
+EXPONENT_SPREAD = 0.3  # how far from the law that ships an exponent of a machine may well lie
+LEVEL_SPREAD = 2.0  # of another machine: within a factor of seven
 SCATTER = 0.5  # of log(core seconds), expected before any calculation has ended
 SCATTER_WEIGHT = 4.0  # calculations that this expectation counts as
 LEAST = 0.1  # of what candidates usually cost, which one that costs nothing counts
@@ -69,10 +75,10 @@ def open_bill(needs: NDArray[np.bool_], prices: Floats) -> Bill:
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """The law as it is believed.
+    """A law of the cost of a calculation.
 
     Attributes:
-        center: Mean of the features that were learned from, shape (6,).
+        center: Mean of the features that it was learned from, shape (6,); zeros of a law that ships.
         level: Expected log(core seconds) there.
         exponents: Shape (6,).
         scatter: Of log(core seconds) about the law, of the bulk of the calculations: the scale of Student's t.
@@ -96,21 +102,28 @@ class CostModel:
         return np.exp(np.clip(logs, -30.0, 30.0))
 
 
-def learn_cost(features: ArrayLike, core_s: ArrayLike) -> CostModel:
-    """Fit the law by ridge regression towards what theory says, robust against a few that took far too long.
+def law_of(code: str) -> CostModel:
+    """Give the law that ships for a DFT code: the same calculation costs the same on every machine."""
+    level, exponents = LAWS[code]
+    return CostModel(center=np.zeros(len(exponents)), level=level, exponents=exponents, scatter=SCATTER, n_learned=0)
 
-    Without a calculation it is theory's, at the level of a laptop; a few move the level, many the exponents.
+
+def learn_cost(features: ArrayLike, core_s: ArrayLike, law: CostModel) -> CostModel:
+    """Fit a law to measured times by ridge regression, robust against a few that took far too long.
+
+    Without a calculation it is the law that it starts from; a few move the level, many the exponents.
 
     Args:
         features: From `features_of`, shape (m, 6).
         core_s: Core seconds, shape (m,); those that are not finite and above 0 are left out.
+        law: From `law_of`.
     """
     seconds = np.asarray(core_s, dtype=np.float64).reshape(-1)
     rows = np.asarray(features, dtype=np.float64).reshape(-1, len(EXPONENTS))
     good = np.isfinite(seconds) & (seconds > 0) & np.isfinite(rows).all(axis=1)
     rows, logs = rows[good], np.log(seconds[good])
-    center = rows.mean(axis=0) if len(rows) else np.zeros(len(EXPONENTS))
-    prior = np.array([LEVEL + center @ EXPONENTS, *EXPONENTS])
+    center = rows.mean(axis=0) if len(rows) else law.center
+    prior = np.array([law.level + (center - law.center) @ law.exponents, *law.exponents])
     # About the centre level and exponents are told apart: one calculation moves the level alone.
     design = np.column_stack([np.ones(len(rows)), rows - center])
     certainty = np.diag([LEVEL_SPREAD**-2, *[EXPONENT_SPREAD**-2] * len(EXPONENTS)])
@@ -146,8 +159,8 @@ def features_of(structure: Structure, settings: DFTSettings) -> tuple[float, ...
 
 
 def relative_cost(structure: Structure, settings: DFTSettings) -> float:
-    """About how long a calculation takes, by theory alone: for an order that leaves no slot idle at the end."""
-    return float(learn_cost([], []).expect(features_of(structure, settings))[0])
+    """About how long a calculation takes: for an order that leaves no slot idle at the end."""
+    return float(law_of(settings.code).expect(features_of(structure, settings))[0])
 
 
 def irreducible(cell: Structure, kpoints: Sequence[int], shift: Sequence[bool]) -> int:

@@ -17,6 +17,7 @@ from flows.stages.explain import hardly_believed, predictions, reasons
 from flows.stages.pool import Pool
 from flows.stages.validate import collect, first_needed
 from materials.records import Selection
+from materials.targets import DIGITS
 
 if TYPE_CHECKING:
     from models.selection import Pick
@@ -134,6 +135,7 @@ def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.flo
     """Collect DFT's answers: gaps and volumes of whatever was computed, stabilities of what was validated.
 
     Of a material that was computed at several levels (hulls differ in their cut-off) the last level by name counts.
+    Rounded as decisions take them: the digits behind differ from machine to machine.
     """
     from models.learning import EXPECTATIONS
 
@@ -152,4 +154,4 @@ def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.flo
             known["decomposition_energy_per_atom"][row] = stability.decomposition_energy_per_atom
             known["energy_above_hull"][row] = stability.decomposition_energy_per_atom
             known["formation_energy_per_atom"][row] = stability.formation_energy_per_atom
-    return known
+    return {name: np.round(values, DIGITS) for name, values in known.items()}

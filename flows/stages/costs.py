@@ -1,4 +1,4 @@
-"""What the next batch costs, as the calculations that have ended teach, and whether it is worth that."""
+"""What the next batch costs, by what its calculations are, and whether it is worth that."""
 
 from __future__ import annotations
 
@@ -24,31 +24,35 @@ if TYPE_CHECKING:
     from models.stopping import Outlook
 
 
-def learn_costs(run: Run, screened: Screened) -> CostModel:
-    """Learn from the campaign's converged calculations what the next ones will take.
+def cost_model(run: Run, screened: Screened) -> CostModel:
+    """Give the law that prices calculations: the one that ships, and so the same for each ledger, machine and load;
+    where the campaign asks for it, one that is fitted to the times that were measured."""
+    from models.cost import law_of, learn_cost
 
-    The ledger has their wall times; the cores are those that the cluster file gives a calculation now.
-    """
-    from models.cost import learn_cost
-
+    law = law_of(run.campaign.dft.code)
+    if run.campaign.learning.cost != "measured_time":
+        return law
     jobs = {job.calculation_id: job for plan in plans(run, screened) for job in jobs_of(run, screened, plan)}
     found = answers(run, list(jobs.values()))
     ended = {key: calculation for key, calculation in found.items() if calculation.status == "converged"}
+    # The ledger has their wall times; the cores are those that the cluster file gives a calculation now.
     return learn_cost(
         [_work(screened, jobs[key]) for key in sorted(ended)],
         [ended[key].wall_time_s * run.cluster.dft.cores for key in sorted(ended)],
+        law,
     )
 
 
 def bill_of(run: Run, screened: Screened, model: CostModel, material_ids: Sequence[str]) -> Bill:
-    """Price what some candidates need, each calculation once; what the ledger has an answer for is paid."""
+    """Price what some candidates need, each calculation once.
+
+    What the ledger has is paid, whatever became of it: what this machine would try again, another may not.
+    """
     from models.cost import open_bill
-    from models.dft.record import is_final
 
     needed = [jobs_of(run, screened, plan_of(run, screened, material_id)) for material_id in material_ids]
     jobs = {job.calculation_id: job for each in needed for job in each}
-    most = run.cluster.dft.most()
-    paid = {key for key, known in answers(run, list(jobs.values())).items() if is_final(known, most)}
+    paid = set(answers(run, list(jobs.values())))
     asked = {key: column for column, key in enumerate(jobs)}
     prices = np.zeros(len(jobs))
     unpaid = [key for key in jobs if key not in paid]
@@ -84,8 +88,8 @@ def pick_batch(
     learning = run.campaign.learning
     before = len(run.ledger.selections(run.campaign_id))
     bill = None
-    if learning.cost == "time":
-        bill = partial(_bill_of_rows, run, screened, pool, learn_costs(run, screened))
+    if learning.cost != "candidates":
+        bill = partial(_bill_of_rows, run, screened, pool, cost_model(run, screened))
     return select_batch(
         features=pool.features,
         posteriors=belief.posteriors,
@@ -107,14 +111,14 @@ def _bill_of_rows(run: Run, screened: Screened, pool: Pool, model: CostModel, ro
 
 
 def look_further(run: Run, screened: Screened, pool: Pool, belief: Belief, size: int) -> Outlook:
-    """Tell what the next batch can be expected to bring and, once a calculation has ended, what it will take."""
+    """Tell what the next batch can be expected to bring, and what it will take."""
     from models.stopping import look_ahead
 
     chosen = run.ledger.selections(run.campaign_id)
     taken = {selection.material_id for selection in chosen}
     available = np.array([material_id not in taken for material_id in pool.material_ids], dtype=bool)
     rows = None
-    if run.campaign.learning.cost == "time":
+    if run.campaign.learning.cost != "candidates":
         # Without audits: a batch of little else says nothing of what is left.
         round_number = 1 + max((selection.round for selection in chosen), default=0)
         picks = pick_batch(
@@ -129,10 +133,8 @@ def look_further(run: Run, screened: Screened, pool: Pool, belief: Belief, size:
         batch=size,
         rows=rows,
     )
-    model = learn_costs(run, screened)
-    if not model.n_learned:
-        return outlook
-    return replace(outlook, cost_s=float(_bill_of_rows(run, screened, pool, model, outlook.rows).prices.sum()))
+    bill = _bill_of_rows(run, screened, pool, cost_model(run, screened), outlook.rows)
+    return replace(outlook, cost_s=float(bill.prices.sum()))
 
 
 def reason_to_stop(run: Run, outlook: Outlook) -> str | None:

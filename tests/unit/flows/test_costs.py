@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from flows import report
-from flows.campaign import Campaign
+from flows.campaign import DFT, Campaign
 from flows.cluster_file import Cluster, DFTJobs
 from flows.context import Run
+from flows.dft.entry import Job
 from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened, assess_validated
 from flows.stages.choose import choose
-from flows.stages.costs import bill_of, learn_costs
+from flows.stages.costs import bill_of, cost_model
 from flows.stages.pool import Pool, gather_pool
 from flows.stages.publish import publish
-from flows.stages.validate import collect, jobs_of, plan_of
+from flows.stages.validate import collect, jobs_of, plan_of, plans
 from materials.records import Selection
 from materials.store.ledger import Ledger
-from models.cost import features_of
+from models.cost import EXPONENTS, features_of, law_of
 from models.dft.contract import DFTResult
 from models.dft.gpaw import Gpaw
 from models.dft.record import calculation_from, method_of
@@ -105,7 +106,9 @@ class Play:
             ]
         )
 
-    def answer(self, picks: list[Selection], status: str = "converged", seconds: float = 36.0) -> None:
+    def answer(
+        self, picks: list[Selection], status: str = "converged", seconds: float | Callable[[Job], float] = 36.0
+    ) -> None:
         """DFT as `validate` keeps it: each calculation once, an element -1 eV, a salt a little better than expected."""
         run, found = self.run, {}
         for pick in picks:
@@ -116,7 +119,7 @@ class Play:
                     energy=energy if status == "converged" else None,
                     structure=job.structure,
                     band_gap=1.0,
-                    wall_time_s=seconds,
+                    wall_time_s=seconds(job) if callable(seconds) else seconds,
                 )
                 found[job.calculation_id] = calculation_from(
                     ended, job.material_id, method_of(run.dft_code), job.settings
@@ -151,9 +154,9 @@ BY_TIME = {"batch": 2, "within": 9.0, "audits": 0.0, "cost": "time"}
 
 
 def test_a_bill_holds_each_calculation_once_and_what_is_computed_is_paid(play: Callable[..., Play]) -> None:
-    game = play()
+    game = play(learning=BY_TIME | {"cost": "measured_time"})
     run, screened = game.run, game.screened
-    before = bill_of(run, screened, learn_costs(run, screened), ["NaCl", "NaBr", "KCl"])
+    before = bill_of(run, screened, cost_model(run, screened), ["NaCl", "NaBr", "KCl"])
     # Three salts and Na, K, Cl, Br: each element is needed by those that hold it.
     assert before.needs.shape == (3, 7)
     assert before.needs.sum(axis=1).tolist() == [3, 3, 3]
@@ -164,7 +167,7 @@ def test_a_bill_holds_each_calculation_once_and_what_is_computed_is_paid(play: C
 
     picks = game.choose(1)
     game.answer(picks, seconds=50.0)
-    model = learn_costs(run, screened)
+    model = cost_model(run, screened)
     asked = {j.calculation_id: j for p in picks for j in jobs_of(run, screened, plan_of(run, screened, p.material_id))}
     assert model.n_learned == len(asked)
     took = model.expect([features_of(job.structure, job.settings) for job in asked.values()])
@@ -173,14 +176,14 @@ def test_a_bill_holds_each_calculation_once_and_what_is_computed_is_paid(play: C
     assert done.prices.sum() == 0
 
 
-@pytest.mark.parametrize("cost", ["candidates", "time"])
+@pytest.mark.parametrize("cost", ["candidates", "time", "measured_time"])
 def test_all_are_asked_once_and_the_numbers_are_told(play: Callable[..., Play], cost: str) -> None:
     game = play(learning=BY_TIME | {"cost": cost})
     rounds = game.play()
     asked = [pick.material_id for picks in rounds for pick in picks]
     assert sorted(asked) == sorted(game.pool.material_ids)
     rules = {pick.acquisition for picks in rounds[1:] for pick in picks}
-    suffix = "_per_cpu_hour" if cost == "time" else ""
+    suffix = "" if cost == "candidates" else "_per_cpu_hour"
     assert rules == {f"probability_of_all_targets{suffix}"}
     told = [line for line in game.said if line.startswith("Round 2: the next 2 can expect")]
     assert len(told) == 1
@@ -194,10 +197,49 @@ def test_a_campaign_that_counts_time_takes_less_of_it(play: Callable[..., Play])
 
     def cost(game: Play) -> float:
         picks = [pick.material_id for pick in game.choose(1)]
-        return float(bill_of(game.run, game.screened, learn_costs(game.run, game.screened), picks).prices.sum())
+        return float(bill_of(game.run, game.screened, cost_model(game.run, game.screened), picks).prices.sum())
 
     by_count, by_time = cost(play()), cost(play(name="by-time", learning=BY_TIME))
     assert by_time < 0.7 * by_count
+
+
+@pytest.mark.parametrize(("cost", "most"), [("time", None), ("candidates", 1e-2)])
+def test_the_same_answers_give_the_same_picks_however_long_they_took(
+    tmp_path: Path, cost: str, most: float | None
+) -> None:
+    """Two machines: on one, what holds potassium took a thousand times as long as the rest."""
+    learning = BY_TIME | {"cost": cost, "stop_after": 3, "stop_cpu_hours_per_hit": most}
+    told = []
+    for name, slow in (("one", 1e4), ("other", 1e-2)):
+        with Ledger.open(str(tmp_path / f"{name}.db")) as ledger:
+            game = Play(ledger, tmp_path / name, 9, learning=learning)
+            rounds = game.play(seconds=lambda job, slow=slow: slow if "K" in job.structure.symbol_set else 10.0)
+            outlooks = [line for line in (*game.said, *game.summary().splitlines()) if "can expect" in line]
+            told.append((rounds, outlooks))
+    assert told[0] == told[1]
+    assert len(told[0][1]) >= 3
+    assert all("CPU hours" in line or "at no cost" in line for line in told[0][1])
+
+
+@pytest.mark.parametrize("code", get_args(DFT.model_fields["code"].annotation))
+def test_a_law_ships_for_each_code(code: str) -> None:
+    law = law_of(code)
+    assert law.n_learned == 0
+    assert law.exponents.shape == EXPONENTS.shape
+    assert (np.abs(law.exponents - EXPONENTS) < 1.0).all()
+
+
+def test_times_are_learned_where_a_campaign_asks_for_it(play: Callable[..., Play]) -> None:
+    game = play(learning=BY_TIME | {"cost": "measured_time"})
+    before = cost_model(game.run, game.screened)
+    game.answer(game.choose(1), seconds=1e4)
+    after = cost_model(game.run, game.screened)
+    assert before.n_learned == 0
+    assert after.n_learned > 0
+    jobs = [job for plan in plans(game.run, game.screened) for job in jobs_of(game.run, game.screened, plan)]
+    works = [features_of(job.structure, job.settings) for job in jobs]
+    assert (after.expect(works) > 10 * before.expect(works)).all()
+    assert {pick.acquisition for pick in game.choose(2)} == {"probability_of_all_targets_per_cpu_hour"}
 
 
 def test_the_report_says_why_it_ends_as_the_campaign_did(play: Callable[..., Play]) -> None:

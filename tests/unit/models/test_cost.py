@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from scipy.stats import spearmanr
 
-from models.cost import EXPONENTS, SCATTER, features_of, irreducible, learn_cost, relative_cost, valence
+from models.cost import EXPONENTS, SCATTER, features_of, irreducible, law_of, learn_cost, relative_cost, valence
 from models.dft.presets import mesh, settings_for, symmetrised
 from tests.benchmarks import dft_convergence
 
+LAW = law_of("gpaw")
 PRESETS = Path(__file__).parents[2] / "benchmarks" / "dft-presets.md"
 
 
@@ -63,7 +64,7 @@ def test_exponents_are_found_again() -> None:
     features = work(400)
     true = np.array([0.9, 1.3, 0.8, 0.2, math.log(1.7), math.log(6)])
     seconds = np.exp(-12 + features @ true + rng.normal(scale=0.3, size=400))
-    model = learn_cost(features, seconds)
+    model = learn_cost(features, seconds, LAW)
     assert np.allclose(model.exponents[[0, 4, 5]], true[[0, 4, 5]], atol=0.1)
     # Electrons, waves and atoms grow together: what counts is what they say of others.
     new = work(200, seed=2)
@@ -74,18 +75,18 @@ def test_exponents_are_found_again() -> None:
 def test_few_move_the_level_and_leave_the_exponents() -> None:
     features = work(3)
     seconds = 100 * np.exp(-16.2 + features @ EXPONENTS)
-    one = learn_cost(features[:1], seconds[:1])
+    one = learn_cost(features[:1], seconds[:1], LAW)
     assert np.allclose(one.exponents, EXPONENTS)
-    three = learn_cost(features, seconds)
+    three = learn_cost(features, seconds, LAW)
     assert np.allclose(three.exponents, EXPONENTS, atol=0.15)
-    before = learn_cost([], []).expect(features) / seconds
+    before = LAW.expect(features) / seconds
     after = three.expect(features) / seconds
     assert np.all(before < 0.02)
     assert np.all((after > 0.5) & (after < 2))
 
 
-def test_without_any_it_is_theory() -> None:
-    model = learn_cost([], [])
+def test_without_any_it_is_the_law_that_ships() -> None:
+    model = learn_cost([], [], LAW)
     assert (model.n_learned, model.scatter) == (0, SCATTER)
     assert np.array_equal(model.exponents, EXPONENTS)
     features = work(50)
@@ -100,7 +101,7 @@ def test_one_that_hung_teaches_little() -> None:
     seconds = np.exp(-16 + features @ EXPONENTS + rng.normal(scale=0.2, size=30))
     hung = seconds.copy()
     hung[[4, 17]] *= 200
-    ratio = learn_cost(features, hung).expect(features) / learn_cost(features, seconds).expect(features)
+    ratio = learn_cost(features, hung, LAW).expect(features) / learn_cost(features, seconds, LAW).expect(features)
     assert np.all((ratio > 0.7) & (ratio < 1.6))
     plain = np.linalg.lstsq(np.column_stack([np.ones(30), features]), np.log(hung), rcond=None)[0]
     off = np.exp(np.column_stack([np.ones(30), features]) @ plain) / seconds
@@ -119,7 +120,7 @@ def test_a_cost_is_always_a_number_above_zero(seconds: list[float], seed: int, s
     features = work(len(seconds), seed)
     if same:
         features[:] = 1.0
-    model = learn_cost(features, seconds)
+    model = learn_cost(features, seconds, LAW)
     expected = model.expect(work(20, seed + 1))
     assert np.isfinite(expected).all()
     assert (expected > 0).all()
@@ -129,12 +130,12 @@ def test_a_cost_is_always_a_number_above_zero(seconds: list[float], seed: int, s
 def test_theory_orders_what_was_measured_and_learning_tells_the_seconds() -> None:
     features, seconds = measured()
     assert len(seconds) == 20
-    theory = learn_cost([], []).expect(features)
+    theory = LAW.expect(features)
     assert spearmanr(theory, seconds).statistic > 0.9
     assert np.all((theory / seconds > 1 / 3) & (theory / seconds < 3))
     for out in np.array_split(np.arange(20), 5):  # each compound by the other four
         kept = np.setdiff1d(np.arange(20), out)
-        ratio = learn_cost(features[kept], seconds[kept]).expect(features[out]) / seconds[out]
+        ratio = learn_cost(features[kept], seconds[kept], LAW).expect(features[out]) / seconds[out]
         assert np.median(np.abs(np.log(ratio))) < math.log(1.8)
 
 
