@@ -34,6 +34,13 @@ class Crystal:
     structure: Callable[[], Structure]
 
     @property
+    def numbers(self) -> np.ndarray:
+        """Atomic numbers, shape (n_sites,)."""
+        from ase.data import atomic_numbers
+
+        return np.array([atomic_numbers[symbol_of(name)] for name in self.species])
+
+    @property
     def amounts(self) -> dict[str, float]:
         """Count the atoms of each element in the cell; oxidation states are left aside."""
         amounts: dict[str, float] = {}

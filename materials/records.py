@@ -19,7 +19,7 @@ Fidelity = Literal["mlip", "dft"]
 CalculationStatus = Literal[
     "converged",
     "max_steps",  # ran out of steps: never called converged
-    "exploded",  # volume ratio outside 0.25 to 4, or a force above 1000 eV/Å
+    "exploded",  # volume ratio outside 0.25 to 4, a force above 1000 eV/Å, atoms too close, an absurd energy
     "unsupported",  # holds an element, or a geometry, that the method does not cover
     "failed",  # an exception; the message says which
     "scf_not_converged",

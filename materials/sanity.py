@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache, lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
@@ -12,9 +12,12 @@ import numpy as np
 from materials.compositions import amounts_of, per_site, species_of
 
 if TYPE_CHECKING:
-    from pymatgen.core import Composition, Structure
+    from pymatgen.core import Composition, Element, Species, Structure
 
 MIN_DISTANCE_RATIO = 0.55
+# Å, whatever the radii: no bond is shorter than NO+'s, 1.06 Å, and none with hydrogen than H2's, 0.74 Å.
+MIN_DISTANCE = 1.0
+MIN_DISTANCE_OF_HYDROGEN = 0.6
 MIN_VOLUME_RATIO = 0.4
 MAX_VOLUME_RATIO = 25.0
 
@@ -35,8 +38,7 @@ def check(
         structure: What was proposed.
         elements: Symbols that the potential covers; None: any.
         max_sites: Largest number of sites in the cell; None: any.
-        min_distance_ratio: Least distance of two atoms, in sums of their covalent radii (Cordero,
-            DOI 10.1039/b801115j).
+        min_distance_ratio: Least distance of two atoms, as `too_close` takes it.
         charge_balance: Whether known oxidation states must be able to add up to zero (`charges_balance`).
 
     Returns:
@@ -60,7 +62,7 @@ def check(
     radii = _covalent_radii()[[s.Z for s in species]]
     return (
         _bad_geometry(structure, radii)
-        or _bad_distance(structure, radii, min_distance_ratio)
+        or _bad_distance(structure, species, min_distance_ratio)
         or (_bad_charges(tuple(sorted(amounts_of(structure).items()))) if charge_balance else None)
     )
 
@@ -118,31 +120,59 @@ def _bad_geometry(structure: Structure, radii: np.ndarray) -> tuple[str, str] | 
     return None
 
 
-def _bad_distance(structure: Structure, radii: np.ndarray, least: float) -> tuple[str, str] | None:
+def _bad_distance(structure: Structure, species: Sequence[Element | Species], least: float) -> tuple[str, str] | None:
+    numbers = np.array([s.Z for s in species])
+    found = too_close(structure.lattice.matrix, structure.cart_coords, numbers, least=least, pbc=structure.lattice.pbc)
+    return None if found is None else ("TooClose", found)
+
+
+def too_close(
+    cell: np.ndarray,
+    positions: np.ndarray,
+    numbers: np.ndarray,
+    *,
+    least: float = MIN_DISTANCE_RATIO,
+    pbc: Sequence[bool] = (True, True, True),
+) -> str | None:
+    """Find two atoms that are closer than atoms come: an overlap in a proposal, a collapse in what was relaxed.
+
+    Args:
+        cell: Lattice vectors in rows (Å), shape (3, 3).
+        positions: Cartesian (Å), shape (n_atoms, 3).
+        numbers: Atomic numbers, shape (n_atoms,).
+        least: Least distance in sums of covalent radii (Cordero, DOI 10.1039/b801115j). No pair may come closer than
+            1 Å, or 0.6 Å where one is hydrogen, whatever their radii.
+        pbc: Along which vectors the crystal repeats.
+
+    Returns:
+        A sentence about the pair that is closest by that measure; None if none is too close.
+    """
     from pymatgen.optimization.neighbors import find_points_in_spheres
 
     # What get_neighbor_list(exclude_self=True) comes to, in a third of the time.
-    coords = np.ascontiguousarray(structure.cart_coords)
+    coords, radii = np.ascontiguousarray(positions), _covalent_radii()[numbers]
     centres, points, _, distances = find_points_in_spheres(
         all_coords=coords,
         center_coords=coords,
-        r=least * 2 * float(radii.max()),
-        pbc=np.array(structure.lattice.pbc, dtype=np.int64),
-        lattice=np.ascontiguousarray(structure.lattice.matrix),
+        r=max(least * 2 * float(radii.max()), MIN_DISTANCE),
+        pbc=np.array(pbc, dtype=np.int64),
+        lattice=np.ascontiguousarray(cell),
         tol=_ITSELF,
     )
-    ratios = distances / (radii[centres] + radii[points])
+    sums = radii[centres] + radii[points]
+    floors = np.where(np.minimum(numbers[centres], numbers[points]) == 1, MIN_DISTANCE_OF_HYDROGEN, MIN_DISTANCE)
+    limits = np.maximum(least * sums, floors)
+    ratios = distances / limits
     ratios[(centres == points) & (distances <= _ITSELF)] = np.inf
     if not len(ratios):
         return None
     worst = int(ratios.argmin())
-    if ratios[worst] >= least:
+    if ratios[worst] >= 1:
         return None
-    a, b = (structure[int(i[worst])].specie.symbol for i in (centres, points))
+    a, b = (_symbols()[numbers[i[worst]]] for i in (centres, points))
     return (
-        "TooClose",
-        f"{a} and {b} are {distances[worst]:.2f} Å apart, {ratios[worst]:.2f} of the sum of their covalent radii; "
-        f"at least {least:g} is asked for",
+        f"{a} and {b} are {distances[worst]:.2f} Å apart, {distances[worst] / sums[worst]:.2f} of the sum of their "
+        f"covalent radii; at least {limits[worst]:.2f} Å is asked for"
     )
 
 
@@ -164,3 +194,10 @@ def _covalent_radii() -> np.ndarray:
     from ase.data import covalent_radii
 
     return covalent_radii
+
+
+@cache
+def _symbols() -> list[str]:
+    from ase.data import chemical_symbols
+
+    return chemical_symbols

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from materials.records import CalculationStatus
+from materials.sanity import too_close
 from models.batching import evaluated, room_for
 from models.descent import Descents, Ending
 from models.potentials.interface import Crystal, FloatArray, Potential, batch_of, crystal_of, fixed_sites
@@ -192,6 +193,7 @@ class _Flight:
             if not answered[position]:
                 found.append((run.index, _without_energy(run.structure, ending.status, ending.message)))
                 continue
+            ending = _judged(ending, frame.crystal)
             relaxed = Relaxed(
                 structure=_with_geometry(run.structure, frame.crystal),
                 energy=frame.energy,
@@ -209,6 +211,14 @@ class _Flight:
         self.runs = [self.runs[k] for k in left]
         self.descents = self.descents.select(torch.tensor(left, device=device)) if left else None
         return found
+
+
+def _judged(ending: Ending, crystal: Crystal) -> Ending:
+    """Call collapsed what a potential pulled into one: far inside of what it was trained on, it has no repulsion."""
+    if ending.status not in ("converged", "max_steps"):
+        return ending
+    found = too_close(crystal.cell, crystal.positions, crystal.numbers)
+    return ending if found is None else Ending(status="exploded", message=f"collapsed: {found}")
 
 
 def _frames(descents: Descents, crystals: torch.Tensor) -> list[Frame]:

@@ -9,8 +9,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from flows.context import Run
+from flows.stages.unsound import Why, note_unsound, spoiled, take_out_unsound
+from materials.absurd import absurd_energies
 from materials.corrections import MP2020_LEVEL, anion_corrected, anion_corrected_level, is_raw_pbe
-from materials.errors import CampaignError
+from materials.errors import CampaignError, MissingTerminals
 from materials.records import Calculation, Outcome, Stability
 
 if TYPE_CHECKING:
@@ -89,13 +91,16 @@ def assess_screened(run: Run) -> Screened:
     identity = run.potential_identity
     with run.progress.timed("ledger"):
         candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
-        outcomes, entries = _read(run, run.screened().values())
-        known, energies = _of_databases(run, identity.level_of_theory)
+        outcomes, entries, unsound = _read(run, run.screened().values())
+        known, energies, _ = _of_databases(run, identity.level_of_theory)
         references = energies if identity.level_of_theory == MP2020_LEVEL else _of_databases(run, MP2020_LEVEL)[1]
         # A candidate is judged by the potential's energy, whatever a database says: screening must not know the answer.
         others = [m for m in energies if m not in candidates and m not in entries]
         known = {m: known[m] for m in others}
         entries.update((m, energies[m]) for m in others)
+    unsound |= take_out_unsound(entries)
+    outcomes |= {m: spoiled(outcomes[m], *why) for m, why in unsound.items() if m in outcomes}
+    note_unsound(run, unsound)
     n_calculations, n_unfinished = len(outcomes), sum(o.status != "converged" for o in outcomes.values())
     with run.progress.timed("identity"):
         duplicates = _duplicates(run, entries, outcomes | known, candidates)
@@ -122,10 +127,13 @@ def assess_screened(run: Run) -> Screened:
 def phases_of(run: Run) -> list[HullEntry]:
     """Read the phases of the potential's hull: what it relaxed, and what a database has computed at its level."""
     known = _of_databases(run, run.potential_identity.level_of_theory)[1]
-    return list((known | _read(run, run.screened().values())[1]).values())
+    entries = known | _read(run, run.screened().values())[1]
+    for material_id in absurd_energies(list(entries.values())):
+        del entries[material_id]
+    return list(entries.values())
 
 
-def _of_databases(run: Run, level_of_theory: str) -> tuple[dict[str, Outcome], dict[str, HullEntry]]:
+def _of_databases(run: Run, level_of_theory: str) -> tuple[dict[str, Outcome], dict[str, HullEntry], dict[str, Why]]:
     """Read the energies of a level that we did not compute: what DFT answers must not change what is asked."""
     found = run.ledger.best_calculations(
         run.campaign_id, fidelity="dft", level_of_theory=level_of_theory, not_by=run.campaign.dft.code
@@ -143,20 +151,29 @@ def _references(known: Mapping[str, HullEntry], duplicates: Mapping[str, str]) -
     return found
 
 
-def _read(run: Run, calculation_ids: Iterable[str]) -> tuple[dict[str, Outcome], dict[str, HullEntry]]:
-    """Read calculations one after the other; give what became of each, and the phases that the converged ones make."""
+def _read(run: Run, calculation_ids: Iterable[str]) -> tuple[dict[str, Outcome], dict[str, HullEntry], dict[str, Why]]:
+    """Read calculations one after the other.
+
+    Returns:
+        What became of each; the phases that the converged ones make; and which of those make none, and why: atoms that
+        have collapsed into each other, or no energy, in a ledger of a version that did not look.
+    """
     from materials.compositions import formula_of
     from materials.crystals import crystal_from_json
     from materials.hull import HullEntry
+    from materials.sanity import too_close
 
     outcomes: dict[str, Outcome] = {}
     entries: dict[str, HullEntry] = {}
+    unsound: dict[str, Why] = {}
     shared: dict[tuple[tuple[str, float], ...], dict[str, float]] = {}  # polymorphs are of the same
     for calculation in run.ledger.written_calculations(calculation_ids):
         material_id = calculation.material_id
         formula = chemsys = n_sites = volume = None
         if calculation.status == "converged" and calculation.structure is not None and calculation.energy is not None:
             crystal = crystal_from_json(calculation.structure)
+            if pair := too_close(crystal.matrix, crystal.frac_coords @ crystal.matrix, crystal.numbers):
+                unsound[material_id] = ("exploded", f"collapsed: {pair}")
             n_sites = len(crystal.species)
             volume = crystal.volume / n_sites
             amounts = crystal.amounts
@@ -168,6 +185,8 @@ def _read(run: Run, calculation_ids: Iterable[str]) -> tuple[dict[str, Outcome],
                 level_of_theory=sys.intern(calculation.level_of_theory),
                 method=sys.intern(calculation.method),
             )
+        elif calculation.status == "converged":  # a database keeps no infinity
+            unsound[material_id] = ("exploded", "its energy is no finite number")
         outcomes[material_id] = Outcome(
             calculation_id=calculation.calculation_id,
             material_id=material_id,
@@ -179,7 +198,10 @@ def _read(run: Run, calculation_ids: Iterable[str]) -> tuple[dict[str, Outcome],
             n_sites=n_sites,
             volume_per_atom=volume,
         )
-    return outcomes, entries
+    for material_id, why in unsound.items():
+        entries.pop(material_id, None)
+        outcomes[material_id] = spoiled(outcomes[material_id], *why)
+    return outcomes, entries, unsound
 
 
 def _duplicates(
@@ -286,7 +308,6 @@ def _judge_picks(
     calculations: Sequence[Calculation], picks: Collection[str], known: Mapping[str, HullEntry]
 ) -> dict[str, Stability]:
     """Judge the picks among calculations of one level against the others, and against a database's phases."""
-    from materials.errors import MissingTerminals
     from materials.hull import assess, entry_from
 
     found: dict[str, Stability] = {}

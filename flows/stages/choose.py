@@ -15,7 +15,7 @@ from flows.stages.assess import Screened, judged_by_dft
 from flows.stages.costs import look_further, pick_batch, reason_to_stop
 from flows.stages.explain import hardly_believed, predictions, reasons
 from flows.stages.pool import Pool
-from flows.stages.validate import collect, first_needed
+from flows.stages.validate import absurd, collect, first_needed
 from materials.records import Selection
 from materials.targets import DIGITS
 
@@ -148,8 +148,9 @@ def _known(run: Run, screened: Screened, pool: Pool) -> dict[str, NDArray[np.flo
                 row, gap = row_of[material_id], calculation.properties.get("band_gap")
                 known["band_gap"][row] = np.nan if gap is None else gap
                 known["volume_per_atom"][row] = calculation.volume_per_atom or np.nan
+    refused = absurd(run, screened)  # which an older version may have judged
     for material_id, stability in judged_by_dft(run, results).items():
-        if material_id in row_of:
+        if material_id in row_of and material_id not in refused:
             row = row_of[material_id]
             known["decomposition_energy_per_atom"][row] = stability.decomposition_energy_per_atom
             known["energy_above_hull"][row] = stability.decomposition_energy_per_atom

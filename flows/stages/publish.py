@@ -13,7 +13,7 @@ from flows.stages.choose import Belief, believe
 from flows.stages.costs import verdict
 from flows.stages.explain import cautions_about, predictions
 from flows.stages.pool import Pool
-from flows.stages.validate import collect, plans, relaxed_best
+from flows.stages.validate import absurd, collect, plans, relaxed_best
 from materials.ranking import Evidence, ranked_groups, ranked_rows
 from materials.records import Calculation, Failure, Prediction, RankedCandidate
 
@@ -81,11 +81,13 @@ def gather_evidence(
     dft: dict[str, Calculation] = {}
     for calculations in results.values():
         dft |= calculations
+    refused = absurd(run, screened)  # which an older version may have judged
+    dft |= {m: calculation for m, calculation in refused.items() if m in selections}
     return Evidence(
         mlip=screened.outcomes,
         mlip_stability=screened.stabilities,
         dft=dft,
-        dft_stability=judged_by_dft(run, results),
+        dft_stability={m: stability for m, stability in judged_by_dft(run, results).items() if m not in refused},
         predictions=latest,
         selections=selections,
         failures=failures,

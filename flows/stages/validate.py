@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flows.context import Run
@@ -89,6 +90,9 @@ def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
     count = _run_missing(run, list(jobs.values()), f"DFT ({_how(run)})")
     # A campaign that goes on may know a part of a later round, whose hulls lack the rest.
     results = collect(run, screened, this_round)
+    run.ledger.add_failures(
+        run.campaign_id, [_failure(calculation) for calculation in absurd(run, screened, this_round).values()]
+    )
     stabilities = assess_validated(run, screened, results, this_round)
     _note_unjudged(run, picks, stabilities, results)
     return count
@@ -99,14 +103,38 @@ def collect(run: Run, screened: Screened, until: int | None = None) -> dict[str,
 
     Returns:
         Level of theory -> material_id -> calculation; the levels by name, so that of a material at two of them the same
-        one comes last, in whatever order they were computed.
+        one comes last, in whatever order they were computed. Absurd energies are left out: see `absurd`.
     """
+    return {
+        level: {m: calculation for m, calculation in calculations.items() if calculation.status == "converged"}
+        for level, calculations in _answers(run, screened, until).items()
+    }
+
+
+def absurd(run: Run, screened: Screened, until: int | None = None) -> dict[str, Calculation]:
+    """Read the DFT results whose energy cannot be one, as failures, by material_id, where there is no better result."""
+    answers = [c for calculations in _answers(run, screened, until).values() for c in calculations.values()]
+    sound = {calculation.material_id for calculation in answers if calculation.status == "converged"}
+    return {calculation.material_id: calculation for calculation in answers if calculation.material_id not in sound}
+
+
+def _answers(run: Run, screened: Screened, until: int | None) -> dict[str, dict[str, Calculation]]:
+    """Read what DFT called converged; what has an absurd energy is called exploded."""
+    from materials.absurd import absurd_energies
+    from materials.hull import entry_from
+
     jobs = [job for plan in plans(run, screened, until) for job in jobs_of(run, screened, plan)]
     found = answers(run, jobs)
     results: dict[str, dict[str, Calculation]] = {}
     for calculation in found.values():
         if calculation.status == "converged":
             results.setdefault(calculation.level_of_theory, {})[calculation.material_id] = calculation
+    for level, calculations in results.items():
+        entries = {m: entry_from(calculation) for m, calculation in calculations.items()}
+        known = screened.references if level == MP2020_LEVEL else {}
+        for material_id, why in absurd_energies(list({**known, **entries}.values())).items():
+            if material_id in calculations:
+                calculations[material_id] = replace(calculations[material_id], status="exploded", message=why)
     return dict(sorted(results.items()))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
-from materials.sanity import charges_balance, check
+from materials.sanity import charges_balance, check, too_close
 from materials.sources.type_library import example, library_names
 
 
@@ -36,6 +36,29 @@ def test_nonsense_is_refused(structure: Structure, options: dict, code: str, wor
     assert found is not None
     assert found[0] == code
     assert re.search(words, found[1])
+
+
+@pytest.mark.parametrize(
+    ("pair", "distance", "refused"),
+    [
+        (("O", "O"), 0.95, True),  # 0.72 of the sum of the radii, and shorter than any bond
+        (("F", "F"), 0.95, True),
+        (("N", "O"), 1.06, False),  # as in NOBF4
+        (("N", "N"), 1.10, False),
+        (("H", "H"), 0.50, True),
+        (("H", "H"), 0.74, False),
+        (("O", "H"), 0.96, False),
+        (("K", "K"), 2.63, False),  # what a potential leaves in KMgN
+        (("U", "O"), 1.75, False),
+        (("Ni", "O"), 0.30, True),
+    ],
+)
+def test_no_two_atoms_are_closer_than_any_bond(pair: tuple[str, str], distance: float, refused: bool) -> None:
+    structure = Structure(Lattice.cubic(5), pair, [[0, 0, 0], [distance / 5, 0, 0]])
+    found = too_close(structure.lattice.matrix, structure.cart_coords, np.array([site.specie.Z for site in structure]))
+    assert (found is not None) == refused
+    if refused:
+        assert f"{distance:.2f} Å apart" in found
 
 
 def test_the_first_atoms_own_image_counts() -> None:

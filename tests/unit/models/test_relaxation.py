@@ -192,6 +192,19 @@ def test_running_out_of_steps_is_not_convergence(potential: Potential) -> None:
     assert "0.05" in outcome.message
 
 
+@pytest.mark.parametrize("positions", ["fixed", "free"])
+def test_the_shortest_bonds_are_no_collapse(potential: Potential, positions: str) -> None:
+    molecules = [("H", "H", 0.74), ("N", "N", 1.10), ("O", "O", 1.21), ("F", "F", 1.41), ("C", "O", 1.13)]
+    structures = [Structure(Lattice.cubic(5), [a, b], [[0, 0, 0], [d / 5, 0, 0]]) for a, b, d in molecules]
+    structures.append(Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.08), ["Li", "H"], [[0, 0, 0], [0.5] * 3]))
+    structures.append(Structure(Lattice.hexagonal(2.46, 6.8), ["C"] * 2, [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0]]))
+    structures.append(
+        Structure(Lattice.hexagonal(2.29, 3.58), ["Be"] * 2, [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]])
+    )
+    outcomes = relaxed(potential, structures, cell="fixed", positions=positions)
+    assert [outcome.status for outcome in outcomes] == ["converged"] * len(structures)
+
+
 def test_an_explosion_is_called_one(potential: Potential) -> None:
     sparse = Structure(Lattice.cubic(3.0), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     (outcome,) = relaxed(potential, [sparse], pressure=-2.0)

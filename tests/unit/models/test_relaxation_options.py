@@ -79,6 +79,29 @@ def test_no_status_is_better_than_ases_verdict(
     assert (residual(outcome, cell, pressure) < 0.05 + 1e-6) == (outcome.status == "converged")
 
 
+# What pulls two atoms into each other, and where it leaves them is at rest.
+BOTTOMLESS = {"r0": 0.4, "epsilon": 10.0, "rho0": 1.0, "rcut1": 6.0, "rcut2": 6.9}
+
+
+@pytest.mark.parametrize("cell", sorted(FILTERS))
+@pytest.mark.parametrize("max_steps", [4, 500])
+def test_a_collapsed_crystal_has_not_converged(cell: str, max_steps: int) -> None:
+    morse = load_potential(
+        "ase", model="ase.calculators.morse:MorsePotential", level_of_theory="Morse", calculator_arguments=BOTTOMLESS
+    )
+    lattice = Lattice.cubic(4.2)
+    near, far = (Structure(lattice, ["Na", "Cl"], [[0, 0, 0], [x, x, x]]) for x in (0.22, 0.5))
+    (_, collapsed), (_, still) = sorted(
+        relax(morse, [near, far], RelaxationSettings(cell=cell, max_steps=max_steps)), key=lambda found: found[0]
+    )
+    distance = collapsed.structure.get_distance(0, 1)
+    if cell != "fixed_shape":  # whose atoms are brought together by their forces as well
+        assert distance < 1
+    assert collapsed.status == "exploded"
+    assert f"Na and Cl are {distance:.2f} Å apart" in collapsed.message
+    assert still.status == "converged"
+
+
 def test_held_sites_stay_where_they_are_in_the_cell(emt: Potential) -> None:
     structure = alloy(3, held=[0, 4])
     outcome = one(emt, structure)

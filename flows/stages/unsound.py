@@ -1,0 +1,59 @@
+"""What converged and yet cannot stand in a hull: each a failure of its own row, none of the whole table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flows.context import Run
+from materials.absurd import absurd_energies
+from materials.errors import MissingTerminals
+from materials.records import CalculationStatus, Failure, Outcome
+
+if TYPE_CHECKING:
+    from materials.hull import HullEntry
+
+Why = tuple[CalculationStatus, str]
+
+
+def take_out_unsound(entries: dict[str, HullEntry]) -> dict[str, Why]:
+    """Take out what no hull can be built of: absurd energies, and compounds of elements that have no phase.
+
+    Raises:
+        MissingTerminals: Nothing is left.
+    """
+    found: dict[str, Why] = {m: ("exploded", why) for m, why in absurd_energies(list(entries.values())).items()}
+    for material_id in found:
+        del entries[material_id]
+    pure = {next(iter(entry.elements)) for entry in entries.values() if len(entry.elements) == 1}
+    for material_id, entry in list(entries.items()):
+        if missing := sorted(entry.elements - pure):
+            found[material_id] = ("failed", f"its hull has no phase of {', '.join(missing)}: compute or pull one")
+            del entries[material_id]
+    if found and not entries:
+        raise MissingTerminals(f"No hull can be built: {next(iter(found))}: {next(iter(found.values()))[1]}")
+    return found
+
+
+def spoiled(outcome: Outcome, status: CalculationStatus, message: str) -> Outcome:
+    """Give an outcome that is not what its calculation says of itself."""
+    return replace(
+        outcome, status=status, message=message, formula=None, chemsys=None, n_sites=None, volume_per_atom=None
+    )
+
+
+def note_unsound(run: Run, unsound: Mapping[str, Why]) -> None:
+    """Say what converged and is left out of the hull all the same."""
+    if not unsound:
+        return
+    failures = [
+        Failure(material_id=material_id, stage="assess", error=error, message=message)
+        for material_id, (error, message) in sorted(unsound.items())
+    ]
+    with run.progress.timed("ledger"):
+        run.ledger.add_failures(run.campaign_id, failures)
+    first = failures[0]
+    run.progress.say(
+        f"{len(failures)} that converged are left out of the hull, the first: {first.material_id}: {first.message}"
+    )
