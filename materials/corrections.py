@@ -11,6 +11,7 @@ elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -223,6 +224,10 @@ def _hubbards(structure: Structure) -> dict[str, float]:
 
 def _oxidation_states(composition: Composition) -> dict[str, float]:
     composition = composition.element_composition
-    guesses = composition.oxi_state_guesses(max_sites=-20) if len(composition) > 1 else ()
+    guesses: Sequence[Mapping[str, float]] = ()
+    if len(composition) > 1:
+        # For more than twenty atoms in the formula pymatgen guesses none in this scheme: it would take too long.
+        with suppress(ValueError):
+            guesses = composition.oxi_state_guesses(max_sites=-20)
     # All zero has pymatgen correct the most electronegative element only, as an empty guess would, without a warning.
     return dict(guesses[0]) if guesses else {element.symbol: 0.0 for element in composition}

@@ -144,7 +144,8 @@ class Vasp(DrivenCode):
 def corrected(result: DFTResult, level: str) -> DFTResult:
     """Put the corrections into the energy if its level of theory says that they are in; what VASP said is kept.
 
-    A run that turns out not to be what the level says has no energy.
+    A run that turns out not to be what the level says, or that cannot be corrected, has no energy: it has ended, and to
+    read it again would end in the same way.
     """
     found = result.properties
     if level != MP2020_LEVEL or result.energy is None or result.structure is None:
@@ -156,8 +157,9 @@ def corrected(result: DFTResult, level: str) -> DFTResult:
             hubbards=found["hubbards"],
             potcar_titles=[spec["titel"] for spec in found["potcar_spec"]],
         )
-    except HullError as error:
-        return replace(result, status="failed", energy=None, message=f"{error}\n{result.message}".strip())
+    except Exception as error:  # noqa: BLE001 - pymatgen's, about this one crystal, whatever it is
+        why = str(error) if isinstance(error, HullError) else f"The MP2020 corrections failed: {error!r}"
+        return replace(result, status="failed", energy=None, message=f"{why}\n{result.message}".strip())
     properties = {**found, "uncorrected_energy": result.energy, "correction": correction}
     return replace(result, energy=result.energy + correction, properties=properties)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from monty.serialization import loadfn
 from pymatgen.analysis import compatibility
 from pymatgen.analysis.compatibility import MaterialsProject2020Compatibility
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.entries.computed_entries import ComputedStructureEntry
+from pymatgen.io.vasp.sets import MPRelaxSet
 
 from materials.corrections import ANIONS, anion_corrected, correct, correction
 from materials.errors import HullError
@@ -61,6 +68,58 @@ def test_the_energy_is_shifted_by_the_same_amount_whatever_it_is_and_extensively
 def test_without_a_rule_nothing_is_done() -> None:
     """What was trained on corrected energies (CHGNet) is never corrected again."""
     assert correct(None, rock_salt("Mn", "O", 4.44), -60.123) == -60.123
+
+
+def apart(counts: dict[str, int]) -> Structure:
+    """Atoms so far from each other that no two are bonded."""
+    symbols = [symbol for symbol, count in counts.items() for _ in range(count)]
+    edge = math.ceil(len(symbols) ** (1 / 3))
+    places = list(itertools.product(range(edge), repeat=3))[: len(symbols)]
+    return Structure(Lattice.cubic(6.0 * edge), symbols, np.array(places) / edge)
+
+
+def by_pymatgen(structure: Structure) -> float:
+    """With the oxidation states that it guesses itself."""
+    elements = sorted(structure.composition.elements)
+    u = MPRelaxSet.CONFIG["INCAR"]["LDAUU"].get(elements[-1].symbol, {})
+    hubbards = {e.symbol: u[e.symbol] for e in elements if u.get(e.symbol)}
+    entry = ComputedStructureEntry(
+        structure, 0.0, parameters={"run_type": "GGA+U" if hubbards else "GGA", "hubbards": hubbards}
+    )
+    with warnings.catch_warnings(action="ignore"):  # where it guesses none, it says so
+        return float(MaterialsProject2020Compatibility(check_potcar=False).process_entry(entry).correction)
+
+
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    # Wang et al. 2021, table 2 (eV an atom): oxide -0.687, F -0.462, sulfide -0.503
+    [
+        ("Mg17Al12", 0.0),
+        ("Li7La3Zr2O12", 12 * -0.687),
+        ("Ca5P3O12F", 12 * -0.687 - 0.462),
+        ("Li10GeP2S12", -6.036),
+    ],
+)
+def test_formulas_of_more_than_twenty_atoms_are_corrected_without_oxidation_states(
+    formula: str, expected: float
+) -> None:
+    structure = apart({str(element): int(n) for element, n in Composition(formula).items()})
+    assert correction("MP2020", structure) == pytest.approx(expected, abs=2e-3)
+    assert correction("MP2020", structure) == pytest.approx(by_pymatgen(structure), abs=1e-9)
+
+
+def test_random_compositions_are_corrected_as_pymatgen_does() -> None:
+    rng = random.Random(14)
+    # Noble gases have no electronegativity, by which U is chosen.
+    metals = sorted(MPRelaxSet.CONFIG["POTCAR"].keys() - {"D", "T", "He", "Ne", "Ar", "Kr", "Xe"})
+    others = ["O", "O", "F", "Cl", "Br", "I", "S", "Se", "Te", "N", "P", "H", "Si", "Sb"]
+    large = 0
+    for _ in range(420):
+        symbols = {*rng.sample(metals, rng.randint(1, 3)), *rng.sample(others, rng.randint(0, 2))}
+        structure = apart({symbol: rng.randint(1, 12) for symbol in sorted(symbols)})
+        assert correction("MP2020", structure) == pytest.approx(by_pymatgen(structure), abs=1e-9), structure.formula
+        large += structure.composition.reduced_composition.num_atoms > 20
+    assert 100 < large < 320
 
 
 def test_an_unknown_rule_is_refused() -> None:

@@ -335,6 +335,21 @@ def test_what_is_not_the_materials_projects_is_refused(monkeypatch, change: dict
     assert words in result.message
 
 
+def test_a_run_that_cannot_be_corrected_is_a_row_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumbles(*_: object, **__: object) -> None:
+        raise KeyError("Es")
+
+    spec = [{"titel": title} for title in FE_TITLES]
+    ended = found(-5.0, rock_salt("Fe"), run_type="GGA+U", hubbards={"Fe": 5.3}, potcar_spec=spec)
+    monkeypatch.setattr(MaterialsProject2020Compatibility, "process_entry", stumbles)
+    result = corrected(ended, MP2020_LEVEL)
+    assert (result.status, result.energy) == ("failed", None)
+    assert "MP2020 corrections failed: KeyError('Es')" in result.message
+    without = corrected(found(-5.0, rock_salt("Fe"), run_type="GGA+U"), MP2020_LEVEL)
+    assert (without.status, without.energy) == ("failed", None)
+    assert "hubbards" in without.message
+
+
 def test_energies_of_other_levels_stay_raw() -> None:
     raw = found(-5.0, rock_salt("Mg"), run_type="GGA", hubbards={}, potcar_spec=[])
     assert corrected(raw, "PBE/POTCAR-PBE_64/MatPESStaticSet") is raw
