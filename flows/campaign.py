@@ -8,13 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flows.learning_section import Learning
 from flows.section import Section, default_or_given
 from flows.sources import Files, Source, Substitution
+from materials.errors import DFTError
 from materials.records import Target
 from models.dft.codes import CodeChoice
+from models.dft.hubbard import check_hubbard
 
 
 class Potential(Section):
@@ -146,6 +148,12 @@ class DFT(Section):
         title="Pseudopotentials (espresso)",
         description="A table of them and of their cut-offs, a YAML file: see the README.",
     )
+    hubbard: Literal["none", "materials_project"] | dict[str, float] = Field(
+        default="none",
+        title="Hubbard U (gpaw, espresso)",
+        description="materials_project: that database's values, in hulls with O or F; or element: U (eV), on its d, f "
+        "or p shell. U acts on an element in every phase of a hull. VASP's input sets have their own.",
+    )
     anion_corrections: bool | None = Field(
         default=None,
         title="Anion corrections",
@@ -183,6 +191,28 @@ class DFT(Section):
             raise ValueError("code: espresso and pseudopotentials: table.yaml go together")
         return self
 
+    @field_validator("hubbard", mode="before")
+    @classmethod
+    def _hubbard_means_something(cls, value: Any) -> Any:
+        if value in ("none", "materials_project"):
+            return value
+        if not isinstance(value, dict) or not value or not all(isinstance(u, int | float) for u in value.values()):
+            raise ValueError("takes none, materials_project, or U (eV) by element, such as {Mn: 3.9}")
+        try:
+            check_hubbard(value)
+        except DFTError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _vasp_has_its_own_u(self) -> DFT:
+        if self.hubbard != "none" and self.code == "vasp":
+            raise ValueError(
+                "hubbard: VASP's input sets have their own U (the MP sets that of the Materials Project, the MatPES"
+                " sets none); leave the key out, or choose another input_set"
+            )
+        return self
+
     def choice(self) -> CodeChoice:
         """Give the plain record that the lower rooms take.
 
@@ -197,6 +227,7 @@ class DFT(Section):
             input_set=self.input_set,
             functional=self.functional,
             potcars=self.potcars,
+            hubbard=self.hubbard,
         )
 
 
@@ -254,7 +285,7 @@ class Campaign(Section):
         for name in ("cost", "stop_cpu_hours_per_hit"):
             if getattr(self.learning, name) == Learning.model_fields[name].default:
                 del content["learning"][name]
-        for name in ("pseudopotentials", "input_set", "functional", "potcars", "anion_corrections"):
+        for name in ("pseudopotentials", "input_set", "functional", "potcars", "anion_corrections", "hubbard"):
             if getattr(self.dft, name) == DFT.model_fields[name].default:
                 del content["dft"][name]
         if self.learning.acquisition == Learning.model_fields["acquisition"].default:

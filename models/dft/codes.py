@@ -7,6 +7,7 @@ from typing import Literal
 
 from materials.errors import DFTError
 from models.dft.contract import DFTCode
+from models.dft.hubbard import HubbardChoice
 from models.dft.pseudopotentials import Family
 
 
@@ -20,6 +21,7 @@ class CodeChoice:
         input_set: VASP's, by pymatgen's name.
         functional: Of VASP's MatPES sets.
         potcars: The release of VASP's POTCARs, by pymatgen's name; empty: the input set's.
+        hubbard: U of GPAW and Quantum ESPRESSO; VASP's input sets have their own.
     """
 
     name: str
@@ -27,6 +29,7 @@ class CodeChoice:
     input_set: str = "MPStaticSet"
     functional: Literal["PBE", "r2SCAN"] = "PBE"
     potcars: str = ""
+    hubbard: HubbardChoice = "none"
 
 
 def open_code(choice: CodeChoice) -> DFTCode:
@@ -38,11 +41,11 @@ def open_code(choice: CodeChoice) -> DFTCode:
     if choice.name == "gpaw":
         from models.dft.gpaw import Gpaw
 
-        return Gpaw()
+        return Gpaw(choice.hubbard)
     if choice.name == "espresso":
         from models.dft.espresso import Espresso
 
-        return Espresso(choice.pseudopotentials)
+        return Espresso(choice.pseudopotentials, choice.hubbard)
     if choice.name == "vasp":
         from models.dft.vasp import Vasp
         from models.dft.vasp_sets import SetChoice

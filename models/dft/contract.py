@@ -30,7 +30,7 @@ DFTStatus = Literal[
 ]
 
 # Fields of DFTSettings that are not hashed where they are empty.
-LATER = frozenset({"density_cutoff_ev", "level", "inputs", "gap_edges"})
+LATER = frozenset({"density_cutoff_ev", "level", "inputs", "gap_edges", "hubbard"})
 
 # What a calculation needs: one thread a rank, MPI that runs as root too.
 CALCULATION_ENVIRONMENT = {
@@ -73,6 +73,7 @@ class DFTSettings:
         inputs: The very input of a code whose input is made by somebody else's rules: it decides the number, too.
         gap_edges: "both meshes": the band gap is between the highest full and the lowest empty level of the meshes
             `kpoints` and `gap_kpoints` together. Empty: the lowest empty level is that of `gap_kpoints` alone.
+        hubbard: Hubbard U of the elements of the whole hull, by shell: "Mn-3d" -> eV.
     """
 
     code: str
@@ -97,6 +98,7 @@ class DFTSettings:
     level: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     gap_edges: str = ""
+    hubbard: Mapping[str, float] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
         """The settings as JSON-like data; `settings_hash` is its hash."""

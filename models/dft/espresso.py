@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from materials.errors import CampaignError, CodeNotInstalled, DFTError
 from models.dft.contract import DFTSettings, clean_environment
 from models.dft.folder import DRIVER, DrivenCode
+from models.dft.hubbard import HubbardChoice, hubbard_of
 from models.dft.presets import settings_for
 from models.dft.pseudopotentials import Family
 
@@ -31,6 +32,9 @@ HOW_TO = (
 CUTOFF_FACTORS = {"quick": 1.0, "standard": 1.0, "accurate": 1.25}
 # Plane waves of a fixed cut-off press a cell together: to relax it takes more of them than an energy does.
 FACTOR_TO_RELAX = 1.25
+# Of the table of pw.x before 7.1: transition metals that it lacks, and the only elements whose p shell it takes.
+NO_OLD_D = frozenset({"Sc", "Y"})
+OLD_P = frozenset({"C", "N", "O"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,10 @@ class Espresso(DrivenCode):
     name = "espresso"
     logs = ("scf.pwo", "scf.err", "gap.pwo", "gap.err")
 
-    def __init__(self, family: Family | None = None) -> None:
-        """Take the pseudopotentials; without them it can only tell its version."""
+    def __init__(self, family: Family | None = None, hubbard: HubbardChoice = "none") -> None:
+        """Take the pseudopotentials, without which it can only tell its version, and U."""
         self._family = family
+        self._hubbard = hubbard
 
     @property
     def family(self) -> Family:
@@ -103,8 +108,11 @@ class Espresso(DrivenCode):
         """Settings as the presets of plane waves have them, but the cut-offs: those are the table's.
 
         Raises:
-            DFTError: There is no such preset, or the campaign names no pseudopotentials.
+            DFTError: There is no such preset or U, or the campaign names no pseudopotentials.
         """
+        hubbard = hubbard_of(self._hubbard, elements)
+        if hubbard and not has_hubbard_card(find_installation().version):
+            check_old_syntax(hubbard)
         settings = settings_for(preset, elements, structure, code=self, relax=relax, geometry=geometry)
         cutoff, density_cutoff = self.family.cutoffs_ev(elements)
         factor = CUTOFF_FACTORS[preset]
@@ -115,14 +123,17 @@ class Espresso(DrivenCode):
             functional=self.family.functional,
             cutoff_ev=factor * cutoff,
             density_cutoff_ev=factor * density_cutoff,
+            hubbard=hubbard,
         )
 
     def task(self, structure: Structure, settings: DFTSettings) -> dict[str, Any]:
         """What the physics will read, the program and the pseudopotentials among it."""
         symbols = sorted(element.symbol for element in structure.composition.elements)
         known = {symbol: self.family.elements[symbol] for symbol in symbols if symbol in self.family.elements}
+        installation = find_installation()
         return super().task(structure, settings) | {
-            "program": find_installation().program,
+            "program": installation.program,
+            "hubbard_card": has_hubbard_card(installation.version),
             "pseudopotentials": {
                 "folder": str(self.family.folder.resolve()),
                 "files": {symbol: pseudopotential.file for symbol, pseudopotential in known.items()},
@@ -134,6 +145,28 @@ class Espresso(DrivenCode):
     def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:
         """The driver, in our own Python; the ranks that it starts are those of pw.x."""
         return [sys.executable, "-P", str(DRIVER.resolve()), self.name, str(folder.resolve()), *mpi]
+
+
+def has_hubbard_card(version: str) -> bool:
+    """Whether a pw.x reads U from a card of its own: from 7.1 on, and only from there; before, from &SYSTEM.
+
+    Args:
+        version: Such as "6.7MaX" or "7.3.1".
+    """
+    numbers = re.findall(r"\d+", version)
+    return tuple(map(int, numbers[:2])) >= (7, 1)
+
+
+def check_old_syntax(hubbard: Mapping[str, float]) -> None:
+    """Refuse U on a shell that a pw.x without the card does not take for this element: its own table decides there.
+
+    Raises:
+        DFTError: There is one.
+    """
+    for name in hubbard:
+        symbol, shell = name.split("-")
+        if (shell[-1] == "d" and symbol in NO_OLD_D) or (shell[-1] == "p" and symbol not in OLD_P) or symbol == "La":
+            raise DFTError(f"dft.hubbard: pw.x takes U on the {shell} shell of {symbol} from version 7.1 on")
 
 
 @functools.cache

@@ -128,13 +128,9 @@ def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_band
     template = EspressoTemplate()
     name = "gap" if calculation == "nscf" else "scf"
     template.inputname, template.outputname, template.errorname = f"{name}.pwi", f"{name}.pwo", f"{name}.err"
-    template.write_input(
-        profile,
-        HERE,
-        with_fractions(atoms, task["pseudopotentials"]["valence"]),
-        parameters(atoms, task, calculation, rung, n_bands),
-        [],
-    )
+    spins = with_fractions(atoms, task["pseudopotentials"]["valence"])
+    wanted = with_hubbard(parameters(atoms, task, calculation, rung, n_bands), spins, task)
+    template.write_input(profile, HERE, spins, wanted, [])
     # MPI's end of a program takes with it what was not yet written: the words of why, that is.
     os.environ["GFORTRAN_UNBUFFERED_PRECONNECTED"] = "1"
     code = 0
@@ -191,6 +187,37 @@ def parameters(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_
         variables["nbnd"] = max(math.ceil(0.6 * electrons), up + 4 + len(atoms) // 2)
     shift = tuple(int(shifted) for shifted in settings["kpoint_shift"])
     return {**files, "input_data": variables, "kpts": tuple(settings["kpoints"]), "koffset": shift}
+
+
+def with_hubbard(wanted: dict[str, Any], atoms: Any, task: Any) -> dict[str, Any]:
+    """Add U, on the atomic orbitals of the pseudopotentials, in the syntax that this pw.x reads.
+
+    From 7.1 on a card names the shell of each species (https://www.quantum-espresso.org/Doc/INPUT_PW.html#HUBBARD);
+    before, &SYSTEM has U by the number of the species, and pw.x knows the shell.
+    """
+    shells = {name.split("-")[0]: (name, u) for name, u in task["settings"].get("hubbard", {}).items()}
+    marked = [(i, label, *shells[symbol]) for i, (symbol, label) in enumerate(species(atoms), 1) if symbol in shells]
+    if not marked:
+        return wanted
+    if task["hubbard_card"]:
+        lines = [f"U {label}-{name.split('-')[1]} {u}" for _, label, name, u in marked]
+        return {**wanted, "additional_cards": ["HUBBARD (atomic)", *lines]}
+    old = {"lda_plus_u": True, "lda_plus_u_kind": 0, "U_projection_type": "atomic"}
+    old |= {f"Hubbard_U({i})": u for i, _, _, u in marked}
+    # In its section by name: ASE knows these keys no more, and leaves out without a word what it would have to sort.
+    return {**wanted, "input_data": wanted["input_data"] | {"system": old}}
+
+
+def species(atoms: Any) -> list[tuple[str, str]]:
+    """Element and label of the species that ASE makes, in its order: each start moment of an element is one."""
+    moments = atoms.get_initial_magnetic_moments()
+    if not moments.any():
+        return [(symbol, symbol) for symbol in dict.fromkeys(atoms.symbols)]
+    found: list[tuple[str, str]] = []
+    for symbol, _ in dict.fromkeys(zip(atoms.symbols, moments)):  # noqa: B905 - an older Python may run this
+        earlier = sum(symbol == other for other, _ in found)
+        found.append((symbol, f"{symbol}{earlier or ''}"))
+    return found
 
 
 def with_fractions(atoms: Any, valence: dict[str, float]) -> Any:

@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from materials.errors import CodeNotInstalled
 from models.dft.contract import DFTSettings, clean_environment
 from models.dft.folder import DRIVER, DrivenCode
+from models.dft.hubbard import HubbardChoice, hubbard_of
 from models.dft.presets import settings_for
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class Gpaw(DrivenCode):
     name = "gpaw"
     logs = ("gpaw.txt",)
 
+    def __init__(self, hubbard: HubbardChoice = "none") -> None:
+        self._hubbard = hubbard
+
     def version(self) -> str:
         """GPAW's version.
 
@@ -83,10 +87,11 @@ class Gpaw(DrivenCode):
         """Settings as the presets of plane waves have them.
 
         Raises:
-            DFTError: There is no such preset.
+            DFTError: There is no such preset, or no such U.
             CodeNotInstalled: No Python here has a GPAW that works.
         """
-        return settings_for(preset, elements, structure, code=self, relax=relax, geometry=geometry)
+        settings = settings_for(preset, elements, structure, code=self, relax=relax, geometry=geometry)
+        return replace(settings, hubbard=hubbard_of(self._hubbard, elements))
 
     def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:
         """The driver; its ranks are GPAW's own Python."""

@@ -27,11 +27,23 @@ def k_points(divisions: Any, shift: Any) -> Any:
     return points - np.ceil(points - 0.5 - 1e-9)
 
 
+def hubbard_setups(hubbard: dict[str, float]) -> dict[str, str]:
+    """U as GPAW takes it: "Mn-3d" -> 3.9 becomes {"Mn": ":d,3.9,0"}.
+
+    The 0 leaves the electrons of a shell as the augmentation sphere holds them, without scaling them up to what the
+    free atom has outside, as VASP does: https://gpaw.readthedocs.io/tutorialsexercises/magnetism/hubbardu/hubbardu.html
+    """
+    shells = {name.split("-")[0]: (name[-1], u) for name, u in hubbard.items()}
+    return {symbol: f":{letter},{u},0" for symbol, (letter, u) in shells.items()}
+
+
 def calculator(settings: Any, rung: dict[str, Any], n_atoms: int) -> Any:
     """GPAW as the settings say, its density mixed as a rung of the ladder says."""
     from gpaw import GPAW, PW, FermiDirac
 
     more: dict[str, Any] = {}
+    if settings.get("hubbard"):
+        more["setups"] = hubbard_setups(settings["hubbard"])
     if "mixer" in rung:
         more["mixer"] = {**rung["mixer"], **({"method": "sum"} if settings["magnetic_moments"] else {})}
     return GPAW(

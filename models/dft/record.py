@@ -7,6 +7,7 @@ from typing import Any
 
 from materials.records import Calculation
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
+from models.dft.hubbard import PROJECTORS, named_in_level
 
 # What a calculation of this status wanted more of.
 _LIMIT_OF = {"walltime": "walltime_s", "out_of_memory": "memory_gib"}
@@ -21,8 +22,10 @@ def level_of_theory(settings: DFTSettings) -> str:
     """What an energy means: everything that shifts totals, so that only comparable ones meet in a hull."""
     if settings.level:
         return settings.level
+    functional = f"{settings.functional}{named_in_level(settings.hubbard)}"
     density = f"/RHO{settings.density_cutoff_ev:g}" if settings.density_cutoff_ev else ""
-    return f"{settings.functional}/{settings.potentials}/PW{settings.cutoff_ev:g}{density}"
+    projectors = f"/{PROJECTORS[settings.code]}" if settings.hubbard else ""
+    return f"{functional}/{settings.potentials}/PW{settings.cutoff_ev:g}{density}{projectors}"
 
 
 def calculation_id(material_id: str, method: str, settings: DFTSettings) -> str:

@@ -251,3 +251,22 @@ def test_the_same_energy_from_any_cell_and_any_number_of_ranks(case: Case, code:
     assert other.structure is not None
     assert alone.energy / len(alone.structure) == pytest.approx(other.energy / len(other.structure), abs=1e-5)
     assert alone.band_gap == pytest.approx(other.band_gap, abs=1e-3)
+
+
+def test_u_opens_the_gap_of_an_oxide(case: Case, code: DFTCode, tmp_path: Path) -> None:
+    if case.with_u is None:
+        pytest.skip("its input sets say who has a U")
+    with_u = case.with_u()
+    plain = run(tmp_path / "plain", code, {"NiO": case.oxide})["NiO"]
+    found = run(tmp_path / "U", with_u, {"NiO": case.oxide})["NiO"]
+    assert (plain.status, found.status) == ("converged", "converged"), plain.message + found.message
+    assert plain.band_gap == 0.0  # ferromagnetic and without U it is a metal
+    assert found.band_gap is not None
+    assert found.band_gap > 0.3
+    assert plain.energy is not None
+    assert found.energy is not None
+    assert 0.5 < found.energy - plain.energy < 4.0  # what the shell's partly filled orbitals cost
+    assert found.properties["total_magnetization"] == pytest.approx(2.0, abs=0.05)
+    levels = [level_of_theory(case.oxide.settings_for(one)) for one in (code, with_u)]
+    assert "+U(Ni6)/" in levels[1]
+    assert "+U" not in levels[0]

@@ -24,6 +24,7 @@ from materials.errors import CodeNotInstalled
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
 from models.dft.espresso import Espresso
 from models.dft.gpaw import Gpaw
+from models.dft.hubbard import HubbardChoice
 from models.dft.vasp import Vasp
 from tests.peers import vasp as vasp_peer
 
@@ -61,6 +62,8 @@ SMOOTH = {
     "convergence_energy_ev": 1e-6,
     "convergence_density": 1e-6,
 }
+# Ferromagnetic, which is cheaper than its ground state.
+NICKEL_OXIDE = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.17), ["Ni", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
 TOO_CLOSE = Structure(Lattice.cubic(5.0), ["Si", "Si"], [(0, 0, 0), (0.2, 0, 0)])
 
 
@@ -93,6 +96,8 @@ class Case:
         lattice_constant: Of the relaxed insulator, Å, and how far off it may be.
         skewed: A crystal under stress with forces on its atoms, so well converged that its energy can be derived.
         magnet: A ferromagnet, its moment on transition metals.
+        with_u: Gives the code with 6 eV on nickel's d shell; None: its input sets say who has a U.
+        oxide: Nickel oxide, cheap.
     """
 
     open: Callable[[], DFTCode]
@@ -104,6 +109,8 @@ class Case:
     lattice_constant: tuple[float, float]
     skewed: Ask
     magnet: Ask
+    with_u: Callable[[], DFTCode] | None = None
+    oxide: Ask = field(default_factory=lambda: Ask(structure=NICKEL_OXIDE, settings={"kpoints": (2, 2, 2)}))
 
 
 def run(folder: Path, code: DFTCode, asked: Mapping[str, Ask], **limits: float) -> dict[str, DFTResult]:
@@ -144,16 +151,16 @@ def nobody_works_in(folder: Path) -> bool:
     return not working_in(folder)
 
 
-def espresso() -> DFTCode:
+def espresso(hubbard: HubbardChoice = "none") -> DFTCode:
     code = Espresso()
     code.version()
     if not Path("/usr/share/espresso/pseudo/Si.pz-vbc.UPF").exists():
         raise CodeNotInstalled("no pseudopotentials: apt-get install quantum-espresso-data")
-    return Espresso(load_family(PSEUDOPOTENTIALS))
+    return Espresso(load_family(PSEUDOPOTENTIALS), hubbard)
 
 
-def gpaw() -> DFTCode:
-    code = Gpaw()
+def gpaw(hubbard: HubbardChoice = "none") -> DFTCode:
+    code = Gpaw(hubbard)
     code.version()
     return code
 
@@ -232,6 +239,8 @@ CASES = {
         ends=ends(dear={"cutoff_ev": 2000.0, "kpoints": (8, 8, 8)}, memory_gib=0.2),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.3}),
         lattice_constant=(5.469, 0.02),  # PBE, https://doi.org/10.1103/PhysRevB.79.085104
+        with_u=lambda: gpaw({"Ni": 6.0}),
+        oxide=Ask(structure=NICKEL_OXIDE, settings={"kpoints": (2, 2, 2), "cutoff_ev": 350.0}),
         skewed=Ask(structure=skewed(), settings=SMOOTH),
         magnet=Ask(structure=IRON_ALUMINIDE, settings={"kpoints": (4, 4, 4), "cutoff_ev": 350.0}),
     ),
@@ -243,6 +252,7 @@ CASES = {
         ends=ends(dear={"cutoff_ev": 3000.0, "density_cutoff_ev": 12000.0, "kpoints": (12, 12, 12)}, memory_gib=0.3),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.1}),
         lattice_constant=(5.40, 0.02),  # LDA, https://doi.org/10.1103/PhysRevB.79.085104
+        with_u=lambda: espresso({"Ni": 6.0}),
         skewed=Ask(structure=skewed(), settings={**SMOOTH, "density_cutoff_ev": 2400.0}),
         magnet=Ask(structure=fcc("Ni", 3.45), settings={"kpoints": (6, 6, 6)}),
     ),
