@@ -120,6 +120,10 @@ class TargetSection(Section):
         return Target(property=self.property, goal=self.goal)
 
 
+NEAR_THE_HULL = TargetSection(property="energy_above_hull", at_most=0.05)  # what is wanted where nothing is said
+_NAMED_ONCE = TargetSection(property="decomposition_energy_per_atom", at_most=0.05)
+
+
 class DFT(Section):
     """How the chosen are validated."""
 
@@ -252,7 +256,7 @@ class Campaign(Section):
     )
     screening: Screening = Field(default=Screening(), title="Screening")
     targets: list[TargetSection] = Field(
-        default=[TargetSection(property="decomposition_energy_per_atom", at_most=0.05)], min_length=1, title="Targets"
+        default=[], title="Targets", description="What is looked for. Empty: at most 0.05 eV/atom above the hull."
     )
     learning: Learning = Field(default=Learning(), title="Learning")
     dft: DFT = Field(default=DFT(), title="DFT")
@@ -274,11 +278,18 @@ class Campaign(Section):
                 )
         return self
 
+    def wanted(self) -> list[Target]:
+        """Give the plain records of the targets."""
+        return [target.record() for target in self.targets or [NEAR_THE_HULL]]
+
     def identity(self) -> dict[str, Any]:
         """Tell one campaign from another: a raised budget, or a better description, goes on with the same one."""
         exclude = {"description": True, "hull_leaves_out": True, "dft": {"budget"}, "screening": {"trajectories"}}
         content = self.model_dump(mode="json", exclude=exclude)  # type: ignore[arg-type]
-        # What came later, at its default, leaves a campaign the one that it was.
+        # What came later, at its default, leaves a campaign the one that it was. One without targets was written down
+        # with a decomposition energy, which counted all phases then: the same wish as now.
+        if not self.targets:
+            content["targets"] = [_NAMED_ONCE.model_dump(mode="json")]
         for name in ("pressure_gpa", "max_stress_gpa", "positions"):
             if getattr(self.screening, name) == Screening.model_fields[name].default:
                 del content["screening"][name]

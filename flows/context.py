@@ -57,7 +57,7 @@ class Run:
     @property
     def targets(self) -> list[Target]:
         """What is wanted."""
-        return [target.record() for target in self.campaign.targets]
+        return self.campaign.wanted()
 
     @cached_property
     def potential(self) -> PotentialChoice:

@@ -67,7 +67,7 @@ def discover(
     sources: Annotated[list[Source], _as_in_file("sources")],
     competing: Annotated[list[Source], _as_in_file("competing")] = [],  # noqa: B006  a factory is absent from the form
     hull_leaves_out: Annotated[str, _as_in_file("hull_leaves_out")] = "",
-    targets: Annotated[list[TargetSection], _as_in_file("targets", "What is looked for.")] = FIELDS["targets"].default,
+    targets: Annotated[list[TargetSection], _as_in_file("targets")] = [],  # noqa: B006
     screening: Annotated[Screening, _as_in_file("screening", "How candidates are relaxed.")] = FIELDS[
         "screening"
     ].default,

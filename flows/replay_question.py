@@ -38,7 +38,7 @@ def targets_of(request: Request) -> tuple[list[Target], list[Wish]]:
         return [wish.target() for wish in request.wishes], list(request.wishes)
     if request.campaign is None:
         raise InputError("nothing is wished for: give --target, --want or --campaign")
-    targets = [section.record() for section in request.campaign.targets]
+    targets = request.campaign.wanted()
     wishes = [wish for target in targets if (wish := _wish_of(target)) is not None]
     if not wishes and len(targets) > 1:
         raise InputError("the campaign's targets only order, and are several: give one of them as --target")

@@ -15,6 +15,7 @@ from flows.load import check
 from materials.errors import InputError, LedgerError, QueryError
 from materials.query import nearest
 from materials.records import Candidate, Failure
+from materials.targets import learned_as
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +34,8 @@ class Labelled:
 
     Attributes:
         candidates: One a row.
-        answers: Property -> answers, each of shape (n,), NaN where there is none.
+        answers: Property -> answers, each of shape (n,), NaN where there is none; for energies above the hull the
+            decomposition energies too, if they are there.
         failures: Rows that cannot be read.
         campaign: That they are of; None: of a file.
     """
@@ -88,7 +90,9 @@ def campaign_of(table: str, ledger_url: str | None) -> Campaign | None:
 
 def _read_campaign(ledger: Ledger, campaign_id: str, name: str) -> Campaign:
     (told,) = [campaign for campaign in ledger.campaigns() if campaign["campaign_id"] == campaign_id]
-    return check(Campaign, told["config"], f"the campaign {name}")
+    # What a run was given: the campaign's own content names a target where the file names none.
+    given = next((run["config"] for run in reversed(told["runs"]) if run["config"]), told["config"])
+    return check(Campaign, given, f"the campaign {name}")
 
 
 def _checked(table: str, labelled: Labelled, check_answers: Check) -> Labelled:
@@ -113,7 +117,9 @@ def _from_file(path: Path, properties: Sequence[str]) -> Labelled:
             raise InputError(
                 f"{path} has no column {name!r}{nearest(name, there)}; it has {', '.join(there) or 'none'}"
             )
-    told = {name: np.array([_number(value) for value in table[name]], dtype=np.float64) for name in properties}
+    names = [*properties, *(name for name in map(learned_as, properties) if name in table.columns)]
+    told = {name: np.array([_number(value) for value in table[name]], dtype=np.float64) for name in names}
+    told = {name: values for name, values in told.items() if name in properties or np.isfinite(values).any()}
     kept, failures, rows = [], [], []
     for row, found in enumerate(read(path=path)):
         if isinstance(found, Failure):
@@ -139,9 +145,10 @@ def _from_campaign(ledger: Ledger, name: str, properties: Sequence[str]) -> Labe
         raise InputError(f"the campaign {name} has no candidate that DFT has validated: there is nothing to replay")
     candidates = ledger.candidates(campaign_id, material_ids=sorted(validated))
     rows = [validated[candidate.material_id] for candidate in candidates]
+    names = dict.fromkeys([*properties, *map(learned_as, properties)])
     return Labelled(
         candidates=candidates,
-        answers={n: np.array([_number(getattr(row, n)) for row in rows], dtype=np.float64) for n in properties},
+        answers={n: np.array([_number(getattr(row, n)) for row in rows], dtype=np.float64) for n in names},
         campaign=_read_campaign(ledger, campaign_id, name),
     )
 

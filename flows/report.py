@@ -249,8 +249,10 @@ def wish(target: Target) -> str:
 
 def _facts(row: RankedCandidate) -> str:
     gap = "" if row.band_gap is None else f", gap {row.band_gap:.2f} eV"
-    energy = _number(row.decomposition_energy_per_atom)
-    return f"{energy} eV/atom against its competing phases{gap} ({row.level_of_theory})"
+    energies = f"{_number(row.decomposition_energy_per_atom)} eV/atom against phases of other compositions"
+    if row.energy_above_hull:
+        energies += f", {_number(row.energy_above_hull)} above the hull"
+    return f"{energies}{gap} ({row.level_of_theory})"
 
 
 def _relaxed(evidence: Evidence) -> list[str]:

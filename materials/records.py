@@ -186,7 +186,11 @@ class Stability:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the surrogate believed of a target before a round of DFT."""
+    """What the surrogate expected of a property before a round of DFT.
+
+    Decomposition energies in ledgers of before version 4 were learned against all phases but the material itself, those
+    of its composition among them; where the target was the energy above the hull, they are named so.
+    """
 
     material_id: str
     round: int

@@ -109,7 +109,8 @@ def _value(target: Target) -> float:
 def learned_as(name: str) -> str:
     """Name the quantity that is learned for a property.
 
-    At most x above the hull is the same wish as a decomposition energy of at most x, and smoother to learn.
+    The energy above the hull follows from the decomposition energies of a composition's phases, which are smoother to
+    learn and do not change when another phase is computed.
     """
     return "decomposition_energy_per_atom" if name == "energy_above_hull" else name
 

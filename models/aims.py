@@ -140,7 +140,8 @@ def _bar(target: Target, posterior: Posterior, answers: Floats | None) -> float:
     unknown = np.isnan(answers)
     wanted = min(max(math.ceil(BEST_SHARE * len(answers)), FEWEST_BEST), len(answers))
     found = badness_of(target, answers[~unknown])
-    left = replace(posterior, mean=posterior.mean[unknown], std=posterior.std[unknown])
+    rivals = posterior.rivals and posterior.rivals.of(unknown)
+    left = replace(posterior, mean=posterior.mean[unknown], std=posterior.std[unknown], rivals=rivals)
     badness = np.concatenate([found, badness_of(target, left.mean)])
     reach = 6 * float(np.max(left.std, initial=0.0))
     low, high = float(np.min(badness)) - reach, float(np.max(badness)) + reach

@@ -34,7 +34,7 @@ class Expectation:
 
 EXPECTATIONS: Mapping[str, Expectation] = {
     "decomposition_energy_per_atom": Expectation(prior="decomposition_energy_per_atom", spread=0.1),
-    # At most x above the hull is the same wish as a decomposition energy of at most x, and smoother to learn.
+    # Of a table that has no decomposition energies: they are learned instead where they are known.
     "energy_above_hull": Expectation(prior="decomposition_energy_per_atom", spread=0.1),
     "formation_energy_per_atom": Expectation(prior="formation_energy_per_atom", spread=0.2),
     "volume_per_atom": Expectation(prior="volume_per_atom", spread=1.0),
@@ -101,7 +101,7 @@ def learn(
     Args:
         features: From `Projection.transform`, shape (n, k).
         widths: Of the projection.
-        properties: What to learn.
+        properties: What to learn; for an energy above the hull the decomposition energy, and `models.polymorphs`.
         known: Answers, each of shape (n,), NaN where there is none.
         priors: What the potential says, each of shape (n,); those that are missing have no say.
         audited: Rows that were picked at random.

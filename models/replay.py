@@ -13,6 +13,7 @@ from materials.records import Target
 from materials.targets import DIGITS, learned_as
 from models.calibration import held
 from models.learning import expectation_of, learn
+from models.polymorphs import against_all, wished
 from models.scoring import is_threshold
 from models.selection import UNPICKED, audits_due, select_batch
 from models.strategies import STRATEGIES, Strategy
@@ -20,8 +21,8 @@ from models.strategies import STRATEGIES, Strategy
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-HULL = "decomposition_energy_per_atom"
-ENERGIES = (HULL, "energy_above_hull", "formation_energy_per_atom")
+HULL, ABOVE = "decomposition_energy_per_atom", "energy_above_hull"
+ENERGIES = (HULL, ABOVE, "formation_energy_per_atom")
 COVERED = 0.9  # share of the central intervals whose coverage is told
 
 
@@ -39,7 +40,8 @@ class Question:
 
     Attributes:
         features: By name: `all`, and `composition` alone.
-        answers: Property -> what DFT said, NaN where it failed.
+        answers: Property -> what DFT said, NaN where it failed. Decomposition energies beside energies above the hull
+            are what is learned for those, and rows of one composition are polymorphs.
         priors: What the potential says of each row: `formation_energy_per_atom` (from the elements),
             `decomposition_energy_per_atom` and `energy_above_hull` (against the competing phases), `volume_per_atom`.
         targets: What is wished for.
@@ -103,7 +105,7 @@ def considered(question: Question, strategy: Strategy) -> NDArray[np.bool_]:
     """Which rows a strategy may ask for, shape (n,)."""
     if strategy.within is None:
         return np.ones(len(question.wanted), dtype=bool)
-    return np.round(question.priors["energy_above_hull"], DIGITS) <= strategy.within
+    return np.round(question.priors[ABOVE], DIGITS) <= strategy.within
 
 
 def play(question: Question, strategy: Strategy, *, batch: int, budget: int, seed: int, audits: float = 0.1) -> Played:
@@ -119,7 +121,7 @@ def play(question: Question, strategy: Strategy, *, batch: int, budget: int, see
     """
     start = time.process_time()
     budget = min(budget, int(np.sum(considered(question, strategy))))
-    nothing = {target.property: np.full(budget, np.nan) for target in question.targets}
+    nothing = {_learned(question, target): np.full(budget, np.nan) for target in question.targets}
     if strategy.features is None:
         if strategy.prior is None:
             order = np.random.default_rng(seed).permutation(len(question.wanted))
@@ -138,6 +140,8 @@ def _ranked(question: Question, prior: str) -> Rows:
     energies = [target for target in question.targets if target.property in ENERGIES]
     target = min(energies, key=lambda target: learned_as(target.property) != prior)
     badness = question.priors[prior]
+    if target.property == ABOVE and prior == HULL:
+        badness = against_all(badness, question.priors[ABOVE], question.groups)
     if target.goal == "near" and target.value is not None and learned_as(target.property) == prior:
         badness = np.abs(badness - target.value)
     elif target.goal in ("maximize", "at_least"):
@@ -145,10 +149,16 @@ def _ranked(question: Question, prior: str) -> Rows:
     return np.argsort(np.where(np.isnan(badness), np.inf, badness), kind="stable")
 
 
+def _learned(question: Question, target: Target) -> str:
+    """Name what is learned for a target: its own answers where the table has no others."""
+    name = learned_as(target.property)
+    return name if name in question.answers else target.property
+
+
 class _Game:
     def __init__(self, *, question: Question, strategy: Strategy, seed: int) -> None:
         self.question, self.strategy, self.seed = question, strategy, seed
-        self.names = list(dict.fromkeys(target.property for target in question.targets))
+        self.names = list(dict.fromkeys(_learned(question, target) for target in question.targets))
         self.order: list[int] = []
         self.known = {name: np.full(len(question.wanted), np.nan) for name in self.names}
         self.available = considered(question, strategy)
@@ -172,11 +182,23 @@ class _Game:
             audited=self.audited,
             seed=self.seed,
         )
+        told = dict(self.known)
+        if HULL in told:  # above the hull of what was asked for: of no more
+            told[ABOVE] = np.maximum(told[HULL], 0.0)
+        asked = wished(
+            posteriors,
+            question.targets,
+            told,
+            features=features.matrix,
+            groups=question.groups,
+            priors=question.priors if self.strategy.prior else {},
+            computed=np.zeros(len(question.wanted), dtype=bool),
+        )
         picks = select_batch(
             features=features.matrix,
-            posteriors=posteriors,
+            posteriors=asked.posteriors,
             targets=question.targets,
-            known=self.known,
+            known={target.property: asked.known[target.property] for target in question.targets},
             available=self.available,
             size=size,
             seed=self.seed,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +98,13 @@ def _together(posteriors: Mapping[str, Posterior], bounds: Mapping[str, tuple[fl
             low = -math.inf
         limits[:, i] = (low - posterior.mean[rows]) / std, (high - posterior.mean[rows]) / std
     doubtful = np.all([posterior.std[rows] > 0 for posterior in beliefs], axis=0) & (apart[rows] > 0)
+    together = odds_together(limits[0], limits[1], correlation)
+    for posterior, (low, high) in zip(beliefs, bounds.values(), strict=True):
+        if posterior.rivals is not None:
+            without = _between(replace(posterior, rivals=None), low, high)[rows]
+            together *= _between(posterior, low, high)[rows] / np.maximum(without, 1e-300)
     corrected = apart.copy()
-    corrected[rows] = np.where(doubtful, odds_together(limits[0], limits[1], correlation), apart[rows])
+    corrected[rows] = np.where(doubtful, np.minimum(together, 1.0), apart[rows])
     return corrected
 
 
@@ -121,7 +127,7 @@ def _edges(target: Target) -> tuple[float, float]:
         reach = (target.tolerance or 0.0) + 1e-12
         low, high = value - reach, value + reach
     if target.property == "energy_above_hull" and low <= 0:
-        low = -math.inf  # it is learned as the decomposition energy, which is negative for what is stable
+        low = -math.inf  # what is stable counts below 0, by how much (`models.polymorphs`)
     return low, high
 
 
@@ -214,6 +220,9 @@ def _between(posterior: Posterior, low: float, high: float, *, edges: bool = Tru
     What is believed to lie below the floor lies at it.
     """
     mean, std, floor = posterior.mean, posterior.std, posterior.floor
+    if posterior.rivals is not None:
+        below = 0.0 if math.isinf(low) else posterior.rivals.odds(mean, std, low)
+        return np.maximum(posterior.rivals.odds(mean, std, high) - below, 0.0)
     if floor is not None:
         if high < floor or (high == floor and not edges):
             return np.zeros(len(mean))

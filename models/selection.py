@@ -165,7 +165,8 @@ def _per_cost(values: Floats, rule: str, bill: Bill | None) -> tuple[Floats, str
 
 def _restricted(posterior: Posterior, rows: Rows, covariance: Floats, noise: Floats) -> Posterior:
     std = np.sqrt(np.maximum(np.diag(covariance), 0.0) + noise)
-    return replace(posterior, mean=posterior.mean[rows], std=std)
+    rivals = posterior.rivals and posterior.rivals.of(rows)
+    return replace(posterior, mean=posterior.mean[rows], std=std, rivals=rivals)
 
 
 def _best(pool: Pool, short: Rows, values: Floats, taken: Sequence[int]) -> int:

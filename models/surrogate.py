@@ -22,6 +22,7 @@ from models.censoring import at_floor
 from models.conditioning import Floor, learn
 from models.gaussian_process import Answers, Kernel, Process
 from models.hyperparameters import choose_kernel
+from models.rivals import Rivals
 from models.trend import trend_of
 
 MOST_TO_KNOW = 4000  # answers that a posterior rests on; beyond it a seeded choice of them
@@ -45,6 +46,8 @@ class Posterior:
         suspicious: Those of them whose answer is so far off that it is hardly believed.
         slope: How strongly the prior counts.
         floor: Value below which an answer cannot lie (a gap below 0): beliefs below it mean an answer at it.
+        rivals: Of an energy above the hull: phases of the same composition that count in it and are not known either
+            (`models.polymorphs`).
     """
 
     mean: NDArray[np.float64]
@@ -59,6 +62,7 @@ class Posterior:
     suspicious: NDArray[np.int64]
     slope: float
     floor: float | None = None
+    rivals: Rivals | None = None
 
     @property
     def kernel(self) -> Kernel:

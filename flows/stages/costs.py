@@ -92,9 +92,9 @@ def pick_batch(
         bill = partial(_bill_of_rows, run, screened, pool, cost_model(run, screened))
     return select_batch(
         features=pool.features,
-        posteriors=belief.posteriors,
+        posteriors=belief.wished.posteriors,
         targets=run.targets,
-        known=belief.known,
+        known=belief.wished.known,
         available=available,
         size=size,
         seed=learning.seed,
@@ -126,9 +126,9 @@ def look_further(run: Run, screened: Screened, pool: Pool, belief: Belief, size:
         )
         rows = np.array([pick.index for pick in picks], dtype=np.int64)
     outlook = look_ahead(
-        posteriors=belief.posteriors,
+        posteriors=belief.wished.posteriors,
         targets=run.targets,
-        known=belief.known,
+        known=belief.wished.known,
         available=available,
         batch=size,
         rows=rows,

@@ -124,8 +124,6 @@ def _said(answer: _Answer, name: str) -> float:
             return float(answer.dft.properties.get("band_gap", np.nan))
         case "volume_per_atom":
             return answer.dft.volume_per_atom or float("nan")
-        case "energy_above_hull":
-            return _of(answer.by_dft, "decomposition_energy_per_atom")
         case _:
             return _of(answer.by_dft, name)
 

@@ -24,14 +24,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
-    """The candidates that may be validated, as arrays in the order of their ids."""
+class Phases:
+    """Some of the potential's phases, as arrays in the order of their ids."""
 
     material_ids: tuple[str, ...]
+    groups: NDArray[np.int64]  # (n,): number of the composition, among those of the pool
+    priors: Mapping[str, NDArray[np.float64]]  # property -> the potential's value, (n,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Phases):
+    """The candidates that may be validated."""
+
     features: NDArray[np.float64]  # (n, k), frozen for the campaign; k = 0 where nothing is to be learned
     widths: tuple[int, ...]  # columns of `features` that share a length scale
-    groups: NDArray[np.int64]  # (n,): number of the composition
-    priors: Mapping[str, NDArray[np.float64]]  # property -> the potential's value, (n,)
+    beside: Phases  # others as near to the potential's hull that are polymorphs of candidates: competing phases
     earlier: Earlier | None = None  # what other campaigns' DFT said
 
     def row_of(self) -> dict[str, int]:
@@ -43,21 +50,36 @@ def gather_pool(run: Run, screened: Screened) -> Pool:
     """Collect the candidates near the potential's hull, and describe them if there is something to learn."""
     with run.progress.timed("learning"):
         candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
-        ids = sorted(
+        near = sorted(
             material_id
             for material_id, stability in screened.stabilities.items()
-            if material_id in candidates and round(stability.energy_above_hull, 4) <= run.campaign.learning.within
+            if round(stability.energy_above_hull, 4) <= run.campaign.learning.within
         )
-        formulas = [str(screened.outcomes[m].formula) for m in ids]
+        ids = [material_id for material_id in near if material_id in candidates]
+        number = {formula: i for i, formula in enumerate(sorted({_formula(screened, m) for m in ids}))}
+        beside = [m for m in near if m not in candidates and _formula(screened, m) in number]
         learned = _describe(run, screened, ids) if ids and _learns(run) else _Described()
         return Pool(
             material_ids=tuple(ids),
             features=np.empty((len(ids), 0)) if learned.features is None else learned.features,
             widths=learned.widths,
             earlier=learned.earlier,
-            groups=np.unique(formulas, return_inverse=True)[1] if ids else np.empty(0, dtype=np.int64),
+            groups=_groups(screened, ids, number),
             priors=_priors(screened, ids),
+            beside=Phases(
+                material_ids=tuple(beside),
+                groups=_groups(screened, beside, number),
+                priors=_priors(screened, beside),
+            ),
         )
+
+
+def _formula(screened: Screened, material_id: str) -> str:
+    return str(screened.phase(material_id).formula)
+
+
+def _groups(screened: Screened, material_ids: Sequence[str], number: Mapping[str, int]) -> NDArray[np.int64]:
+    return np.array([number[_formula(screened, m)] for m in material_ids], dtype=np.int64)
 
 
 def _priors(screened: Screened, material_ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -66,7 +88,7 @@ def _priors(screened: Screened, material_ids: Sequence[str]) -> dict[str, NDArra
     values = {
         "decomposition_energy_per_atom": [s.decomposition_energy_per_atom for s in stabilities],
         "formation_energy_per_atom": [s.formation_energy_per_atom for s in stabilities],
-        "volume_per_atom": [screened.outcomes[m].volume_per_atom or np.nan for m in material_ids],
+        "volume_per_atom": [screened.phase(m).volume_per_atom or np.nan for m in material_ids],
     }
     return {name: np.array([round(value, DIGITS) for value in told]) for name, told in values.items()}
 

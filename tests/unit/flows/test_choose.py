@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import DFT, Campaign
+from flows.campaign import DFT, Campaign, TargetSection
 from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
@@ -21,7 +21,9 @@ from flows.stages.assess import Screened, assess_screened
 from flows.stages.choose import believe, choose
 from flows.stages.pool import gather_pool
 from flows.stages.validate import collect, jobs_of, plans
+from materials.records import Target
 from materials.store.ledger import Ledger
+from models.scoring import score_pool
 from models.selection import audits_due
 from tests.unit.materials import made_records as made
 
@@ -319,3 +321,55 @@ def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(
         monkeypatch.setattr(run.ledger, "calculations_by_id", lambda _, told=calculations: told)
         monkeypatch.setattr("flows.stages.choose.collect", collect)
         assert believe(run, screened, pool).known[GAP][0] == 1.06
+
+
+def with_a_polymorph(run: Run) -> None:
+    """Another LiF, 80 meV/atom lower by the potential, and a competing phase of NaCl 60 meV/atom lower."""
+    for name, of, shift, role, edge in (
+        ("LiF-b", "LiF", -0.08, "candidate", 4.9),
+        ("NaCl-c", "NaCl", -0.06, "competing", 5.2),
+    ):
+        (first,) = run.ledger.candidates(run.campaign_id, material_ids=[of])
+        structure = Structure(Lattice.cubic(edge), first.structure.species, [[0, 0, 0], [0.5, 0.5, 0.25]])
+        changes = {"formula": first.formula, "chemsys": first.chemsys, "role": role, "parents": (name,)}
+        run.ledger.add_candidates(run.campaign_id, [made.candidate(name, structure=structure, **changes)])
+        per_atom = -1.0 - 0.02 * [m + x for m, x in product(METALS, HALIDES)].index(of) + shift
+        run.ledger.add_calculations(
+            [
+                made.calculation(
+                    name,
+                    method=run.potential_identity.method,
+                    level_of_theory=run.potential_identity.level_of_theory,
+                    settings_hash=run.screening_hash,
+                    structure=structure,
+                    energy=2 * per_atom,
+                    properties={"latent": [per_atom, 1.0]},
+                )
+            ]
+        )
+
+
+def test_above_the_hull_polymorphs_count(run: Run) -> None:
+    with_a_polymorph(run)
+    targets = [TargetSection(property="energy_above_hull", at_most=0.02)]
+    run = replace(run, campaign=run.campaign.model_copy(update={"targets": targets}))
+    screened = assess_screened(run)
+    pool = gather_pool(run, screened)
+    row = pool.row_of()
+    assert pool.beside.material_ids == ("NaCl-c",)
+    assert pool.beside.groups.tolist() == [pool.groups[row["NaCl"]]]
+    before = believe(run, screened, pool)
+    assert set(before.posteriors) == {ENERGY}
+    odds = {name: float(before.scores[i]) for name, i in row.items()}
+    assert odds["LiF"] < odds["LiF-b"]
+    assert odds["NaCl"] < min(odds["LiF-b"], odds["NaBr"])
+    # DFT finds the lower one stable: what lies above it is out, however deep it lies against other compositions.
+    low = round(screened.stabilities["LiF-b"].decomposition_energy_per_atom, 4)
+    run.ledger.add_stabilities(run.campaign_id, [made.stability("LiF-b", low, fidelity="dft")])
+    after = believe(run, screened, pool)
+    assert after.scores[row["LiF-b"]] == 1
+    by_decomposition = score_pool(after.posteriors, [Target(property=ENERGY, goal="at_most", value=0.02)], after.known)
+    assert after.scores[row["LiF"]] < 0.4 * by_decomposition[row["LiF"]]
+    assert after.known["energy_above_hull"][row["LiF-b"]] == 0
+    assert after.known[ENERGY][row["LiF-b"]] == low
+    assert all(name == ENERGY for name in after.posteriors)

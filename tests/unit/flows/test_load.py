@@ -13,6 +13,7 @@ from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.load import campaign_schema, check, cluster_schema, load_campaign, load_cluster
 from materials.errors import CampaignError
+from materials.records import Target, content_hash
 
 GOOD = """
 name: test
@@ -95,6 +96,19 @@ def test_a_raised_budget_is_the_same_campaign(tmp_path: Path) -> None:
     assert small.identity() == large.identity()
     other = load(tmp_path, GOOD.replace("1.3", "1.4"))
     assert other.identity() != small.identity()
+
+
+def test_a_campaign_without_targets_asks_for_what_is_near_the_hull_and_is_the_one_that_it_was(tmp_path: Path) -> None:
+    bare = "name: test\nsources: [{kind: prototypes, roles: {A: [Na], X: [Cl]}}]\n"
+    silent = load(tmp_path, bare)
+    assert silent.wanted() == [Target(property="energy_above_hull", goal="at_most", value=0.05)]
+    # The hashes of before it asked for it so: a half-finished campaign goes on.
+    assert content_hash(silent.identity()) == "6f0801be8dedc68d"
+    one = "targets: [{{property: {0}, at_most: 0.05}}]\n".format
+    assert content_hash(load(tmp_path, bare + one("decomposition_energy_per_atom")).identity()) == "6f0801be8dedc68d"
+    assert content_hash(load(tmp_path, bare + one("energy_above_hull")).identity()) == "caf603d94179f925"
+    again = Campaign.model_validate(silent.model_dump(mode="json"))  # as a form or a deployment holds it
+    assert (again.identity(), again.wanted()) == (silent.identity(), silent.wanted())
 
 
 def test_vasps_fields_leave_other_campaigns_what_they_were(tmp_path: Path) -> None:
