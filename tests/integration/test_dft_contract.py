@@ -117,6 +117,17 @@ def test_an_insulator_has_a_gap_and_a_metal_has_none(case: Case, ended: dict[str
     assert ended["metal"].band_gap == 0.0
 
 
+def test_bands_that_touch_at_k_alone_are_seen_to_where_the_code_asks_for_k(
+    case: Case, code: DFTCode, tmp_path: Path
+) -> None:
+    settings = case.honeycomb.settings_for(code)
+    assert settings.kpoints[0] % 3  # the mesh of the density holds no K
+    result = run(tmp_path, code, {"honeycomb": case.honeycomb})["honeycomb"]
+    assert result.status == "converged", result.message
+    assert result.band_gap is not None
+    assert case.honeycomb_gap[0] <= result.band_gap <= case.honeycomb_gap[1]
+
+
 def test_the_question_decides_the_hash_and_the_cell_does_not(case: Case, code: DFTCode) -> None:
     elements = symbols_of([case.insulator])
     asked = code.settings("quick", elements, case.insulator, geometry="abc")

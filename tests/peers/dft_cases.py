@@ -64,6 +64,8 @@ SMOOTH = {
 }
 # Ferromagnetic, which is cheaper than its ground state.
 NICKEL_OXIDE = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.17), ["Ni", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
+# Its bands touch at K, and nowhere else: silicene (https://doi.org/10.1103/PhysRevLett.102.236804), one layer in 8 Å.
+SILICENE = Structure.from_spacegroup("P-3m1", Lattice.hexagonal(3.86, 8.0), ["Si"], [(1 / 3, 2 / 3, 0.5275)])
 TOO_CLOSE = Structure(Lattice.cubic(5.0), ["Si", "Si"], [(0, 0, 0), (0.2, 0, 0)])
 
 
@@ -91,6 +93,8 @@ class Case:
         insulator: An ordered crystal with a gap, as a cell that is not primitive.
         gap: Least and most that its gap may be, eV.
         metal: One without.
+        honeycomb: One whose bands touch at K alone.
+        honeycomb_gap: Least and most that its gap may be, eV.
         ends: Status -> what ends so, and a word that its message must have.
         stretched: The insulator, to be relaxed; its first steps take some seconds.
         lattice_constant: Of the relaxed insulator, Å, and how far off it may be.
@@ -104,6 +108,8 @@ class Case:
     insulator: Structure
     gap: tuple[float, float]
     metal: Structure
+    honeycomb: Ask
+    honeycomb_gap: tuple[float, float]
     ends: Mapping[str, tuple[Ask, str]]
     stretched: Ask
     lattice_constant: tuple[float, float]
@@ -236,6 +242,8 @@ CASES = {
         # PBE: 0.57 to 0.61 eV at 85 % of the way to X (https://doi.org/10.1103/PhysRevB.82.205212), 0.71 at X itself.
         gap=(0.55, 0.75),
         metal=ALUMINIUM,
+        honeycomb=Ask(structure=SILICENE),
+        honeycomb_gap=(0.0, 0.05),
         ends=ends(dear={"cutoff_ev": 2000.0, "kpoints": (8, 8, 8)}, memory_gib=0.2),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.3}),
         lattice_constant=(5.469, 0.02),  # PBE, https://doi.org/10.1103/PhysRevB.79.085104
@@ -249,6 +257,8 @@ CASES = {
         insulator=SILICON,
         gap=(0.45, 0.75),  # LDA: 0.5 eV, and 0.1 to 0.2 more at X itself
         metal=ALUMINIUM,
+        honeycomb=Ask(structure=SILICENE),
+        honeycomb_gap=(0.0, 0.05),
         ends=ends(dear={"cutoff_ev": 3000.0, "density_cutoff_ev": 12000.0, "kpoints": (12, 12, 12)}, memory_gib=0.3),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.1}),
         lattice_constant=(5.40, 0.02),  # LDA, https://doi.org/10.1103/PhysRevB.79.085104
@@ -262,6 +272,9 @@ CASES = {
         insulator=SILICON,
         gap=(1.19, 1.21),
         metal=ALUMINIUM,
+        # Gaps are those of the one mesh of its input set, whose 7 divisions hold no K.
+        honeycomb=Ask(structure=SILICENE, environment=told(bands="honeycomb")),
+        honeycomb_gap=(0.3, 2.0),
         ends=vasps_ends(),
         stretched=Ask(structure=diamond("Si", 5.7), relax=True),
         lattice_constant=(5.019, 0.01),  # where its pair potential is lowest

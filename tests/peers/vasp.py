@@ -9,7 +9,7 @@ INCAR's title may tell it to go wrong as VASP does: `SYSTEM = trouble=zbrent tim
 ASSAY_STAND_IN names, for all runs:
 
     {"model": "pairs" | "chgnet", "trouble": …, "times": in how many runs of a folder, "step": from which ionic step on,
-     "seconds": that each ionic step takes}
+     "seconds": that each ionic step takes, "bands": "honeycomb"}
 
 Troubles are those of `WORDS`, and `scf` (never converges), `crawl` (never relaxes), `killed`, `segfault`, and `memory`
 (takes ever more).
@@ -100,8 +100,8 @@ def moments_of(task: files.Input) -> list[float]:
     return [0.4 * m * (abs(m) > 1) for m in task.tags["MAGMOM"]] if task.tags["ISPIN"] == 2 else []
 
 
-def bands(task: files.Input) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Energies and occupations (spins, k-points, bands), Fermi level, moment."""
+def bands(task: files.Input, kind: str = "") -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Energies and occupations (spins, k-points, bands), Fermi level, moment; "honeycomb": two bands touch at K."""
     spins = int(task.tags["ISPIN"])
     moment = sum(moments_of(task))
     insulates = bool(set(task.atoms.symbols) & ANIONS) and not moment and round(task.n_electrons) % 2 == 0
@@ -119,6 +119,11 @@ def bands(task: files.Input) -> tuple[np.ndarray, np.ndarray, float, float]:
         if full < n_bands:
             top, bottom = energies[spin, :, full - 1].max(), energies[spin, :, full].min()
             energies[spin, :, full:] += (GAP if insulates else -OVERLAP) - (bottom - top)
+            if kind == "honeycomb":  # axes at 120°
+                phases = np.exp(2j * np.pi * task.kpoints[:, :2].cumsum(axis=1))
+                around = np.abs(1 + phases.sum(axis=1))[:, None]
+                energies[spin, :, :full] = top - around - np.arange(full)[::-1]
+                energies[spin, :, full:] = top + around + np.arange(n_bands - full)
     fermi = float(energies[0, :, int(each[0]) - 1].max())
     return energies, occupations, fermi, moment
 
@@ -149,7 +154,7 @@ class Run:
             return 1
         if self.trouble == "refuse":
             return self.fail()
-        energies, occupations, self.fermi, self.moment = bands(self.task)
+        energies, occupations, self.fermi, self.moment = bands(self.task, str(self.told.get("bands", "")))
         self.atoms = self.task.atoms.copy()
         self.atoms.calc = raw_chgnet() if self.told.get("model") == "chgnet" else Pairs()
         self.symbols = [title.split()[1].split("_")[0] for title in self.task.titles]
