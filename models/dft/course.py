@@ -20,6 +20,8 @@ GPA = 0.006241509125883258  # eV/Å³
 TOO_CLOSE = 0.55
 # A relaxation that ends above where it began went wrong, whatever its forces say. eV/atom.
 MAY_RISE = 0.002
+# How much too high an empty level may lie that an SCF cycle was not asked to converge, at the very most. eV.
+UNSETTLED = 0.2
 
 
 class Ended(Exception):
@@ -210,7 +212,13 @@ def leave(rung: str, log: str) -> list[str]:
     return failed
 
 
-def gap(electrons: float, moment: float | None, levels: Any, more: Callable[[int], Any]) -> float:
+def gap(
+    electrons: float,
+    moment: float | None,
+    levels: Any,
+    finer: Callable[[int], Any],
+    settled: Callable[[int], Any] | None = None,
+) -> float:
     """The band gap (eV): lowest empty less highest full level, by counting bands, over two meshes of k-points.
 
     A shifted mesh holds no point of high symmetry, where most band edges are, and a Γ-centred one may hold none where a
@@ -219,19 +227,24 @@ def gap(electrons: float, moment: float | None, levels: Any, more: Callable[[int
     Args:
         electrons: Valence electrons in the cell.
         moment: Total moment (μB), None without spin.
-        levels: Eigenvalues (eV) on the mesh of the density, [spin][k-point][band]; empty ones may still lie too high.
-        more: Called with a number of bands for eigenvalues on the Γ-centred mesh, and on the mesh of the density where
-            `levels` holds empty ones that have not converged.
+        levels: Eigenvalues (eV) on the mesh of the density, [spin][k-point][band].
+        finer: Called with how many bands must have converged, for the same on the Γ-centred mesh.
+        settled: The same for the mesh of the density, where the empty levels in `levels` may still lie too high; None
+            where they have converged.
     """
     counts = [electrons / 2] if moment is None else [(electrons + moment) / 2, (electrons - moment) / 2]
     if any(abs(count - round(count)) > 0.05 for count in counts):
         return 0.0  # a band must be partly full
     full = [round(float(count)) for count in counts]
+    n_bands = max(full) + 1
     top, bottom = edges(levels, full)
     if top >= bottom:  # bands overlap, and more k-points cannot part them
         return 0.0
-    more_top, more_bottom = edges(more(max(full) + 4), full)
-    return float(max(0.0, min(bottom, more_bottom) - max(top, more_top)))
+    more_top, more_bottom = edges(finer(n_bands), full)
+    top = max(top, more_top)
+    if settled is not None and top < more_bottom and bottom < more_bottom + UNSETTLED:
+        bottom = edges(settled(n_bands), full)[1]
+    return float(max(0.0, min(bottom, more_bottom) - top))
 
 
 def edges(levels: Any, counts: list[int]) -> tuple[float, float]:

@@ -104,7 +104,7 @@ def band_gap(calc: PwCalculator, settings: Any) -> float:
 
     def finer(n_bands: int) -> Any:
         try:
-            return run_pw(calc.atoms, calc.task, "nscf", LADDER[calc.rungs[-1]], n_bands).levels()
+            return run_pw(calc.atoms, calc.task, "nscf", LADDER[calc.rungs[-1]], n_bands + 3).levels()
         except NotConverged as error:
             raise Ended("scf_not_converged", f"the levels at the density did not converge: {error}") from None
 

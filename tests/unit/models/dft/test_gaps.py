@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
-from models.dft.course import gap
+from models.dft.course import UNSETTLED, gap
 from models.dft.gpaw_physics import k_points
 from models.dft.presets import BOTH_MESHES, PRESETS, asked_before, gap_mesh, settings_for, space_group, symmetrised
 
@@ -219,6 +219,23 @@ def test_spins_have_edges_of_their_own_and_the_gap_is_between_any() -> None:
     assert gap(1.0, 1.0, [[[0, 4]], [[3, 5]]], lambda n_bands: [[[1, 4]], [[3, 5]]]) == pytest.approx(2.0)
 
 
+def test_empty_levels_that_have_not_converged_are_asked_for_again_where_they_might_count() -> None:
+    asked: list[int] = []
+
+    def settled(n_bands: int) -> Bands:
+        asked.append(n_bands)
+        return levels([0, 3.0])
+
+    def counted(bottom: float, fine: Bands) -> float:
+        return gap(2.0, None, levels([0, bottom]), lambda n_bands: fine, settled)
+
+    assert counted(3.15, levels([1, 3.1])) == pytest.approx(2.0)  # the density's edge is the lower one after all
+    assert asked == [2]
+    assert counted(3.5, levels([1, 3.1])) == pytest.approx(2.1)  # it lies far above the other
+    assert counted(3.1, levels([0, 3], [3.05, 6])) == 0.0  # nothing is left to be narrower
+    assert asked == [2]
+
+
 @given(seed=st.integers(0, 2**31), n_spins=st.sampled_from([1, 2]))
 @settings(max_examples=200, deadline=None)
 def test_the_gap_is_that_of_all_points_together(seed: int, n_spins: int) -> None:
@@ -238,6 +255,12 @@ def test_the_gap_is_that_of_all_points_together(seed: int, n_spins: int) -> None
     bottom = min(both[spin, :, count].min() for spin, count in enumerate(counts))
     electrons, moment = (float(up + down), float(up - down)) if n_spins == 2 else (2.0 * up, None)
     assert gap(electrons, moment, coarse, lambda n: fine) == pytest.approx(max(0.0, bottom - top))
+    # As an SCF cycle leaves the empty ones: too high.
+    unsettled = np.sort(coarse, axis=2)
+    for spin, count in enumerate(counts):
+        unsettled[spin, :, count:] += UNSETTLED * rng.uniform(0, 1, size=unsettled[spin, :, count:].shape)
+    found = gap(electrons, moment, unsettled, lambda n: fine, lambda n: coarse)
+    assert found == pytest.approx(max(0.0, bottom - top))
 
 
 def test_gaps_of_two_meshes_are_another_question_and_the_one_of_before_is_known() -> None:
