@@ -28,6 +28,7 @@ HOW_TO = (
     "Quantum ESPRESSO is not installed: apt-get install quantum-espresso, or conda install -c conda-forge qe, or name "
     "its pw.x in ASSAY_PW. `--no-dft` runs everything else."
 )
+OLDEST = (6, 4)  # before it, the XML file does not say whether the density converged
 # What the cut-offs of the table are multiplied with: those who publish them have converged energies with them.
 CUTOFF_FACTORS = {"quick": 1.0, "standard": 1.0, "accurate": 1.25}
 # Plane waves of a fixed cut-off press a cell together: to relax it takes more of them than an energy does.
@@ -174,7 +175,7 @@ def find_installation() -> Installation:
     """Find a pw.x that works: ASSAY_PW, or the one on the path; once.
 
     Raises:
-        CodeNotInstalled: There is none; the message says how to get it and what was tried.
+        CodeNotInstalled: There is none, or it is too old; the message says how to get one and what was tried.
     """
     named = os.environ.get("ASSAY_PW")
     program = shutil.which(named or "pw.x")
@@ -198,4 +199,11 @@ def find_installation() -> Installation:
     if found is None:
         said = (done.stderr + done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
         raise CodeNotInstalled(f"{HOW_TO} (Tried {program}: {said[-1]})")
-    return Installation(program=str(Path(program).resolve()), version=found[1])
+    version = found[1]
+    number = re.match(r"(\d+)\.(\d+)", version)
+    if number is not None and tuple(map(int, number.groups())) < OLDEST:
+        raise CodeNotInstalled(
+            f"{program} is version {version}, whose output does not say whether the density converged: Quantum ESPRESSO"
+            f" {OLDEST[0]}.{OLDEST[1]} or later is needed; name its pw.x in ASSAY_PW. `--no-dft` runs everything else."
+        )
+    return Installation(program=str(Path(program).resolve()), version=version)

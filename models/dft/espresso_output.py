@@ -15,10 +15,30 @@ from models.dft.course import Died, Ended, NotConverged
 RYDBERG = 13.605693122994  # eV
 HARTREE = 2 * RYDBERG
 BOHR = 0.529177210903  # Å
-# Routines that fail because a density on its way to convergence went astray: another way may lead there.
-NUMERICAL = ("cdiaghg", "rdiaghg", "c_bands", "mix_rho", "cegterg", "regterg", "pcegterg", "pregterg")
-# How a refused allocation reads, from Fortran, C++ or the system.
-NO_MEMORY = re.compile(r"Error allocating|Allocation would exceed|Cannot allocate|bad_alloc")
+# Routines that diagonalise, orthogonalise, mix or fill bands: they fail where a density on its way to convergence went
+# astray, and another way may lead there. (All of what calls `errore` in PW, KS_Solvers and LAXlib, from 6.4 to 7.5.)
+NUMERICAL = re.compile(
+    r"p?[cr]diaghg?|p?[cr]egterg|diagonalize\w*|p[dz]syevd_drv|pzheevd_drv|p[dz]potrf|tqli|laxlib\w*"
+    r"|ppcg|paro\w*|[cr]rmmdiagg|[cr]cgdiagg|gram_schmidt_\w+|c_bands|mix_rho|broyden|efermi[gt]"
+    r"|.*_gpu"
+)
+# What these say of their input, which no other way of mixing changes.
+SETTING = re.compile(r"invalid|not initialized|npol|NYI|without GPU", re.IGNORECASE)
+WRONG_CHARGE = re.compile(r"charge is wrong|wrong charge", re.IGNORECASE)
+# Routines that read and write what pw.x keeps in its scratch folder.
+FILES = re.compile(r"davcio|diropn\w*|seqopn|\w*buffers?|(read|write)_(rhog|wfc|collected_wfc)|pw_write\w*")
+# What is told in a line of its own, without percent signs: how it ended; None: another way of mixing may do.
+LINES: dict[str, str | None] = {
+    r"\[Q, R\] = qr\(X, 0\) failed": None,
+    "G_par is NOT a reciprocal lattice vector": "failed",
+    "Maximum CPU time exceeded": "walltime",
+}
+# How a refused allocation reads, from pw.x, Fortran, C++ or the system.
+NO_MEMORY = re.compile(
+    r"error allocating|cannot allocate|allocation would exceed|insufficient virtual memory|not enough memory|bad_alloc"
+    r"|out of memory",
+    re.IGNORECASE,
+)
 
 
 class Output:
@@ -31,7 +51,11 @@ class Output:
         if self.output is None or root.findtext("input/control_variables/calculation") != calculation:
             raise Died(f"{path}: pw.x ended without a result of this run")
         self.converged = self._text("convergence_info/scf_conv/convergence_achieved") == "true"
+        if calculation == "scf" and self.output.find("convergence_info/scf_conv/convergence_achieved") is None:
+            raise Ended("failed", f"{path} does not say whether the density converged: pw.x must be 6.4 or later")
         self.scf_steps = int(self._text("convergence_info/scf_conv/n_scf_steps"))
+        if calculation == "scf" and self.scf_steps == 0:  # it was stopped while it set up, and calls that converged
+            raise Died(f"{path}: pw.x ended before the cycle began")
 
     def _text(self, tag: str) -> str:
         assert self.output is not None
@@ -102,24 +126,30 @@ def site_moments(said: str) -> list[float]:
 
 
 def raise_refusal(said: str, errors: str) -> None:
-    """Raise what pw.x said between its lines of percent signs, or of a refused allocation, if it did.
+    """Raise what pw.x said between its lines of percent signs, in a line of its own, or of a refused allocation.
 
     Args:
-        said: Its standard output.
+        said: Its standard output, and the file CRASH if it left one.
         errors: Its standard error.
 
     Raises:
         NotConverged: It lost its way in the cycle.
-        Ended: It refused, or had not enough memory.
+        Ended: It refused, or had not enough memory or time.
+        Died: It could not read or write what it keeps in files: that is no property of the crystal.
     """
     match = re.search(r"%{20,}\s*\n(.*?)\n\s*%{20,}", said, re.DOTALL)
+    words = " ".join(match[1].split()) if match else ""
+    if lines := [line for line in (words, *errors.splitlines()) if NO_MEMORY.search(line)]:
+        raise Ended("out_of_memory", lines[0])
     if match is None:
-        lines = [line for line in errors.splitlines() if NO_MEMORY.search(line)]
-        if lines:
-            raise Ended("out_of_memory", lines[0])
+        for pattern, status in LINES.items():
+            if found := re.search(f"^.*{pattern}.*$", said, re.MULTILINE):
+                raise Ended(status, found[0].strip()) if status else NotConverged(found[0].strip())
         return
-    words = " ".join(match[1].split())
-    routine = re.search(r"routine\s+(\S+)", words)
-    if routine is not None and routine[1] in NUMERICAL:
+    named = re.search(r"(?:routine|from)\s+(\S+)", words)
+    routine = named[1].lower() if named else ""
+    if FILES.fullmatch(routine):
+        raise Died(f"pw.x could not use its files: {words}")
+    if (NUMERICAL.fullmatch(routine) and not SETTING.search(words)) or WRONG_CHARGE.search(words):
         raise NotConverged(words)
     raise Ended("failed", words)

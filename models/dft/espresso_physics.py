@@ -26,6 +26,7 @@ from models.dft.espresso_output import RYDBERG, Output, raise_refusal, site_mome
 HERE = Path(".")  # the driver works in the calculation's folder
 SCRATCH = Path("pw")  # the density, and what else pw.x leaves behind
 LOG = "scf.pwo"
+CRASH = Path("CRASH")  # where pw.x writes, too, why it ends: its output may be lost with it
 LEASH = Path(__file__).with_name("leash.py")
 # How the density is mixed: the next rung is climbed where the one before has not converged within its steps.
 LADDER: dict[str, dict[str, Any]] = {
@@ -131,6 +132,7 @@ def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_band
     spins = with_fractions(atoms, task["pseudopotentials"]["valence"])
     wanted = with_hubbard(parameters(atoms, task, calculation, rung, n_bands), spins, task)
     template.write_input(profile, HERE, spins, wanted, [])
+    CRASH.unlink(missing_ok=True)
     # MPI's end of a program takes with it what was not yet written: the words of why, that is.
     os.environ["GFORTRAN_UNBUFFERED_PRECONNECTED"] = "1"
     code = 0
@@ -139,7 +141,8 @@ def run_pw(atoms: Any, task: Any, calculation: str, rung: dict[str, Any], n_band
     except subprocess.CalledProcessError as error:
         code = error.returncode
     said, errors = (Path(file).read_text(errors="replace") for file in (template.outputname, template.errorname))
-    raise_refusal(said, errors)
+    crash = CRASH.read_text(errors="replace") if CRASH.exists() else ""
+    raise_refusal(f"{said}\n{crash}", errors)
     try:
         shutil.copy(SCRATCH / "pw.save" / "data-file-schema.xml", f"{name}.xml")
         return Output(Path(f"{name}.xml"), calculation)

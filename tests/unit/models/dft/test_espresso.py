@@ -55,6 +55,9 @@ def no_cache() -> Iterator[None]:
     espresso.find_installation.cache_clear()
 
 
+SILICON_XML = RECORDED / "silicon-scf.xml"
+
+
 class StandIn:
     """A pw.x that repeats what the real one wrote: runs in the order in which they were recorded."""
 
@@ -240,6 +243,13 @@ def test_what_the_run_before_left_is_not_read_as_a_result() -> None:
         Output(RECORDED / "silicon-scf.xml", "nscf")
 
 
+def test_a_run_that_ended_while_it_set_up_is_no_result(tmp_path: Path) -> None:
+    path = tmp_path / "set-up.xml"
+    path.write_text(re.sub(r"(<n_scf_steps>)\d+", r"\g<1>0", SILICON_XML.read_text()))
+    with pytest.raises(Died, match="before the cycle began"):
+        Output(path, "scf")
+
+
 def test_its_own_words_are_quoted_or_climbed_past() -> None:
     with pytest.raises(Ended, match=r"^Error in routine readpp \(1\): file .*Xx.UPF not found$") as refused:
         raise_refusal((RECORDED / "refused.pwo").read_text(), "")
@@ -247,6 +257,113 @@ def test_its_own_words_are_quoted_or_climbed_past() -> None:
     with pytest.raises(NotConverged, match=r"cdiaghg \(34\): S matrix not positive definite"):
         raise_refusal((RECORDED / "lost-its-way.pwo").read_text(), "")
     raise_refusal((RECORDED / "silicon-scf.pwo").read_text(), "")
+
+
+def refusal(routine: str, message: str, *, style: str = "Error in routine {} (1):") -> str:
+    rule = "%" * 78
+    return (
+        f"     iteration #  1\n\n {rule}\n     {style.format(routine)}\n     {message}\n {rule}\n\n     stopping ...\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("routine", "message"),
+    [
+        ("broyden", "factorization"),
+        ("broyden", "DSYTRI"),
+        ("mix_rho", "negative dr2"),
+        ("electrons", "charge is wrong"),
+        ("electrons", "charge is wrong: smearing is needed"),
+        (" cdiaghg", " problems computing cholesky "),
+        ("cdiaghg", "eigenvectors failed to converge"),
+        ("rdiaghg", "info =/= 0"),
+        ("cdiaghg", "S matrix not positive definite"),
+        ("pdsyevd_drv", " PDSYEVD "),
+        ("pzpotrf", "problems computing cholesky decomposition"),
+        ("c_bands", "too many bands are not converged"),
+        ("ppcg", " zhegvd failed "),
+        ("crmmdiagg", " cannot solve diis "),
+        ("gram_schmidt_k", " vectors are linear dependent "),
+        ("efermig", "internal error, cannot bracket Ef"),
+    ],
+)
+def test_a_density_that_went_astray_is_mixed_in_another_way(routine: str, message: str) -> None:
+    for style in ("Error in routine {} (1):", "task #         0\n     from {} : error #         1"):
+        with pytest.raises(NotConverged, match=re.escape(message.strip())):
+            raise_refusal(refusal(routine, message, style=style), "")
+
+
+@pytest.mark.parametrize(
+    ("routine", "message"),
+    [
+        ("setup", "too few bands"),
+        ("c_bands", "invalid type of diagonalization"),
+        ("diag_bands", "too many bands, or too few plane waves"),
+        ("readpp", "file Xx.UPF not found"),
+        ("read_namelists", "bad line in namelist &system"),
+        ("set_cutoff", "ecutwfc not set"),
+        ("checkallsym", "not orthogonal operation"),
+        ("sgam_at_ifc", "overlapping atoms"),
+        ("divide_et_impera", "some nodes have no k-points"),
+        ("potinit", "starting and expected charges differ"),
+        ("electrons", "dexx is negative! Check that exxdiv_treatment is appropriate"),
+        ("scale_h", "Not enough space allocated for radial FFT: try restarting with a larger cell_factor."),
+    ],
+)
+def test_what_it_refuses_for_its_input_is_tried_once(routine: str, message: str) -> None:
+    with pytest.raises(Ended, match=re.escape(message)) as refused:
+        raise_refusal(refusal(routine, message), "")
+    assert refused.value.status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("said", "errors", "status"),
+    [
+        (refusal("cegterg", "cannot allocate hc"), "", "out_of_memory"),
+        (refusal("s_psi_k", "cannot allocate memory (ps)"), "", "out_of_memory"),
+        (refusal("add_vuspsi_nc", "error allocating ps"), "", "out_of_memory"),
+        ("", "forrtl: severe (41): insufficient virtual memory", "out_of_memory"),
+        ("", "0: ALLOCATE: 8589934592 bytes requested; not enough memory", "out_of_memory"),
+        ("     Maximum CPU time exceeded\n", "", "walltime"),
+        ("  probably because G_par is NOT a reciprocal lattice vector \n", "", "failed"),
+        (" [Q, R] = qr(X, 0) failed\n", "", "another mixer"),
+        (refusal("davcio", 'error writing file "./pw/pw.wfc1"'), "", "another attempt"),
+        (refusal("write_rhog", "error writing file"), "", "another attempt"),
+    ],
+)
+def test_each_kind_of_end_that_it_has_words_for(said: str, errors: str, status: str) -> None:
+    with pytest.raises((Ended, NotConverged, Died)) as end:
+        raise_refusal(said, errors)
+    kinds = {NotConverged: "another mixer", Died: "another attempt"}
+    assert kinds.get(end.type) or end.value.status == status
+    assert kinds.get(end.type, status) == status
+
+
+def test_words_that_only_its_crash_file_has_are_read(pw: StandIn, tmp_path: Path) -> None:
+    crash = refusal("broyden", "factorization", style="task #         0\n     from {} : error #         1")
+    (pw.folder / "crash").write_text(crash)
+    pw.will(f"cat {pw.folder}/crash >> $OLDPWD/CRASH; exit 1", "silicon-scf.xml", "silicon-gap.xml")
+    _, result = run(tmp_path / "x", SILICON)
+    assert (result.status, result.attempts, result.properties["mixing"]) == ("converged", 2, "slow")
+
+
+def test_a_version_that_does_not_say_whether_it_converged_is_refused(pw: StandIn, tmp_path: Path) -> None:
+    new = pw.program.read_text()
+    for version in ("6.3MaX", "5.4.0", "6.0"):
+        espresso.find_installation.cache_clear()
+        pw.program.write_text(new.replace("6.7MaX", version))
+        with pytest.raises(CodeNotInstalled, match=rf"is version {version}.*6\.4 or later"):
+            Espresso(FAMILY).version()
+    for version in ("6.4", "6.4.1", "7.5", "10.0"):
+        espresso.find_installation.cache_clear()
+        pw.program.write_text(new.replace("6.7MaX", version))
+        assert Espresso(FAMILY).version() == version
+    # Where another one computes than the one that was asked.
+    old = tmp_path / "old.xml"
+    old.write_text(re.sub(r"<convergence_achieved>.*?</convergence_achieved>", "", SILICON_XML.read_text()))
+    with pytest.raises(Ended, match=r"6\.4 or later") as refused:
+        Output(old, "scf")
+    assert refused.value.status == "failed"
 
 
 def test_a_calculation_from_input_to_result(pw: StandIn, tmp_path: Path) -> None:
