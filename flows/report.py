@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows import reliability
 from flows.context import Run
+from flows.level_caveats import caveats
 from flows.progress import duration
 from materials.competing import ValidationPlan
 from materials.records import Calculation, RankedCandidate, Selection, Target
@@ -85,7 +86,8 @@ def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictu
     if evidence.relaxed:
         parts += ["## Relaxed with DFT", "\n".join(f"- {line}" for line in _relaxed(evidence))]
     if evidence.plans:
-        parts += ["## What the hull leaves out", "\n".join(f"- {line}" for line in left_out(run, evidence))]
+        lines = [*left_out(run, evidence), *caveats(evidence.rows)]
+        parts += ["## What the hull leaves out", "\n".join(f"- {line}" for line in lines)]
     spent = spent_on(run.progress.seconds)
     if spent:
         parts += ["## Where the time of the last run went", spent]
