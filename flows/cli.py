@@ -237,6 +237,8 @@ def upgrade(yes: bool, ledger: str | None) -> None:
     if not yes and not click.confirm("Go on?"):
         raise click.Abort
     done = upgrade(ledger)
+    for note in done.notes if done else ():
+        click.echo(f"{note}.")
     click.echo("Done." if done is None or done.backup is None else f"Done; as it was: {done.backup}")
 
 

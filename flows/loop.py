@@ -140,6 +140,8 @@ def _upgrade_own(url: str | None, progress: Progress) -> None:
     planned = due(url)
     if planned is not None and planned.backup is not None and (done := upgrade(url)) is not None:
         progress.say(f"Ledger {done.url}: schema version {done.found} became {done.wanted}; as it was: {done.backup}")
+        for note in done.notes:
+            progress.say(note)
 
 
 @contextmanager

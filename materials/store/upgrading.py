@@ -32,12 +32,14 @@ class Upgrade:
         found: Its version.
         wanted: That of this Assay.
         backup: Where a copy of an SQLite file goes before; None for PostgreSQL, whose administrator has his own.
+        notes: What became of the numbers in it, a sentence each; none before it is done.
     """
 
     url: str
     found: int
     wanted: int
     backup: Path | None
+    notes: tuple[str, ...] = ()
 
 
 def due(url: str | None) -> Upgrade | None:
@@ -86,20 +88,22 @@ def upgrade(url: str | None) -> Upgrade | None:
             backup = _backup_path(file, found)
             if file is not None and backup is not None:
                 _copy(file, backup)
-            _migrate(connection, found)
+            notes = _migrate(connection, found)
     finally:
         engine.dispose()
-    return Upgrade(url=mask(parsed), found=found, wanted=SCHEMA_VERSION, backup=backup)
+    return Upgrade(url=mask(parsed), found=found, wanted=SCHEMA_VERSION, backup=backup, notes=notes)
 
 
-def _migrate(connection: Connection, found: int) -> None:
+def _migrate(connection: Connection, found: int) -> tuple[str, ...]:
     from alembic.migration import MigrationContext
     from alembic.operations import Operations
 
     operations = Operations(MigrationContext.configure(connection))
+    notes = []
     for version in range(found + 1, SCHEMA_VERSION + 1):
-        importlib.import_module(f"materials.store.migrations.version_{version}").upgrade(operations)
+        notes.append(importlib.import_module(f"materials.store.migrations.version_{version}").upgrade(operations))
         connection.execute(update(schema_version).values(version=version))
+    return tuple(note for note in notes if note)
 
 
 def _found(connection: Connection) -> int:

@@ -22,6 +22,7 @@ from materials.query import parse, parse_sort
 from materials.store import transactions
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
+from materials.store.upgrading import upgrade
 from tests.integration.test_prefect import METALS, SCREENING, crystals
 from tests.peers import postgresql
 from tests.unit.materials import made_records as made
@@ -134,7 +135,7 @@ def test_a_wrong_password_is_told_without_it(server: str) -> None:
         assert "s3cret" not in repr(ledger)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_one_is_upgraded_when_somebody_says_so(
     url: str, postgresql_server: postgresql.Server, version: int
 ) -> None:
@@ -144,15 +145,16 @@ def test_an_older_one_is_upgraded_when_somebody_says_so(
             if statement.strip():
                 connection.execute(text(statement))
         connection.execute(text("INSERT INTO campaigns VALUES ('q-1', 'q', 'h', '{}', '2026-01-01')"))
-        connection.execute(text("INSERT INTO selections VALUES ('q-1', 'm1', 1, 'audit', 0.5, 1, 7)"))
+        columns = "campaign_id, material_id, round, acquisition, score, rank, seed"
+        connection.execute(text(f"INSERT INTO selections ({columns}) VALUES ('q-1', 'm1', 1, 'audit', 0.5, 1, 7)"))
     for must_exist in (True, False):
-        with pytest.raises(LedgerOutdated, match=rf"schema version {version}; this Assay wants 3: `assay db upgrade`"):
+        with pytest.raises(LedgerOutdated, match=rf"schema version {version}; this Assay wants 4: `assay db upgrade`"):
             Ledger.open(url, must_exist=must_exist)
     environment = {**os.environ, "ASSAY_DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
     upgrade = [str(Path(sys.executable).with_name("assay")), "db", "upgrade"]
     asked = subprocess.run(upgrade, env=environment, input="n\n", capture_output=True, text=True)
     assert asked.returncode == 130
-    assert f"schema version {version} becomes 3. Make a backup first (pg_dump)." in asked.stdout
+    assert f"schema version {version} becomes 4. Make a backup first (pg_dump)." in asked.stdout
     assert "s3cret" not in asked.stdout + asked.stderr
     subprocess.run([*upgrade, "--yes"], env=environment, check=True)
     assert "Nothing to do" in subprocess.run(upgrade, env=environment, capture_output=True, text=True).stdout
@@ -161,6 +163,37 @@ def test_an_older_one_is_upgraded_when_somebody_says_so(
         assert ledger.selections("q-1") == [made.selection("m1")]
         assert shape(ledger) == shape(fresh)
     engine.dispose()
+
+
+def test_decomposition_energies_are_worked_out_again(url: str) -> None:
+    phases = {"na": ("Na", 0.0, 0.0), "cl": ("Cl", 0.0, 0.0), "low": ("NaCl", -2.0, -0.1), "high": ("NaCl", -1.9, 0.1)}
+    engine = create_engine(url.replace("postgresql", "postgresql+psycopg", 1))
+    with engine.begin() as connection:
+        for statement in (OLD / "schema-3-postgresql.sql").read_text().split(";\n"):
+            if statement.strip():
+                connection.execute(text(statement))
+        connection.execute(text("INSERT INTO campaigns VALUES ('q-1', 'q', 'h', '{}', '2026-01-01')"))
+        for name, (formula, formation, energy) in phases.items():
+            connection.execute(
+                text("INSERT INTO candidates VALUES (:name, :formula, 'x', 2, '{}')"),
+                {"name": name, "formula": formula},
+            )
+            columns = "campaign_id, material_id, fidelity, level_of_theory, energy_above_hull, "
+            columns += "decomposition_energy_per_atom, formation_energy_per_atom, decomposition, reference_version"
+            connection.execute(
+                text(f"INSERT INTO stabilities ({columns}) VALUES ('q-1', :n, 'mlip', 'PBE', :a, :e, :f, '{{}}', 'v')"),
+                {"n": name, "a": max(energy, 0.0), "e": energy, "f": formation},
+            )
+    engine.dispose()
+    done = upgrade(url)
+    assert done is not None
+    assert "of 4, 2 changed and 0 could not be worked out again" in " ".join(done.notes)
+    with Ledger.open(url) as ledger:
+        found = ledger.stabilities("q-1", "mlip")
+    energies = {name: stability.decomposition_energy_per_atom for name, stability in found.items()}
+    assert energies == pytest.approx({"na": 0, "cl": 0, "low": -2.0, "high": -1.9})
+    assert found["high"].decomposition == pytest.approx({"na": 0.5, "cl": 0.5})
+    assert found["high"].energy_above_hull == pytest.approx(0.1)
 
 
 def shape(ledger: Ledger) -> dict[str, Any]:
