@@ -15,11 +15,14 @@ from materials.crystals import Crystal, crystal_from_json, crystal_of
 from materials.matching import fits
 from materials.records import Candidate, WrittenCandidate
 from materials.reduction import ReducedCell, reduced_cells
+from materials.tolerances import ALIKE, ROUNDED, Tolerances
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
 
 Proposal = TypeVar("Proposal", Candidate, WrittenCandidate)
+Crystals = Callable[[Sequence[int]], Sequence[Crystal]]  # gives those of some indices
+CheckStop = Callable[[], None]  # raises where somebody asked to stop
 
 # Fractional coordinates, lattice lengths (Å) and angles (degrees) go into bins before they are hashed. The bins'
 # edges lie where no simple fraction does, so that rounding noise in 1/3, 1/8 or 0.99999 cannot change a bin.
@@ -48,15 +51,16 @@ def material_id(structure: Structure) -> str:
     return f"{reduced_formula(structure)}-{digest}"
 
 
-def group_duplicates(structures: Sequence[Structure]) -> list[list[int]]:
-    """Group structures that are the same crystal, up to volume, cell choice and small distortions.
+def group_duplicates(structures: Sequence[Structure], tolerances: Tolerances = ALIKE) -> list[list[int]]:
+    """Group structures that are the same crystal, up to cell choice and what the tolerances allow.
 
-    The groups are those of `StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell=True, scale=True)`
-    compared one by one: each structure joins the first group whose first member it fits, or founds its own.
-    (Fitting is not transitive; this is the rule of `StructureMatcher.group_structures`.)
+    The groups are those of `StructureMatcher(primitive_cell=True, scale=True)` with the same tolerances compared one by
+    one: each structure joins the first group whose first member it fits, or founds its own. (Fitting is not transitive;
+    this is the rule of `StructureMatcher.group_structures`.)
 
     Args:
         structures: Ordered structures, of any formulas.
+        tolerances: Volume and small distortions do not matter by default.
 
     Returns:
         Groups of indices into `structures`, each in order of appearance, ordered by their first members.
@@ -64,15 +68,24 @@ def group_duplicates(structures: Sequence[Structure]) -> list[list[int]]:
     return group_alike(
         [reduced_formula(structure) for structure in structures],
         lambda indices: [crystal_of(structures[index]) for index in indices],
+        tolerances,
     )
 
 
-def group_alike(formulas: Sequence[str], crystals: Callable[[Sequence[int]], Sequence[Crystal]]) -> list[list[int]]:
+def group_alike(
+    formulas: Sequence[str],
+    crystals: Crystals,
+    tolerances: Tolerances = ALIKE,
+    *,
+    check_stop: CheckStop = lambda: None,
+) -> list[list[int]]:
     """Group as `group_duplicates` does, with a few thousand crystals in memory at once.
 
     Args:
         formulas: Reduced formula of each crystal.
         crystals: Gives those of some indices.
+        tolerances: What does not matter.
+        check_stop: Is called every few milliseconds, and may raise.
     """
     by_formula: dict[str, list[int]] = {}
     for index, formula in enumerate(formulas):
@@ -84,17 +97,20 @@ def group_alike(formulas: Sequence[str], crystals: Callable[[Sequence[int]], Seq
         if len(indices) == 1:
             continue
         if size + len(indices) > BLOCK:
-            groups += _block(block, crystals)
+            groups += _block(block, crystals, tolerances, check_stop)
             block, size = [], 0
         block.append(indices)
         size += len(indices)
-    groups += _block(block, crystals)
+    groups += _block(block, crystals, tolerances, check_stop)
     return sorted(groups)
 
 
-def _block(alike: Sequence[Sequence[int]], crystals: Callable[[Sequence[int]], Sequence[Crystal]]) -> list[list[int]]:
+def _block(
+    alike: Sequence[Sequence[int]], crystals: Crystals, tolerances: Tolerances, check_stop: CheckStop
+) -> list[list[int]]:
     """Group crystals, given as the indices of each formula."""
-    cells = iter(reduced_cells(crystals([index for indices in alike for index in indices])))
+    told = crystals([index for indices in alike for index in indices])
+    cells = iter(reduced_cells(told, repeat=tolerances.repeat, check_stop=check_stop))
     # Cells of different sizes are never the same crystal to the matcher.
     waiting: dict[tuple[int, int], list[tuple[int, ReducedCell]]] = {}
     for number, indices in enumerate(alike):
@@ -104,12 +120,15 @@ def _block(alike: Sequence[Sequence[int]], crystals: Callable[[Sequence[int]], S
     groups = []
     queues = list(waiting.values())
     while queues:
-        found, queues = _round(queues)
+        check_stop()
+        found, queues = _round(queues, tolerances, check_stop)
         groups += found
     return groups
 
 
-def _round(queues: list[list[tuple[int, ReducedCell]]]) -> tuple[list[list[int]], list[list[tuple[int, ReducedCell]]]]:
+def _round(
+    queues: list[list[tuple[int, ReducedCell]]], tolerances: Tolerances, check_stop: CheckStop
+) -> tuple[list[list[int]], list[list[tuple[int, ReducedCell]]]]:
     """Found a group with the first of each queue, and find its members.
 
     All queues at once: the more pairs the matcher has, the less each of them costs.
@@ -117,7 +136,8 @@ def _round(queues: list[list[tuple[int, ReducedCell]]]) -> tuple[list[list[int]]
     Returns:
         The groups, and what is left of the queues.
     """
-    held = iter(fits([(queue[0][1], cell) for queue in queues for _, cell in queue[1:]]).tolist())
+    pairs = [(queue[0][1], cell) for queue in queues for _, cell in queue[1:]]
+    held = iter(fits(pairs, tolerances, check_stop=check_stop).tolist())
     groups, left = [], []
     for (founder, _), *others in queues:
         fitting = [next(held) for _ in others]
@@ -131,16 +151,31 @@ def _round(queues: list[list[tuple[int, ReducedCell]]]) -> tuple[list[list[int]]
 class Merged(Generic[Proposal]):
     """One candidate of all that propose the same crystal, in the order in which they came.
 
+    Before a relaxation that is the same but for cell, origin and rounding: what is distorted may relax into another
+    crystal. Equal ids are one without a look at their structures.
+
     The first proposal stands for its group, with the parents and the known ids of all. It is a "candidate" as
     soon as one of them is, even if the others are only "competing". What is merged is made anew each time it is gone
     through.
     """
 
-    def __init__(self, pool: Sequence[Proposal]) -> None:
-        """Compare them, a few thousand at once."""
-        formulas = [sys.intern(candidate.formula) for candidate in pool]
+    def __init__(self, pool: Sequence[Proposal], *, check_stop: CheckStop = lambda: None) -> None:
+        """Compare them, a few thousand at once; `check_stop` is called in between, and may raise."""
+        same: dict[str, list[int]] = {}
+        formulas: list[str] = []
+        for index, candidate in enumerate(pool):
+            check_stop()
+            if candidate.material_id not in same:
+                formulas.append(sys.intern(candidate.formula))
+            same.setdefault(candidate.material_id, []).append(index)
+        members = list(same.values())
+
+        def crystals(indices: Sequence[int]) -> list[Crystal]:
+            return [_crystal(pool[members[i][0]].structure) for i in indices]
+
+        groups = group_alike(formulas, crystals, ROUNDED, check_stop=check_stop)
         self._pool: Sequence[Proposal] = pool
-        self._groups = group_alike(formulas, lambda indices: [_crystal(pool[i].structure) for i in indices])
+        self._groups = [sorted(index for i in group for index in members[i]) for group in groups]
 
     def __len__(self) -> int:
         return len(self._groups)

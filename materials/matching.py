@@ -7,7 +7,7 @@ itself measures the distances.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,27 +16,28 @@ import numpy as np
 
 from materials.bases import find_bases
 from materials.reduction import ReducedCell
+from materials.tolerances import ALIKE, Tolerances
 
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-# The loose default of pymatgen (stol=0.3) merges crystals that are different.
-LENGTH_TOLERANCE = 0.2
-SITE_TOLERANCE = 0.1  # in units of the cube root of the volume per atom
-ANGLE_TOLERANCE = 5.0  # degrees
-
-_CHUNK = 500  # pairs held in memory at once
+_MOST_PAIRS = 200  # held in memory at once, fewer where the cells are large:
+_MOST_GAPS = 5_000  # between sites of one element, for one basis of each pair; there are a few dozen bases
 _SLACK = 1 + 1e-6  # beyond rounding noise
 
 Pair = tuple[ReducedCell, ReducedCell]
 
 
-def fits(pairs: Sequence[Pair]) -> np.ndarray:
-    """Whether `StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell, scale).fit(first, second)`.
+def fits(
+    pairs: Sequence[Pair], tolerances: Tolerances = ALIKE, *, check_stop: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """Whether `StructureMatcher(ltol, stol, angle_tol, primitive_cell, scale).fit(first, second)`, volumes alike too.
 
     Args:
         pairs: Cells of one reduced formula. The second is laid onto the first; the matcher may say otherwise of the
             two exchanged.
+        tolerances: ltol, angle_tol and stol are its `length`, `angle` and `site`.
+        check_stop: Is called before each few of them, and may raise.
 
     Returns:
         Booleans, shape (n_pairs,).
@@ -44,29 +45,38 @@ def fits(pairs: Sequence[Pair]) -> np.ndarray:
     found = np.zeros(len(pairs), dtype=bool)
     alike: dict[tuple[int, ...], list[int]] = {}
     for i, (first, second) in enumerate(pairs):
-        if len(first.symbols) == len(second.symbols):
+        if len(first.symbols) == len(second.symbols) and _ratio(first.volume, second.volume) <= tolerances.volume:
             alike.setdefault(second.counts, []).append(i)
     for counts, numbers in alike.items():
-        for start in range(0, len(numbers), _CHUNK):
-            chosen = numbers[start : start + _CHUNK]
-            found[chosen] = _fits([pairs[i] for i in chosen], counts)
+        step = max(1, min(_MOST_PAIRS, _MOST_GAPS // ((counts[0] + max(counts)) * max(counts))))
+        for start in range(0, len(numbers), step):
+            check_stop()
+            chosen = numbers[start : start + step]
+            found[chosen] = _fits([pairs[i] for i in chosen], counts, tolerances)
     return found
 
 
-def _fits(pairs: list[Pair], counts: tuple[int, ...]) -> np.ndarray:
+def _ratio(one: float, other: float) -> float:
+    """Ratio of the larger to the smaller, less 1."""
+    return max(one, other) / min(one, other) - 1
+
+
+def _fits(pairs: list[Pair], counts: tuple[int, ...], tolerances: Tolerances) -> np.ndarray:
     """The same for pairs that all have as many sites of their rarest element, of the next one, and so on."""
     lengths, angles = np.array([b.lengths for _, b in pairs]), np.array([b.angles for _, b in pairs])
     bases = find_bases(
         np.array([a.matrix for a, _ in pairs]),
         lengths,
         angles,
-        length_tolerance=LENGTH_TOLERANCE,
-        angle_tolerance=ANGLE_TOLERANCE,
+        length_tolerance=tolerances.length,
+        angle_tolerance=tolerances.angle,
     )
     found = np.zeros(len(pairs), dtype=bool)
     if not len(bases.owners):
         return found
-    average = _Averages.of((bases.lengths + lengths[bases.owners]) / 2, (bases.angles + angles[bases.owners]) / 2)
+    average = _Averages.of(
+        (bases.lengths + lengths[bases.owners]) / 2, (bases.angles + angles[bases.owners]) / 2, tolerances.site
+    )
     # Most pairs of different crystals have no basis in common.
     alive, rows = np.unique(bases.owners, return_inverse=True)
     like = [pairs[i] for i in alive.tolist()]
@@ -76,7 +86,9 @@ def _fits(pairs: list[Pair], counts: tuple[int, ...]) -> np.ndarray:
     for basis, shift in zip(trials.bases.tolist(), trials.shifts, strict=True):
         owner = bases.owners[basis]
         if not found[owner]:
-            found[owner] = _is_close(first[basis], second[basis] + shift, average.parameters[basis], counts)
+            found[owner] = _is_close(
+                first[basis], second[basis] + shift, average.parameters[basis], counts, tolerances.site
+            )
     return found
 
 
@@ -89,15 +101,17 @@ class _Averages:
         matrices: Vectors in rows (Å), shape (n, 3, 3).
         skewness: Product of the lengths by the volume, shape (n,).
         reciprocal: Lengths of the reciprocal vectors (1/Å), shape (n, 3).
+        site: Tolerance of a site, in units of the cube root of the volume per atom.
     """
 
     parameters: np.ndarray
     matrices: np.ndarray
     skewness: np.ndarray
     reciprocal: np.ndarray
+    site: float
 
     @classmethod
-    def of(cls, lengths: np.ndarray, angles: np.ndarray) -> _Averages:
+    def of(cls, lengths: np.ndarray, angles: np.ndarray, site: float) -> _Averages:
         cosines = np.cos(np.deg2rad(angles))
         metric = np.ones((len(angles), 3, 3))
         for place, (i, j) in enumerate(((1, 2), (0, 2), (0, 1))):
@@ -110,12 +124,13 @@ class _Averages:
             matrices=matrices,
             skewness=lengths.prod(axis=1) / volumes,
             reciprocal=np.sqrt((np.linalg.inv(matrices) ** 2).sum(axis=1)),
+            site=site,
         )
 
     def reach(self, n_sites: int) -> np.ndarray:
         """Twice the tolerance of a site (Å), shape (n,): as far as two may be apart before the best shift is found."""
         volumes = self.parameters[:, :3].prod(axis=1) / self.skewness
-        return 2 * SITE_TOLERANCE * (volumes / n_sites) ** (1 / 3)
+        return 2 * self.site * (volumes / n_sites) ** (1 / 3)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,7 +213,9 @@ def _too_far(
     return certain & (none | (alone & off))
 
 
-def _is_close(first: np.ndarray, second: np.ndarray, average: np.ndarray, counts: tuple[int, ...]) -> bool:
+def _is_close(
+    first: np.ndarray, second: np.ndarray, average: np.ndarray, counts: tuple[int, ...], tolerance: float
+) -> bool:
     """Whether no atom is farther from its partner than the tolerance, once the best shift is found."""
     from pymatgen.core import Lattice
 
@@ -212,20 +229,14 @@ def _is_close(first: np.ndarray, second: np.ndarray, average: np.ndarray, counts
         lattice,
         (kinds[:, None] != kinds).astype(np.int64),
         1 / unit,
-        inverse * SITE_TOLERANCE * unit / np.pi,
+        inverse * tolerance * unit / np.pi,
     )
-    return bool(max(distances) < SITE_TOLERANCE)
+    return bool(max(distances) < tolerance)
 
 
 @lru_cache(maxsize=1)
 def _matcher() -> StructureMatcher:
     from pymatgen.analysis.structure_matcher import ElementComparator, StructureMatcher
 
-    return StructureMatcher(
-        ltol=LENGTH_TOLERANCE,
-        stol=SITE_TOLERANCE,
-        angle_tol=ANGLE_TOLERANCE,
-        primitive_cell=True,
-        scale=True,
-        comparator=ElementComparator(),
-    )
+    # For its measure of distances, which is told the tolerance.
+    return StructureMatcher(primitive_cell=True, scale=True, comparator=ElementComparator())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,10 +17,10 @@ import numpy as np
 from materials.bases import find_bases, n_steps
 from materials.compositions import species_of, symbol_of
 from materials.crystals import Crystal
+from materials.tolerances import ALIKE
 
 VOLUME_PER_ATOM = 20.0  # Å³, to which all are scaled: the matcher compares at one volume
 
-_REPEAT = 0.25  # Å, by which sites that repeat may be off: the default of get_primitive_structure
 _NIGGLI = 1e-5  # tolerance of get_niggli_reduced_lattice, in units of the cube root of the volume
 _ALIKE = 1e-6  # relative difference of lengths, or of angles in degrees, that is rounding noise
 _MOST_STEPS = 4  # along a vector; a cell that needs more to be reduced is too skewed to go with others
@@ -36,11 +36,13 @@ class ReducedCell:
         matrix: Lattice vectors in rows (Å), shape (3, 3).
         frac_coords: Shape (n_sites, 3).
         symbols: Of the sites, as many.
+        volume: That the crystal has an atom (Å³), before all are scaled to one.
     """
 
     matrix: np.ndarray
     frac_coords: np.ndarray
     symbols: tuple[str, ...]
+    volume: float
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -83,27 +85,36 @@ class ReducedCell:
         return self.frac_coords[[i for element in elements for i in self.sites[element]]]
 
 
-def reduced_cells(crystals: Sequence[Crystal]) -> list[ReducedCell]:
-    """Reduce crystals to their primitive Niggli cells."""
+def reduced_cells(
+    crystals: Sequence[Crystal], *, repeat: float = ALIKE.repeat, check_stop: Callable[[], None] = lambda: None
+) -> list[ReducedCell]:
+    """Reduce crystals to their primitive Niggli cells.
+
+    Args:
+        crystals: Ordered.
+        repeat: By how much sites that repeat within a cell may be off (Å).
+        check_stop: Is called before each, and may raise.
+    """
     cells = []
     for start in range(0, len(crystals), _CHUNK):
         part = crystals[start : start + _CHUNK]
         matrices = niggli_matrices(np.array([crystal.matrix for crystal in part]))
-        cells += [_reduced(crystal, matrix) for crystal, matrix in zip(part, matrices, strict=True)]
+        for crystal, matrix in zip(part, matrices, strict=True):
+            check_stop()
+            cells.append(_reduced(crystal, matrix, repeat))
     return cells
 
 
-def _reduced(crystal: Crystal, matrix: np.ndarray) -> ReducedCell:
+def _reduced(crystal: Crystal, matrix: np.ndarray, repeat: float) -> ReducedCell:
     symbols = tuple(map(symbol_of, crystal.species))
     frac = crystal.frac_coords @ (crystal.matrix @ np.linalg.inv(matrix))
-    if not _is_primitive(matrix, frac, list(crystal.species)):
-        from pymatgen.analysis.structure_matcher import StructureMatcher
-
-        primitive = StructureMatcher._get_reduced_structure(crystal.structure(), primitive_cell=True, niggli=True)
+    if not _is_primitive(matrix, frac, list(crystal.species), repeat):
+        primitive = crystal.structure().get_reduced_structure().get_primitive_structure(tolerance=repeat)
         symbols = tuple(species.symbol for species in species_of(primitive))
         matrix, frac = primitive.lattice.matrix, primitive.frac_coords
-    scale = (VOLUME_PER_ATOM * len(symbols) / abs(float(np.linalg.det(matrix)))) ** (1 / 3)
-    return ReducedCell(matrix=matrix * scale, frac_coords=frac, symbols=symbols)
+    volume = abs(float(np.linalg.det(matrix))) / len(symbols)
+    scale = (VOLUME_PER_ATOM / volume) ** (1 / 3)
+    return ReducedCell(matrix=matrix * scale, frac_coords=frac, symbols=symbols, volume=volume)
 
 
 def niggli_matrices(matrices: np.ndarray) -> np.ndarray:
@@ -199,7 +210,7 @@ def _one_sign(E: float, N: float, Y: float, e: float) -> tuple[float, float, flo
     return E * j * k, N * i * k, Y * i * j
 
 
-def _is_primitive(matrix: np.ndarray, frac: np.ndarray, labels: list[str]) -> bool:
+def _is_primitive(matrix: np.ndarray, frac: np.ndarray, labels: list[str], repeat: float) -> bool:
     """Whether pymatgen's search for a smaller cell would surely find none.
 
     A smaller cell repeats each element, and its vectors take each site to one like it, within twice the tolerance.
@@ -208,7 +219,7 @@ def _is_primitive(matrix: np.ndarray, frac: np.ndarray, labels: list[str]) -> bo
     n_units = math.gcd(*counts.values())
     if n_units == 1:
         return True
-    tolerance = _REPEAT / np.sqrt((matrix**2).sum(axis=1))
+    tolerance = repeat / np.sqrt((matrix**2).sum(axis=1))
     if tolerance.max() * _SLACK >= 1 / n_units:
         return False  # it would take no vector at all for a fraction of one
     names = np.array(labels)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from materials.hull import HullEntry
 
 JUDGED_AT_ONCE = 5_000  # written in one transaction, which others wait for
+SAME_ENERGY = 0.005  # eV/atom, within which two relaxations of one crystal may end, soft ones too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +208,11 @@ def _read(run: Run, calculation_ids: Iterable[str]) -> tuple[dict[str, Outcome],
 def _duplicates(
     run: Run, entries: Mapping[str, HullEntry], outcomes: Mapping[str, Outcome], candidates: set[str]
 ) -> dict[str, str]:
-    """Map each material onto the one that stands for its crystal: a candidate first, then the lowest in energy."""
+    """Map each material onto the one that stands for its crystal: a candidate first, then the lowest in energy.
+
+    What lies well below the candidate that would stand for it is another crystal, however like it is: a hull without
+    the distorted type of a competing phase would call the undistorted candidate stable.
+    """
     from materials.crystals import crystal_from_json
     from materials.identity import group_alike
 
@@ -223,9 +228,12 @@ def _duplicates(
         return material_id not in candidates, round(entries[material_id].energy_per_atom, 4), material_id
 
     duplicates: dict[str, str] = {}
-    for group in group_alike([str(outcomes[m].formula) for m in ids], crystals):
-        kept, *others = sorted((ids[i] for i in group), key=order)
-        duplicates.update(dict.fromkeys(others, kept))
+    for group in group_alike([str(outcomes[m].formula) for m in ids], crystals, check_stop=run.check_stop):
+        left = sorted((ids[i] for i in group), key=order)
+        while left:
+            kept, lowest = left[0], entries[left[0]].energy_per_atom - SAME_ENERGY
+            duplicates.update((m, kept) for m in left[1:] if entries[m].energy_per_atom >= lowest)
+            left = [m for m in left if entries[m].energy_per_atom < lowest]
     return duplicates
 
 

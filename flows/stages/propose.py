@@ -67,7 +67,6 @@ def propose(run: Run, roles: Collection[Role] = ("candidate", "competing")) -> i
             }
             for role in roles:
                 for source in sources[role]:
-                    run.check_stop()
                     _collect(run, source, role, found)
         return _keep(run, found)
 
@@ -104,7 +103,7 @@ def _keep(run: Run, found: Proposals) -> int:
     from materials.identity import Merged
 
     with run.progress.timed("identity"):
-        distinct = Merged(found.sane)
+        distinct = Merged(found.sane, check_stop=run.check_stop)
     kept = _Kept(distinct=distinct, refused=found.refused, energies=found.energies)
     failures = [*found.failures, *found.insane]
     with run.progress.timed("ledger"):
@@ -138,6 +137,7 @@ def _per_atom(calculation: Calculation) -> float:
 def _collect(run: Run, source: Source, role: Role, found: Proposals) -> None:
     given = role == "candidate" and not isinstance(source, Prototypes | Substitution)
     for item in _ask(run, source, role, found):
+        run.check_stop()
         if isinstance(item, Failure):
             found.failures.append(item)
         else:

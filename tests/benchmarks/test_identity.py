@@ -1,7 +1,9 @@
-"""How fast duplicates are found: 3,000 structures of one formula, and twice as many for the growth; and that they are
+"""How fast duplicates are found: 3,000 structures of one formula, and twice as many for the growth; 131 sources that
+overlap, and the memory that one crystal takes which comes many times; and that duplicates are
 those that pymatgen's StructureMatcher finds pair by pair, in pools made to mislead."""
 
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -9,8 +11,11 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from materials.identity import group_duplicates
+from materials.identity import Merged, group_duplicates
+from materials.records import Candidate
 from materials.sources.prototypes import propose
+from materials.store.rows import write_candidate
+from materials.tolerances import ALIKE, ROUNDED, Tolerances
 
 MATCHER = StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell=True, scale=True)
 SYMBOLS = ("Li", "Zn", "P")
@@ -116,6 +121,48 @@ def test_time_is_linear_in_the_number_of_duplicates(benchmark) -> None:  # type:
     short = time.process_time() - start
     benchmark.pedantic(group_duplicates, args=(many,), rounds=1)
     assert benchmark.stats.stats.total < 6 * short
+
+
+OVERLAPPING = 131  # sources
+
+
+def salts() -> list[Candidate]:
+    return list(
+        propose(
+            roles={"A": ["Na", "K"], "X": ["Cl", "O"]},
+            charges={"Cl": -1, "O": -2, "A": 1},
+            charge_neutral=False,
+            decorate="all",
+        )
+    )
+
+
+def peak_mib(work: Callable[[], object]) -> float:
+    """Memory that something took at most, arrays among it."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_overlapping_sources_cost_what_one_of_them_does(benchmark) -> None:  # type: ignore[no-untyped-def]
+    one = [write_candidate(candidate) for candidate in salts()]
+    merged = benchmark.pedantic(Merged, args=(one * OVERLAPPING,), rounds=1)
+    assert len(merged) == len(Merged(one))
+    assert benchmark.stats.stats.total < 5  # seconds
+    assert peak_mib(lambda: Merged(one * OVERLAPPING)) < peak_mib(lambda: Merged(one)) + 50
+
+
+@pytest.mark.parametrize("tolerances", [ALIKE, ROUNDED], ids=["alike", "rounded"])
+def test_memory_is_bounded_where_one_crystal_comes_many_times(benchmark, tolerances: Tolerances) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    one = [candidate.structure for candidate in salts()]
+    many = [Structure(s.lattice, s.species, s.frac_coords + rng.random(3)) for _ in range(8) for s in one]
+    groups = benchmark.pedantic(group_duplicates, args=(many, tolerances), rounds=1)
+    assert len(groups) == len(group_duplicates(one, tolerances))
+    assert peak_mib(lambda: group_duplicates(many, tolerances)) < 200
 
 
 @pytest.mark.slow

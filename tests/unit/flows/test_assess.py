@@ -297,3 +297,21 @@ def test_a_campaign_that_does_not_name_the_corrections_is_the_one_that_it_was(ru
     assert "anion_corrections" not in run.campaign.identity()["dft"]
     without = run.campaign.model_copy(update={"dft": DFT(budget=0, anion_corrections=False)})
     assert without.identity()["dft"]["anion_corrections"] is False
+
+
+def test_a_competing_phase_well_below_a_candidate_like_it_stays_in_the_hull(run: Run) -> None:
+    """An undistorted candidate does not take the place of the distorted type that is known."""
+    crystals = {"cubic": SALT, "cubic again": SALT * (2, 1, 1), "nearly": SALT, "known": SALT, "known too": SALT}
+    energies = {"cubic": -3.500, "cubic again": -3.499, "nearly": -3.503, "known": -3.512, "known too": -3.511}
+    for name, structure in crystals.items():
+        role = "candidate" if name.startswith("cubic") else "competing"
+        run.ledger.add_candidates(run.campaign_id, [made.candidate(name, structure=structure, role=role)])
+        run.ledger.add_calculations([told(run, name, structure, energies[name])])
+    for name, s in ELEMENTS.items():
+        element = made.candidate(name, structure=s, formula=name, chemsys=name, role="competing")
+        run.ledger.add_candidates(run.campaign_id, [element])
+        run.ledger.add_calculations([told(run, name, s, -1.0)])
+    found = assess_screened(run)
+    assert found.duplicates == {"cubic again": "cubic", "nearly": "cubic", "known too": "known"}
+    assert found.stabilities["cubic"].energy_above_hull == pytest.approx(0.012)
+    assert found.stabilities["known"].energy_above_hull == 0

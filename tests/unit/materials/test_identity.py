@@ -1,5 +1,7 @@
 """Ids that stay, and groups that are exactly those of pymatgen's StructureMatcher."""
 
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -9,13 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifParser, CifWriter
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+import materials.identity
 from materials.candidate_file import CandidateFile
-from materials.identity import Merged, group_duplicates, mark_known, material_id
+from materials.compositions import reduced_formula
+from materials.crystals import crystal_of
+from materials.identity import Merged, group_alike, group_duplicates, mark_known, material_id
 from materials.records import Candidate
 from materials.sources.prototypes import propose
 from materials.sources.type_library import example
 from materials.store.rows import write_candidate
+from materials.tolerances import ALIKE, ROUNDED, Tolerances
 
 MATCHER = StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell=True, scale=True)
 
@@ -174,6 +182,172 @@ def test_written_candidates_merge_as_built_ones_do_in_blocks_of_any_size(monkeyp
         for block in (1, 7, 5_000):
             monkeypatch.setattr("materials.identity.BLOCK", block)
             assert list(Merged(file)) == merged
+
+
+# Before the relaxation
+
+
+def perovskite(*, ratio: float = 1.0, titanium: tuple[float, float, float] = (0, 0, 0)) -> Structure:
+    """BaTiO3 with c/a, and Ti moved (Å)."""
+    structure = Structure(
+        Lattice.tetragonal(4.0, 4.0 * ratio),
+        ["Ba", "Ti", "O", "O", "O"],
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
+    )
+    structure.translate_sites([1], structure.lattice.get_fractional_coords(titanium))
+    return structure
+
+
+def antiferroelectric(shift: float) -> Structure:
+    """Its Ti in every second cell along c moved to one side (Å), in the others to the other."""
+    structure = perovskite() * (1, 1, 2)
+    for site, sign in zip((i for i, s in enumerate(structure) if s.specie.symbol == "Ti"), (1, -1), strict=True):
+        structure.translate_sites([site], [sign * shift / 4.0, 0, 0])
+    return structure
+
+
+def tilted(degrees: float, axis: int = 2) -> Structure:
+    """Octahedra turned in phase about an axis (a0a0c+)."""
+    structure = perovskite() * (2, 2, 2)
+    coords = 2 * structure.frac_coords
+    i, j = (k for k in range(3) if k != axis)
+    for atom, site in enumerate(structure):
+        here = coords[atom].copy()
+        for along, across, sign in ((i, j, 1), (j, i, -1)):
+            if site.specie.symbol == "O" and abs(here[along] - round(here[along])) < 1e-6 and here[axis] % 1 > 0.4:
+                parity = (-1) ** (round(here[along]) + int(np.floor(here[across] + 1e-6)))
+                coords[atom, across] += sign * parity * np.tan(np.deg2rad(degrees)) / 2
+    return Structure(structure.lattice, structure.species, coords / 2)
+
+
+def calcium_chloride(turn: float, strain: float = 0.0) -> Structure:
+    """CaCl2: rutile whose chains of octahedra are turned (in fractions of a), and whose a and b differ."""
+    x, y = 0.305 + turn, 0.305 - turn
+    return Structure(
+        Lattice.orthorhombic(6.25 * (1 + strain), 6.25 * (1 - strain), 4.2),
+        ["Ca"] * 2 + ["Cl"] * 4,
+        [[0, 0, 0], [0.5] * 3, [x, y, 0], [-x, -y, 0], [0.5 - x, 0.5 + y, 0.5], [0.5 + x, 0.5 - y, 0.5]],
+    )
+
+
+def jahn_teller(shift: float) -> Structure:
+    """Long and short bonds by turns in the plane (Å)."""
+    structure = perovskite() * (2, 2, 1)
+    coords = structure.frac_coords * [2, 2, 1]
+    for atom, site in enumerate(structure):
+        here = coords[atom].copy()
+        for along, across, sign in ((0, 1, 1), (1, 0, -1)):
+            if site.specie.symbol == "O" and here[2] > 0.4 and abs(here[along] - round(here[along])) < 1e-6:
+                coords[atom, along] += sign * (-1) ** (round(here[along]) + int(here[across] + 1e-6)) * shift / 4.0
+    return Structure(structure.lattice, structure.species, coords / [2, 2, 1])
+
+
+DISTORTED = {
+    "titanium 0.03 Å off along 001": (perovskite(), perovskite(titanium=(0, 0, 0.03))),
+    "titanium 0.10 Å off along 001": (perovskite(), perovskite(ratio=1.01, titanium=(0, 0, 0.1))),
+    "off along 001 and along 111": (perovskite(titanium=(0, 0, 0.06)), perovskite(titanium=(0.035, 0.035, 0.035))),
+    "c/a 1.01": (perovskite(), perovskite(ratio=1.01)),
+    "another volume": (perovskite(), Structure(Lattice.cubic(4.04), perovskite().species, perovskite().frac_coords)),
+    "moved by turns": (perovskite(), antiferroelectric(0.03)),
+    "all one way and by turns": (perovskite(titanium=(0.05, 0, 0)), antiferroelectric(0.05)),
+    "tilted by 1 degree": (perovskite(), tilted(1.0)),
+    "tilted by 2 and by 3 degrees": (tilted(2.0), tilted(3.0)),
+    "CaCl2 and rutile, turned": (calcium_chloride(0), calcium_chloride(0.005)),
+    "CaCl2 and rutile, strained": (calcium_chloride(0), calcium_chloride(0, 0.004)),
+    "long and short bonds": (perovskite(), jahn_teller(0.03)),
+}
+
+
+@pytest.mark.parametrize("name", DISTORTED)
+def test_what_is_distorted_is_another_crystal_until_it_is_relaxed(name: str) -> None:
+    for pair in (DISTORTED[name], DISTORTED[name][::-1]):
+        assert [c.parents for c in Merged([candidate(s, str(i)) for i, s in enumerate(pair)])] == [("0",), ("1",)]
+
+
+def as_told(structure: Structure, rng: np.random.Generator) -> list[Structure]:
+    """One crystal as programs write it: cells of all sorts, another origin, orientation and order, rounded."""
+    symmetry = SpacegroupAnalyzer(structure, 1e-3)
+    conventional, primitive = (
+        symmetry.get_conventional_standard_structure(),
+        symmetry.get_primitive_standard_structure(),
+    )
+    told = [structure, conventional, primitive, structure.get_reduced_structure(), shaken(primitive, rng, 0.0, 0.0)]
+    told[-1].scale_lattice(structure.volume / len(structure) * len(told[-1]))
+    for one, decimals in ((primitive, 3), (conventional, 4)):
+        cell = Lattice.from_parameters(*np.round(one.lattice.abc, decimals), *np.round(one.lattice.angles, 2))
+        told.append(Structure(cell, one.species, np.round(one.frac_coords, decimals)))
+    cif = str(CifWriter(conventional, symprec=1e-3))
+    told += CifParser.from_str(cif).parse_structures(primitive=False, on_error="ignore")
+    return [*told, primitive * (2, 1, 1)]
+
+
+@pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # pymatgen's way to call spglib
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rocksalt",
+        "rutile",
+        "olivine",
+        "TiNiSi",
+        "K2NiF4",
+        "alpha-quartz",
+        "delafossite",
+        "spinel",
+        "tilted",
+        "wurtzite",
+    ],
+)
+def test_one_crystal_told_by_several_programs_is_merged(name: str) -> None:
+    structure = tilted(2.0) if name == "tilted" else example(name)
+    told = as_told(structure, np.random.default_rng(2))
+    (merged,) = Merged([candidate(s, str(i)) for i, s in enumerate(told)])
+    assert merged.parents == tuple(map(str, range(len(told))))
+
+
+def test_equal_ids_are_one_without_a_look_at_their_structures(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = list(propose(roles={"A": ["Na", "K"], "X": ["Cl", "O"]}, charges={"Cl": -1, "O": -2, "A": 1}))
+    looked: list[int] = []
+    cells = materials.identity.reduced_cells
+    monkeypatch.setattr(
+        "materials.identity.reduced_cells", lambda told, **how: looked.append(len(told)) or cells(told, **how)
+    )
+    once = list(Merged(pool))
+    most = sum(looked)
+    again = [replace(c, role="competing", parents=(f"source {k}",)) for k in range(130) for c in pool]
+    merged = list(Merged([*again, *pool]))
+    assert sum(looked) - most == most
+    assert [c.material_id for c in merged] == [c.material_id for c in once]
+    assert {c.role for c in merged} == {"candidate"}
+    assert all(len(c.parents) == 130 + len(old.parents) for c, old in zip(merged, once, strict=True))
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("tolerances", [ALIKE, ROUNDED])
+def test_a_stop_is_heard_while_crystals_are_compared(tolerances: Tolerances) -> None:
+    """Many times a second, also where all are one crystal with many sites: by CPU time, for a machine may be busy."""
+    rng = np.random.default_rng(0)
+    many = [shaken(example("bixbyite"), rng, 0.0, 0.0) for _ in range(9)]
+    many += [shaken(example("rocksalt"), rng, 0.0, 0.0) for _ in range(40)]
+    heard = [time.process_time()]
+
+    def group(check_stop: Callable[[], None]) -> None:
+        formulas = [reduced_formula(s) for s in many]
+        group_alike(formulas, lambda some: [crystal_of(many[i]) for i in some], tolerances, check_stop=check_stop)
+
+    group(lambda: heard.append(time.process_time()))
+    assert np.diff(heard).max() < 1.0
+    for last in (1, len(many) // 2, len(heard) - 2):
+        calls = iter(range(last))
+
+        def stop(calls: Iterator[int] = calls) -> None:
+            if next(calls, None) is None:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            group(stop)
 
 
 def test_known_structures_are_marked() -> None:
