@@ -11,6 +11,8 @@ import numpy as np
 
 from flows.context import Run
 from flows.stages.assess import hull_level
+from flows.stages.prior import change_to_dft, changed_stabilities
+from materials.conventions import Change
 from materials.corrections import anion_corrected_level, is_raw_pbe
 from materials.records import Calculation, Stability, WrittenCalculation
 from materials.targets import DIGITS
@@ -59,11 +61,11 @@ def earlier_answers(
     from models.learning import EXPECTATIONS, Earlier
 
     level = level_of_theory(own)
-    corrected = hull_level(run, level) != level
+    corrected, change = hull_level(run, level) != level, change_to_dft(run, own)
     found = [
         answer
         for campaign_id in _others(run)
-        for answer in _answers(run, campaign_id, functional=level.split("/")[0], corrected=corrected)
+        for answer in _answers(run, campaign_id, change, functional=level.split("/")[0], corrected=corrected)
     ]
     kinds = _kinds(own, found, corrected=corrected)
     told = {(answer.dft.material_id, int(kind)): answer for answer, kind in zip(found, kinds, strict=True)}
@@ -91,7 +93,7 @@ def _others(run: Run) -> list[str]:
     return [c["campaign_id"] for c in run.ledger.campaigns() if c["campaign_id"] != run.campaign_id and c["runs"]]
 
 
-def _answers(run: Run, campaign_id: str, *, functional: str, corrected: bool) -> list[_Answer]:
+def _answers(run: Run, campaign_id: str, change: Change | None, *, functional: str, corrected: bool) -> list[_Answer]:
     best = run.ledger.calculations_by_id(set(run.ledger.best_calculations(campaign_id, fidelity="dft").values()))
     dft = {
         calculation.material_id: calculation
@@ -104,7 +106,7 @@ def _answers(run: Run, campaign_id: str, *, functional: str, corrected: bool) ->
     by_mlip = run.ledger.best_calculations(
         campaign_id, fidelity="mlip", method=identity.method, level_of_theory=identity.level_of_theory
     )
-    hull = run.ledger.stabilities(campaign_id, "mlip")
+    hull = _by_potential(run, campaign_id, by_mlip, change, sorted(dft))
     by_dft: dict[str, Stability] = {}
     for level in sorted({calculation.level_of_theory for calculation in dft.values()}):
         levels = [level, anion_corrected_level(level)] if is_raw_pbe(level) else [level]
@@ -116,6 +118,20 @@ def _answers(run: Run, campaign_id: str, *, functional: str, corrected: bool) ->
         for c in relaxed
         if c.status == "converged" and c.structure is not None
     ]
+
+
+def _by_potential(
+    run: Run, campaign_id: str, by_mlip: Mapping[str, str], change: Change | None, material_ids: Sequence[str]
+) -> Mapping[str, Stability]:
+    """Find where the potential puts a campaign's materials, in the convention in which this one's DFT answers."""
+    hull = run.ledger.stabilities(campaign_id, "mlip")
+    if change is None:
+        return hull
+    level = run.potential_identity.level_of_theory
+    known = run.ledger.best_calculations(campaign_id, fidelity="dft", level_of_theory=level)
+    phases = {m: by_mlip.get(m) or known.get(m) for m in hull}
+    found = [calculation_id for calculation_id in phases.values() if calculation_id]
+    return changed_stabilities(run.ledger, change, found, [m for m in material_ids if phases.get(m)])
 
 
 def _said(answer: _Answer, name: str) -> float:

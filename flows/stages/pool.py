@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from flows.context import Run
 from flows.stages.assess import Screened
 from flows.stages.earlier import earlier_answers
+from flows.stages.prior import own_settings, prior_stabilities
+from materials.records import Stability
 from materials.targets import DIGITS
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from models.dft.contract import DFTSettings
     from models.learning import Earlier
 
 
@@ -59,17 +60,19 @@ def gather_pool(run: Run, screened: Screened) -> Pool:
         number = {formula: i for i, formula in enumerate(sorted({_formula(screened, m) for m in ids}))}
         beside = [m for m in near if m not in candidates and _formula(screened, m) in number]
         learned = _describe(run, screened, ids) if ids and _learns(run) else _Described()
+        # In DFT's convention if there is something to learn, else in the potential's own.
+        found = prior_stabilities(run, screened, [*ids, *beside]) if _learns(run) else screened.stabilities
         return Pool(
             material_ids=tuple(ids),
             features=np.empty((len(ids), 0)) if learned.features is None else learned.features,
             widths=learned.widths,
             earlier=learned.earlier,
             groups=_groups(screened, ids, number),
-            priors=_priors(screened, ids),
+            priors=_priors(screened, found, ids),
             beside=Phases(
                 material_ids=tuple(beside),
                 groups=_groups(screened, beside, number),
-                priors=_priors(screened, beside),
+                priors=_priors(screened, found, beside),
             ),
         )
 
@@ -82,9 +85,11 @@ def _groups(screened: Screened, material_ids: Sequence[str], number: Mapping[str
     return np.array([number[_formula(screened, m)] for m in material_ids], dtype=np.int64)
 
 
-def _priors(screened: Screened, material_ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """What the potential says, rounded as decisions take it."""
-    stabilities = [screened.stabilities[m] for m in material_ids]
+def _priors(
+    screened: Screened, found: Mapping[str, Stability], material_ids: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Give the potential's value of each property that it has one of, rounded as decisions take it, shape (n,)."""
+    stabilities = [found[m] for m in material_ids]
     values = {
         "decomposition_energy_per_atom": [s.decomposition_energy_per_atom for s in stabilities],
         "formation_energy_per_atom": [s.formation_energy_per_atom for s in stabilities],
@@ -130,14 +135,8 @@ def _describe(run: Run, screened: Screened, material_ids: Sequence[str]) -> _Des
     earlier = None
     if run.use_dft:
         row_of = {material_id: row for row, material_id in enumerate(material_ids)}
-        earlier = earlier_answers(run, _own_settings(run, screened, material_ids[0]), project, n_used, row_of)
+        earlier = earlier_answers(run, own_settings(run, screened, material_ids[0]), project, n_used, row_of)
     return _Described(features=projected, widths=projection.widths, earlier=earlier)
-
-
-def _own_settings(run: Run, screened: Screened, material_id: str) -> DFTSettings:
-    """How this campaign computes a candidate, but for its cut-off and its mesh."""
-    (structure,) = screened.structures(run, [material_id])
-    return run.dft_code.settings(run.campaign.dft.preset, screened.elements(material_id), structure)
 
 
 def _described_by(
