@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Check = Callable[[Mapping[str, "NDArray[np.float64]"]], object]
 
+LEVEL = "level_of_theory"  # column of a table
 LARGEST = 1e100  # answers beyond it are a mistake
 
 
@@ -38,12 +39,14 @@ class Labelled:
             decomposition energies too, if they are there.
         failures: Rows that cannot be read.
         campaign: That they are of; None: of a file.
+        levels: Levels of theory of the answers, where they are told.
     """
 
     candidates: Sequence[Candidate]
     answers: Mapping[str, NDArray[np.float64]]
     failures: Sequence[Failure] = ()
     campaign: Campaign | None = None
+    levels: frozenset[str] = frozenset()
 
 
 @contextmanager
@@ -127,7 +130,8 @@ def _from_file(path: Path, properties: Sequence[str]) -> Labelled:
         else:
             kept.append(found)
             rows.append(row)
-    return Labelled(candidates=kept, answers={n: v[rows] for n, v in told.items()}, failures=failures)
+    levels = frozenset(map(str, table[LEVEL].iloc[rows].dropna())) if LEVEL in table.columns else frozenset()
+    return Labelled(candidates=kept, answers={n: v[rows] for n, v in told.items()}, failures=failures, levels=levels)
 
 
 def _from_campaign(ledger: Ledger, name: str, properties: Sequence[str]) -> Labelled:
@@ -150,6 +154,7 @@ def _from_campaign(ledger: Ledger, name: str, properties: Sequence[str]) -> Labe
         candidates=candidates,
         answers={n: np.array([_number(getattr(row, n)) for row in rows], dtype=np.float64) for n in names},
         campaign=_read_campaign(ledger, campaign_id, name),
+        levels=frozenset(row.level_of_theory for row in rows if row.level_of_theory),
     )
 
 

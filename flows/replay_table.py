@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from flows.replay import Request
     from flows.replay_rows import Check, Labelled
+    from materials.conventions import Change
     from materials.phases import HullEntry
     from materials.store.ledger import Ledger
     from models.replay import Features
@@ -86,7 +87,8 @@ def _screened(ledger: Ledger, request: Request, labelled: Labelled, progress: Pr
     named = list(campaign.competing) if campaign is not None else []
     competing = named or made_up(labelled.candidates)
     run = _open(ledger, request, progress, f"replay-{name}", competing, held)
-    phases = _phases(_open(ledger, request, progress, f"replay-{name}-competing", competing, screening))
+    change = _change(run, labelled)
+    phases = _phases(_open(ledger, request, progress, f"replay-{name}-competing", competing, screening), change)
     distinct = {candidate.material_id: candidate for candidate in labelled.candidates}
     ledger.add_candidates(run.campaign_id, distinct.values())
     found, failed = {}, []
@@ -105,7 +107,7 @@ def _screened(ledger: Ledger, request: Request, labelled: Labelled, progress: Pr
     structures = [_structure(calculation) for calculation in used]
     formulas = [candidate.formula for candidate in candidates]
     with progress.timed("learning"):
-        priors = _priors(phases, structures, used)
+        priors = _priors(phases, structures, used, change)
         if strangers := _strangers(phases, candidates):
             homeless = int(np.sum(np.isnan(priors["decomposition_energy_per_atom"])))
             progress.say(
@@ -179,15 +181,31 @@ def _relaxed(run: Run) -> list[WrittenCalculation]:
     return list(run.ledger.written_calculations(run.screened().values()))
 
 
-def _phases(run: Run) -> list[HullEntry]:
-    """Propose and relax the competing phases."""
+def _change(run: Run, labelled: Labelled) -> Change | None:
+    """Give what takes the potential's energies to the convention of the answers; None where that is nothing, not told,
+    or not one."""
+    from materials.conventions import change_between
+
+    own = run.potential_identity.level_of_theory
+    changes = [change_between(own, level) for level in sorted(labelled.levels)]
+    return changes[0] if changes and all(change == changes[0] for change in changes) else None
+
+
+def _phases(run: Run, change: Change | None) -> list[HullEntry]:
+    """Propose and relax the competing phases; give them in the convention of the answers."""
     from flows.stages.assess import phases_of
+    from flows.stages.prior import changed_entries
     from flows.stages.propose import propose
     from flows.stages.screen import screen
 
     propose(run, roles=["competing"])
     screen(run)
-    return phases_of(run)
+    phases = phases_of(run)
+    if change is None:
+        return phases
+    level = run.potential_identity.level_of_theory
+    known = run.ledger.best_calculations(run.campaign_id, fidelity="dft", level_of_theory=level) | run.screened()
+    return list(changed_entries(run.ledger, change, [known[phase.entry_id] for phase in phases]))
 
 
 def _structure(calculation: WrittenCalculation) -> Structure:
@@ -211,15 +229,18 @@ def _entry(calculation: WrittenCalculation, structure: Structure) -> HullEntry:
 
 
 def _priors(
-    phases: Sequence[HullEntry], structures: Sequence[Structure], calculations: Sequence[WrittenCalculation]
+    phases: Sequence[HullEntry],
+    structures: Sequence[Structure],
+    calculations: Sequence[WrittenCalculation],
+    change: Change | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """What the potential says, against the competing phases and never against other rows; NaN without its elements."""
     from materials.hull import assess
 
-    named = [
-        replace(_entry(c, s), entry_id=f"row {i}")
-        for i, (c, s) in enumerate(zip(calculations, structures, strict=True))
-    ]
+    entries = [_entry(c, s) for c, s in zip(calculations, structures, strict=True)]
+    if change is not None:
+        entries = [change.entry(e, s.copy) for e, s in zip(entries, structures, strict=True)]
+    named = [replace(entry, entry_id=f"row {i}") for i, entry in enumerate(entries)]
     elements = _elements(phases)
     judged = [i for i, entry in enumerate(named) if entry.elements <= elements]
     energies = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")

@@ -70,6 +70,4 @@ def test_what_another_campaign_answered_starts_from_the_same_convention(ledger: 
     assert earlier is not None
     known = earlier.rows >= 0
     assert known.any()
-    np.testing.assert_allclose(
-        earlier.priors[ENERGY][known], after.pool.priors[ENERGY][earlier.rows[known]], atol=1e-9
-    )
+    np.testing.assert_allclose(earlier.priors[ENERGY][known], after.pool.priors[ENERGY][earlier.rows[known]], atol=1e-9)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
@@ -14,9 +15,11 @@ from flows.campaign import Screening
 from flows.load import load_campaign
 from flows.progress import Progress
 from flows.replay import Request
-from flows.replay_table import _features, _open, _priors
+from flows.replay_rows import open_rows
+from flows.replay_table import _change, _features, _open, _priors
 from flows.stages.assess import phases_of
 from flows.stages.propose import propose
+from materials.conventions import Change
 from materials.corrections import MP2020_LEVEL
 from materials.hull import assess
 from materials.phases import HullEntry
@@ -67,6 +70,41 @@ def test_a_row_stands_against_the_competing_phases_alone() -> None:
     assert found[ABOVE][:3].tolist() == pytest.approx([0.15, 0, 0.15])  # the row at -9.0 is no rival
     assert found[ENERGY][0] == found[ENERGY][2] == pytest.approx(found[ENERGY][1] + 1.25)
     np.testing.assert_allclose(found["volume_per_atom"], [s.volume / len(s) for s in structures], atol=1e-4)
+
+
+def test_a_row_stands_in_the_convention_of_the_answers() -> None:
+    """Without MP2020, which gives 0.614 eV to a chloride ion, a row is less stable, and so is what it competes with."""
+    structures = [salt(["Na", "Cl"]), salt(["Na", "K", "Cl"])]
+    rows = [screened(s, e) for s, e in zip(structures, [-6.5, -8.4], strict=True)]
+    change = Change(out="MP2020", into=None)
+    raw = [change.entry(p, lambda: salt(["Na", "Cl"])) for p in PHASES[:3]]
+    before, after = _priors(PHASES[:3], structures, rows), _priors(raw, structures, rows, change)
+    np.testing.assert_allclose(after[ENERGY] - before[ENERGY], [0.614 / 2, 0.614 / 3], atol=1e-3)
+    np.testing.assert_allclose(after[FORMATION] - before[FORMATION], [0.614 / 2, 0.614 / 3], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("column", "changes"),
+    [
+        (None, False),
+        (["PBE/gpaw-setups-1.2.1/PW450", "PBE/gpaw-setups-1.2.1/PW600"], True),
+        (["PBE+U/MP2020", "PBE+U/MP2020"], False),
+        (["PBE/gpaw-setups-1.2.1/PW450", "PBE+U/MP2020"], False),
+    ],
+)
+def test_a_table_tells_the_convention_of_its_answers(tmp_path: Path, column: list[str] | None, changes: bool) -> None:
+    table = pd.DataFrame(
+        {"structure": [salt(["Na", "Cl"], a).to(fmt="poscar") for a in (5.0, 5.1)], ENERGY: [0.1, 0.2]}
+    )
+    if column:
+        table["level_of_theory"] = column
+    table.to_csv(tmp_path / "table.csv", index=False)
+    request = Request(table=str(tmp_path / "table.csv"), folder=tmp_path)
+    with open_rows(request.table, str(tmp_path / "assay.db"), [ENERGY]) as (ledger, labelled):
+        run = _open(ledger, request, Progress(lambda _: None), "x", [], Screening())
+        change = _change(run, labelled)
+    assert (change == Change(out="MP2020", into=None)) is changes
+    assert (change is None) is not changes
 
 
 @pytest.mark.parametrize("phases", [PHASES, []])
