@@ -54,6 +54,18 @@ def read_run(run: Vasprun, outcar: Path) -> dict[str, Any]:
     }
 
 
+def energy_of(step: dict[str, Any]) -> float:
+    """Energy of an ionic step for smearing of zero width, eV.
+
+    VASP 5.2 to 5.4.4 write 0 for it: the last electronic step has it, without what is added to the free energy at the
+    end of the cycle (dispersion).
+    """
+    if not step["electronic_steps"]:
+        return float(step["e_0_energy"])
+    last = step["electronic_steps"][-1]
+    return float(step["e_fr_energy"] + last["e_0_energy"] - last["e_fr_energy"])
+
+
 def run_type(run: Vasprun) -> str:
     """GGA or GGA+U, as the Materials Project says it; or what else it was."""
     name, plus, u = run.run_type.partition("+")

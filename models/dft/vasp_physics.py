@@ -21,12 +21,13 @@ from custodian.vasp import handlers as known
 from custodian.vasp.jobs import VaspJob
 from custodian.vasp.utils import is_valid_poscar
 from custodian.vasp.validators import VasprunXMLValidator
+from pymatgen.io.vasp.inputs import Incar
 from pymatgen.io.vasp.outputs import Vasprun
 
 from models.dft import course
 from models.dft.course import Died, Ended
 from models.dft.vasp_book import CHECKPOINT, POLL_S, Book
-from models.dft.vasp_output import read_run
+from models.dft.vasp_output import energy_of, read_run
 
 LEASH = Path(__file__).with_name("leash.py")
 FIRST_RELAXATION = "vasprun.xml.relax1"  # what custodian calls it once it has ended
@@ -39,9 +40,30 @@ MOST_CORRECTIONS = 5
 MOST_CORRECTIONS_IN_ALL = 10
 # How VASP words that it refuses: without such words a process that ended was killed.
 REFUSALS = re.compile(r"I REFUSE TO CONTINUE|VERY BAD NEWS|EEEEEEE|internal error|ERROR:|Error EDDDAV|ZBRENT|LAPACK")
+# What custodian calls it where the SCF cycle went astray: mixing, diagonalisation, the Fermi level.
+SCF_ERRORS = frozenset(
+    [
+        *("brmix", "dentet", "subspacematrix", "eddrmm", "edddav", "pssyevx", "pdsyevx", "zheev", "eddiag"),
+        *("grad_not_orth", "algo_tet", "amin", "Non-converging job", "Unconverged", "Positive energy"),
+    ]
+)
+# What it calls steps of a relaxation that are too short: where the last run ended nevertheless, no number is worse.
+SHORT_STEPS = frozenset(["brions"])
 MEMORY = re.compile(
     r"insufficient virtual memory|Allocation would exceed|Error allocating|Cannot allocate", re.IGNORECASE
 )
+
+
+class Errors(known.VaspErrorHandler):  # type: ignore[misc]
+    """What VASP says of errors, but for a warning that it outlives and custodian cannot cure: a run that converges in
+    spite of it is well, and one that does not is seen by other handlers."""
+
+    def check(self, directory: str = "./") -> bool:
+        """Look for errors that can be cured, or that end a run."""
+        super().check(directory)
+        if Incar.from_file(Path(directory, "INCAR")).get("LREAL", False) is False:
+            self.errors.discard("subspacematrix")
+        return bool(self.errors)
 
 
 class Job(VaspJob):
@@ -120,7 +142,7 @@ def handlers() -> list[Any]:
     hull than for another.
     """
     return [
-        known.VaspErrorHandler(),
+        Errors(),
         known.StdErrHandler(),
         known.MeshSymmetryErrorHandler(),
         known.UnconvergedErrorHandler(),
@@ -180,10 +202,11 @@ def result_of(settings: Any, repaired: list[dict[str, Any]], said: str, n_steps:
         raise Ended("scf_not_converged", f"not in {run.parameters['NELM']} steps; {told(repaired, said)}")
     relaxes = settings["mode"] == "relax"
     converged = run.converged_ionic
-    if said and converged:
-        raise Ended("failed", told(repaired, said))
+    short_steps = last_errors(repaired) == SHORT_STEPS and os.path.exists(FIRST_RELAXATION)
+    if said and converged and not short_steps:
+        raise given_up(said, repaired)
     result = read_run(run, Path("OUTCAR"))
-    first = run.ionic_steps[0]["e_0_energy"]
+    first = energy_of(run.ionic_steps[0])
     if relaxes and result["energy"] > first + course.MAY_RISE * len(result["numbers"]):
         raise Ended("failed", f"the energy rose by {result['energy'] - first:.4f} eV in the relaxation")
     result["status"] = "converged" if converged else "max_steps"
@@ -204,14 +227,19 @@ def end_of(said: str, repaired: list[dict[str, Any]]) -> Exception:
     if match := MEMORY.search(tail):
         return Ended("out_of_memory", match[0])
     if not said.startswith("Validation failed") or REFUSALS.search(tail):
-        return Ended("failed", told(repaired, said))
+        return given_up(said, repaired)
     return Died(f"VASP ended without a result: {said}")
 
 
-def last_lines(name: str) -> str:
-    """The end of a log."""
-    path = Path(name)
-    return "\n".join(path.read_text(errors="replace").splitlines()[-40:]) if path.exists() else ""
+def given_up(said: str, repaired: list[dict[str, Any]]) -> Ended:
+    """What it is called when custodian knows no other cure."""
+    lost = not said.startswith("Validation failed") and last_errors(repaired) & SCF_ERRORS
+    return Ended("scf_not_converged" if lost else "failed", told(repaired, said))
+
+
+def last_errors(repaired: list[dict[str, Any]]) -> frozenset[str]:
+    """What custodian saw in the last run that it found fault with."""
+    return frozenset(repaired[-1]["errors"]) if repaired else frozenset()
 
 
 def told(repaired: list[dict[str, Any]], said: str) -> str:

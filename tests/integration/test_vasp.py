@@ -129,7 +129,7 @@ def test_what_custodian_cannot_mend_is_told_in_its_words(tmp_path: Path, code: V
         },
     )
     assert {name: result.status for name, result in results.items()} == {
-        "edddav": "failed",
+        "edddav": "scf_not_converged",
         "refuse": "failed",
         "memory": "out_of_memory",
         "lacking": "failed",
@@ -140,6 +140,55 @@ def test_what_custodian_cannot_mend_is_told_in_its_words(tmp_path: Path, code: V
     assert "I REFUSE TO CONTINUE" in results["refuse"].message
     assert "insufficient virtual memory" in results["memory"].message
     assert all(result.energy is None for result in results.values())
+
+
+@pytest.mark.parametrize(
+    ("trouble", "relax", "seen"),
+    [
+        ("brmix", False, "brmix"),
+        ("dentet", False, "dentet"),
+        ("eddrmm", False, "eddrmm"),
+        ("subspace", True, "subspacematrix"),
+        ("brions", True, "brions"),
+    ],
+)
+def test_a_warning_is_mended_once(tmp_path: Path, code: Vasp, trouble: str, relax: bool, seen: str) -> None:
+    asked = Ask(structure=STRETCHED, relax=relax, environment=told(trouble=trouble, times=1))
+    result = only(tmp_path, code, asked)
+    assert (result.status, result.attempts) == ("converged", 2), result.message
+    assert result.properties["custodian"][0]["errors"] == [seen]
+
+
+def test_an_scf_cycle_that_stays_astray_has_not_converged(tmp_path: Path, code: Vasp) -> None:
+    """VASP goes on after such warnings, and calls what comes out converged."""
+    asked = {
+        name: Ask(structure=diamond("Si", 5.3 + i / 10), environment=told(trouble=name))
+        for i, name in enumerate(("brmix", "dentet", "eddrmm"))
+    }
+    for name, result in run(tmp_path, code, asked).items():
+        assert (result.status, result.energy) == ("scf_not_converged", None)
+        assert f"custodian saw {name}, {name}" in result.message
+
+
+def test_what_neither_stops_vasp_nor_can_be_mended_is_no_end(tmp_path: Path, code: Vasp) -> None:
+    result = only(tmp_path, code, Ask(structure=SILICON, environment=told(trouble="subspace")))
+    assert (result.status, result.attempts) == ("converged", 1), result.message
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_an_energy_that_rises_is_a_failure_in_any_version(tmp_path: Path, code: Vasp, old: bool) -> None:
+    asked = Ask(structure=STRETCHED, relax=True, environment=told(trouble="uphill", old=old))
+    result = only(tmp_path, code, asked)
+    assert result.status == "failed"
+    assert "the energy rose by 0.0500 eV" in result.message
+
+
+def test_an_older_versions_energy_is_read(tmp_path: Path, code: Vasp) -> None:
+    old, new = (
+        only(tmp_path / name, code, Ask(structure=SILICON, environment=told(old=name == "old")))
+        for name in ("old", "new")
+    )
+    assert old.energy == pytest.approx(new.energy, abs=1e-7)
 
 
 @pytest.mark.parametrize("trouble", ["killed", "segfault"])

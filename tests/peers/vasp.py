@@ -8,11 +8,12 @@ anion, none elsewhere.
 INCAR's title may tell it to go wrong as VASP does: `SYSTEM = trouble=zbrent times=1`. So may a JSON file that
 ASSAY_STAND_IN names, for all runs:
 
-    {"model": "pairs" | "chgnet", "trouble": …, "times": in how many runs of a folder, "step": from which ionic step on,
-     "seconds": that each ionic step takes, "bands": "honeycomb"}
+    {"model": "pairs" | "chgnet", "old": whether it writes energies as 5.2 to 5.4.4 do, "trouble": …,
+     "times": in how many runs of a folder, "step": from which ionic step on, "seconds": that each ionic step takes,
+     "bands": "honeycomb"}
 
-Troubles are those of `WORDS`, and `scf` (never converges), `crawl` (never relaxes), `killed`, `segfault`, and `memory`
-(takes ever more).
+Troubles are those of `WORDS`, where VASP stops, and of `WARNINGS`, where it goes on, and `scf` (never converges),
+`crawl` (never relaxes), `uphill` (the energy rises), `killed`, `segfault`, and `memory` (takes ever more).
 """
 
 from __future__ import annotations
@@ -53,6 +54,16 @@ WORDS = {
     "|       ---->  I REFUSE TO CONTINUE WITH THIS SICK JOB ... BYE!!! <----       |\n"
     " -----------------------------------------------------------------------------\n",
     "memory_words": "forrtl: severe (41): insufficient virtual memory\n",
+}
+
+
+WARNINGS = {
+    "brmix": "BRMIX: very serious problems\n the old and the new charge density differ\n"
+    " old charge density:    8.00000 new    7.98012\n",
+    "dentet": "  WARNING: DENTET: can't reach specified precision\n  Number of Electrons is NELECT =   7.99480867\n",
+    "subspace": "WARNING: Sub-Space-Matrix is not hermitian in DAV            1  -3.4E-002\n",
+    "eddrmm": "WARNING in EDDRMM: call to ZHEGV failed, returncode =   8  4  1\n",
+    "brions": " BRIONS problems: POTIM should be increased\n",
 }
 
 
@@ -183,11 +194,13 @@ class Run:
         before = None
         for number in range(1, max(1, tags["NSW"]) + 1):
             files.write(self.xml, " <calculation>\n")
-            if number == self.told.get("step", 1) and self.trouble not in ("", "scf", "crawl"):
+            if number == self.told.get("step", 1) and self.trouble not in ("", "scf", "crawl", "uphill", *WARNINGS):
                 return self.fail()
+            if number == self.told.get("step", 1):
+                self.say(WARNINGS.get(self.trouble, ""))
             if number >= self.told.get("step", 1):
                 time.sleep(self.told.get("seconds", 0.0))
-            energy = self.atoms.get_potential_energy()
+            energy = self.atoms.get_potential_energy() + 0.05 * (self.trouble == "uphill" and number > 1)
             converged = self.scf(energy, number)
             self.ended(energy, number, 0.0 if before is None else energy - before)
             done = not moves or number == tags["NSW"] or (converged and self.relaxed(energy, before, handle))
@@ -251,7 +264,7 @@ class Run:
             files.xml_structure(self.atoms)
             + files.xml_vectors("forces", self.atoms.get_forces(), "  ")
             + files.xml_vectors("stress", stress, "  ")
-            + files.xml_energy(energy, entropy, "  "),
+            + files.xml_energy(energy, entropy, "  ", old=self.told.get("old", False)),
         )
 
     def fail(self) -> int:

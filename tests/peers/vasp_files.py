@@ -267,9 +267,14 @@ def xml_head(task: Input, n_bands: int) -> str:
     )
 
 
-def xml_energy(energy: float, entropy: float, indent: str) -> str:
-    """Free energy, without the entropy of the smearing, and at zero width: half-way between."""
+def xml_energy(energy: float, entropy: float, indent: str, *, old: bool = False) -> str:
+    """Free energy, without the entropy of the smearing, and at zero width: half-way between.
+
+    At the end of an ionic step 5.2 to 5.4.4 write the last of them in the second's place, and 0 in its own.
+    """
     items = {"e_fr_energy": energy - entropy / 2, "e_wo_entrp": energy + entropy / 2, "e_0_energy": energy}
+    if old:
+        items |= {"e_wo_entrp": energy, "e_0_energy": 0.0}
     inside = "".join(f'{indent} <i name="{name}">{value:16.8f} </i>\n' for name, value in items.items())
     return f"{indent}<energy>\n{inside}{indent}</energy>\n"
 
