@@ -14,6 +14,7 @@ import numpy as np
 
 from materials.errors import DFTError
 from models.dft.contract import DFTCode, DFTSettings
+from models.dft.magnetism import magnetism_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -27,11 +28,6 @@ GAPPED_ELEMENTS = frozenset(
     ["H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar", "Ge", "Se", "Br", "Kr", "I", "Xe", "Rn"]
 )
 ANIONS = frozenset(["H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Ge", "As", "Se", "Br", "Sb", "Te", "I"])
-# Moments to start from, μB: high-spin; the SCF cycle finds its own.
-MAGNETIC_MOMENTS = {"V": 1.5, "Cr": 3.0, "Mn": 4.0, "Fe": 3.0, "Co": 2.0, "Ni": 1.2} | {
-    "Ce": 1.0, "Pr": 2.0, "Nd": 3.0, "Pm": 4.0, "Sm": 5.0, "Eu": 7.0, "Gd": 7.0, "Tb": 6.0, "Dy": 5.0, "Ho": 4.0,
-    "Er": 3.0, "Tm": 2.0, "U": 2.0, "Np": 3.0, "Pu": 5.0,
-}  # fmt: skip
 # Space groups whose primitive cell has three equal axes around the threefold one; the first cubic one.
 RHOMBOHEDRAL = frozenset({146, 148, 155, 160, 161, 166, 167})
 FIRST_CUBIC = 195
@@ -147,7 +143,7 @@ def settings_for(
         convergence_energy_ev=chosen.convergence_energy_ev,
         convergence_density=chosen.convergence_density,
         max_scf_steps=120,
-        magnetic_moments=magnetic_moments(symbols),
+        magnetic_moments=magnetism_of(cell).of_elements([site.specie.symbol for site in cell]),
         mode="relax" if relaxes else "static",
         fmax=chosen.fmax,
         max_stress_gpa=chosen.max_stress_gpa,
@@ -173,14 +169,6 @@ def looks_metallic(symbols: Iterable[str]) -> bool:
     """Whether a crystal of these elements is more likely a metal: one metal alone, or a compound without anion."""
     present = frozenset(symbols)
     return not present & (GAPPED_ELEMENTS if len(present) == 1 else ANIONS)
-
-
-def magnetic_moments(symbols: Iterable[str]) -> dict[str, float]:
-    """Moments (μB) to start from, for the elements that ask for spin; oxygen does only when it is alone (O2)."""
-    present = frozenset(symbols)
-    if present == {"O"}:
-        return {"O": 1.0}
-    return {symbol: MAGNETIC_MOMENTS[symbol] for symbol in sorted(present & MAGNETIC_MOMENTS.keys())}
 
 
 def space_group(structure: Structure) -> int:

@@ -15,7 +15,7 @@ from materials.errors import DFTError
 from materials.records import content_hash
 from models.dft.contract import DFTResult, DFTSettings
 from models.dft.gpaw_physics import k_points
-from models.dft.presets import looks_metallic, magnetic_moments, mesh, settings_for, symmetrised
+from models.dft.presets import looks_metallic, mesh, settings_for, symmetrised
 from models.dft.record import calculation_from, calculation_id, level_of_theory
 
 
@@ -120,10 +120,14 @@ def test_an_unshifted_mesh_holds_gamma() -> None:
     assert np.all(points <= 0.5)
 
 
-def test_spin_where_elements_ask_for_it() -> None:
-    assert magnetic_moments(["Li", "P"]) == {}
-    assert magnetic_moments(["O"]) == {"O": 1.0}
-    assert magnetic_moments(["Fe", "O"]) == {"Fe": 3.0}
+def test_spin_where_atoms_ask_for_it() -> None:
+    def moments(structure: Structure) -> dict[str, float]:
+        return dict(settings_for("quick", [], structure, code=Code()).magnetic_moments)
+
+    assert moments(half_heusler()) == {}
+    assert moments(Structure(Lattice.cubic(9.0), ["O", "O"], [(0, 0, 0), (0, 0, 1.22 / 9)])) == {"O": 1.0}
+    wustite = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.3), ["Fe", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
+    assert moments(wustite) == {"Fe": 4.0}
 
 
 @pytest.mark.parametrize(

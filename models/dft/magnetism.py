@@ -1,0 +1,149 @@
+"""Which atoms of a crystal carry a magnetic moment, and the moment that a calculation starts from.
+
+Spin follows from the atoms: open d and f shells by likely oxidation states, and molecular units with unpaired
+electrons (superoxides, O2, NO). Where the atoms leave it open, the crystal is computed with spin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from models.dft.radicals import Unit, unpaired_units
+
+if TYPE_CHECKING:
+    from pymatgen.core import Element, Structure
+
+# Moments to start from, μB, of metals where no oxidation state tells: elements, intermetallics, pnictides, silicides.
+METALLIC_MOMENTS = {"V": 1.5, "Cr": 3.0, "Mn": 4.0, "Fe": 3.0, "Co": 2.0, "Ni": 1.2} | {
+    "Ce": 1.0, "Pr": 2.0, "Nd": 3.0, "Pm": 4.0, "Sm": 5.0, "Eu": 7.0, "Gd": 7.0, "Tb": 6.0, "Dy": 5.0, "Ho": 4.0,
+    "Er": 3.0, "Tm": 2.0, "U": 2.0, "Np": 3.0, "Pu": 5.0, "Am": 6.0, "Cm": 7.0,
+}  # fmt: skip
+# The same where the element itself has no moment, and a compound of it may (ZrZn2, TiAu).
+COMPOUND_MOMENTS = METALLIC_MOMENTS | dict.fromkeys(
+    ["Ti", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt", "Yb"], 1.0
+)
+# Anions electronegative enough that their partners have oxidation states.
+SALT_FORMERS = frozenset(["H", "C", "N", "O", "F", "S", "Cl", "Se", "Br", "I"])
+# Anions that can hold copper or silver with a hole in the d shell.
+HOLE_MAKERS = frozenset(["O", "F", "S", "Cl", "Se", "Br"])
+LOW_SPIN_COBALT = {6: 0.6, 5: 1.0}  # d electrons of Co3+ (open to find another spin state) and Co4+
+LEAST_MOMENT = 0.05  # μB: less is noise of mixed oxidation states
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnetism:
+    """The atoms of a cell that carry moments.
+
+    Attributes:
+        moments: Of each site, μB, all parallel and in high spin; 0 where there is none.
+        centres: Sites that turn together, with the lattice translation of each: an ion, or the atoms of a radical.
+    """
+
+    moments: tuple[float, ...]
+    centres: tuple[Unit, ...]
+
+    def of_elements(self, symbols: Sequence[str]) -> dict[str, float]:
+        """Element -> largest moment of its sites (μB), those with none left out."""
+        found: dict[str, float] = {}
+        for symbol, moment in sorted(zip(symbols, self.moments, strict=True)):
+            if moment:
+                found[symbol] = max(moment, found.get(symbol, 0.0))
+        return found
+
+
+def magnetism_of(structure: Structure) -> Magnetism:
+    """Find the atoms that carry moments.
+
+    Args:
+        structure: Ordered crystal.
+    """
+    symbols = [site.specie.symbol for site in structure]
+    shells = open_shells(structure)
+    moments = [shells.get(symbol, 0.0) for symbol in symbols]
+    centres: list[Unit] = [((k, (0, 0, 0)),) for k, moment in enumerate(moments) if moment]
+    for unit, unpaired in unpaired_units(structure):
+        if not any(moments[k] for k, _ in unit):
+            centres.append(unit)
+            for k, _ in unit:
+                moments[k] = round(unpaired / len(unit), 4)
+    return Magnetism(moments=tuple(moments), centres=tuple(centres))
+
+
+def open_shells(structure: Structure) -> dict[str, float]:
+    """Element -> moment of its open d or f shell (μB), from the composition; those with closed shells are left out."""
+    symbols = frozenset(site.specie.symbol for site in structure)
+    if len(symbols) == 1:
+        return {symbol: METALLIC_MOMENTS[symbol] for symbol in symbols if symbol in METALLIC_MOMENTS}
+    salt = bool(symbols & SALT_FORMERS)
+    states = oxidation_states(structure.composition.element_composition.reduced_formula) if salt else {}
+    found = {}
+    for symbol in sorted(symbols):
+        moment = _of_ion(symbol, states[symbol], symbols) if symbol in states else _of_metal(symbol, symbols)
+        if moment > LEAST_MOMENT:
+            found[symbol] = round(moment, 4)
+    return found
+
+
+@lru_cache(maxsize=10_000)
+def oxidation_states(formula: str) -> dict[str, float]:
+    """Element -> its most likely oxidation state, by how often pymatgen's table of the ICSD has it.
+
+    Means of mixed ones are fractions (Fe3O4: 8/3). Empty where no known states add up to zero.
+    """
+    from pymatgen.core import Composition
+
+    guesses = Composition(formula).oxi_state_guesses(max_sites=-20)
+    return {str(symbol): float(state) for symbol, state in guesses[0].items()} if guesses else {}
+
+
+def _of_metal(symbol: str, symbols: frozenset[str]) -> float:
+    if symbol in ("Cu", "Ag"):  # no known states add up; beside phosphorus or a metal the d shell is full
+        return 1.0 if symbols & (HOLE_MAKERS - {"S", "Se"}) else 0.0
+    # Beside a metal of large moment the moments of the others are its doing.
+    return (METALLIC_MOMENTS if symbols & METALLIC_MOMENTS.keys() else COMPOUND_MOMENTS).get(symbol, 0.0)
+
+
+def _of_ion(symbol: str, state: float, symbols: frozenset[str]) -> float:
+    """The moment (μB) at an oxidation state, between two of them that of their mixture."""
+    from pymatgen.core import Element
+
+    element = Element(symbol)
+    if state <= 0 or not (element.is_transition_metal or element.is_lanthanoid or element.is_actinoid):
+        return 0.0
+    if symbol in ("Cu", "Ag", "Au") and not symbols & HOLE_MAKERS:
+        return 0.0
+    if symbol == "Ce" and not symbols & {"O", "F"}:
+        return 1.0  # trivalent in almost everything else, whatever the charges add up to
+    low, share = math.floor(state + 1e-6), state - math.floor(state + 1e-6)
+    mixed = share > 0.01
+    lower = ion_moment(element, low, symbols)
+    return lower if not mixed else (1 - share) * lower + share * ion_moment(element, low + 1, symbols)
+
+
+def ion_moment(element: Element, state: int, partners: frozenset[str] = frozenset()) -> float:
+    """Unpaired electrons of an ion: high spin for 3d and f, low spin for 4d and 5d.
+
+    Args:
+        element: A transition metal, lanthanoid or actinoid.
+        state: Its oxidation state.
+        partners: The elements of the compound: Co3+ is in high spin only with fluorine.
+    """
+    if element.is_lanthanoid or element.is_actinoid:
+        core = 54 if element.is_lanthanoid else 86
+        electrons = min(max(element.Z - core - state, 0), 14)
+        return float(min(electrons, 14 - electrons))
+    electrons = min(max(_group(element) - state, 0), 10)
+    if element.symbol == "Co" and electrons in LOW_SPIN_COBALT and "F" not in partners:
+        return LOW_SPIN_COBALT[electrons]
+    if element.row == 4:
+        return float(min(electrons, 10 - electrons))
+    # Six in the lower three; d8 is square planar, and all are paired.
+    return float({1: 1, 2: 2, 3: 3, 4: 2, 5: 1, 7: 1, 9: 1}.get(electrons, 0))
+
+
+def _group(element: Any) -> int:
+    return int(element.group)
