@@ -17,6 +17,7 @@ from materials.errors import DFTError
 from materials.records import Target
 from models.dft.codes import CodeChoice
 from models.dft.hubbard import check_hubbard
+from models.dft.magnetic_orders import Magnetic
 
 
 class Potential(Section):
@@ -164,6 +165,13 @@ class DFT(Section):
         description="Whether the Materials Project's fitted terms (MP2020) for anions in compounds are added to PBE "
         "energies when the hull is built. Empty: wherever they are raw PBE.",
     )
+    magnetism: Magnetic = Field(
+        default="auto",
+        title="Magnetic order",
+        description="auto: crystals with open shells with spin, in ferromagnetic and collinear antiferromagnetic "
+        "orders, of which the lowest is kept. Elements always are computed so. Not for vasp, whose input sets start "
+        "ferromagnetic.",
+    )
     budget: int = Field(
         default=12, ge=0, title="Budget", description="Candidate validations in all; competing phases come on top."
     )
@@ -217,6 +225,15 @@ class DFT(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _vasp_has_its_own_moments(self) -> DFT:
+        if self.code == "vasp" and self.magnetism != "auto":
+            raise ValueError(
+                f"magnetism: {self.magnetism} is not for vasp, whose input sets start from their own ferromagnetic "
+                "moments; leave the key out"
+            )
+        return self
+
     def choice(self) -> CodeChoice:
         """Give the plain record that the lower rooms take.
 
@@ -232,6 +249,7 @@ class DFT(Section):
             functional=self.functional,
             potcars=self.potcars,
             hubbard=self.hubbard,
+            magnetism=self.magnetism,
         )
 
 
@@ -296,7 +314,8 @@ class Campaign(Section):
         for name in ("cost", "stop_cpu_hours_per_hit"):
             if getattr(self.learning, name) == Learning.model_fields[name].default:
                 del content["learning"][name]
-        for name in ("pseudopotentials", "input_set", "functional", "potcars", "anion_corrections", "hubbard"):
+        later = ("pseudopotentials", "input_set", "functional", "potcars", "anion_corrections", "hubbard", "magnetism")
+        for name in later:
             if getattr(self.dft, name) == DFT.model_fields[name].default:
                 del content["dft"][name]
         if self.learning.acquisition == Learning.model_fields["acquisition"].default:

@@ -79,7 +79,30 @@ def _calculation(r: Record) -> str:
     if gap is not None:
         line += f", gap {gap:.3f} eV"
     last = str(r["message"]).strip()
-    return line + f"\n  id {r['calculation_id']}, settings {r['settings_hash']}" + (f"\n  {last}" if last else "")
+    line += f"\n  id {r['calculation_id']}, settings {r['settings_hash']}"
+    return "\n  ".join([line, *_magnetism(r["properties"] or {}), *([last] if last else [])])
+
+
+def _magnetism(properties: Record) -> list[str]:
+    """The order that was found, the moments, and the orders that lost."""
+    lines = []
+    moment = properties.get("total_magnetization_per_formula_unit")
+    if moment is not None:
+        sites = " ".join(f"{value:.2f}" for value in properties.get("magmoms") or [])
+        lines.append(
+            f"magnetic order: {properties['magnetic_order']}, {moment:.2f} μB a formula unit"
+            + (f"; sites (μB): {sites}" if sites else "")
+        )
+    tried = properties.get("orders_tried") or []
+    energies = [trial["energy_per_atom"] for trial in tried if trial["energy_per_atom"] is not None]
+    for trial in tried:
+        if trial["energy_per_atom"] is None:
+            lines.append(f"tried {trial['order']}: not converged")
+        else:
+            above = 1000 * (trial["energy_per_atom"] - min(energies))
+            ended = "" if trial["magnetic_order"] == trial["order"] else f", which became {trial['magnetic_order']}"
+            lines.append(f"tried {trial['order']}: {above:.1f} meV/atom above the lowest{ended}")
+    return lines + [f"not tried: {left_out}" for left_out in properties.get("orders_left_out") or []]
 
 
 def _stability(r: Record) -> str:

@@ -33,6 +33,8 @@ HEADINGS = {
     "decomposition_energy_per_atom": "decomposition\n(eV/atom)",
     "formation_energy_per_atom": "formation\n(eV/atom)",
     "band_gap": "gap\n(eV)",
+    "magnetic_order": "magnetic order",
+    "total_magnetization_per_formula_unit": "moment\n(μB/f.u.)",
     "meets_targets": "hit",
     "parents": "from",
     "material_id": "material",

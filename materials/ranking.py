@@ -197,7 +197,14 @@ def _row(place: int, group: Sequence[Proposed], judged: _Judged, evidence: Evide
         volume_per_atom=_volume_per_atom(candidate, judged),
         known_as=_joined(member.known_as for member in group),
         message=_message(judged),
+        magnetic_order=_magnetic_order(judged.dft),
+        total_magnetization_per_formula_unit=judged.values.get("total_magnetization_per_formula_unit"),
     )
+
+
+def _magnetic_order(dft: Calculation | None) -> str | None:
+    order = dft.properties.get("magnetic_order") if dft is not None and dft.status == "converged" else None
+    return None if order is None else str(order)
 
 
 def _order(material_id: str, judged: _Judged, targets: Sequence[Target]) -> tuple[Any, ...]:

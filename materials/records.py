@@ -279,4 +279,8 @@ class RankedCandidate:
     volume_per_atom: float | None  # Å³
     known_as: str
     message: str
+    magnetic_order: str | None = (
+        None  # of the lowest that DFT tried: "none", "ferromagnetic", "antiferromagnetic (½ ½ ½)"
+    )
+    total_magnetization_per_formula_unit: float | None = None  # μB, DFT only
     pareto_front: bool | None = None  # no other validated one is better in one wish and no worse in the others

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.dft.contract import DFTSettings
-from models.dft.presets import SYMPREC, symmetrised
+from models.dft.presets import SYMPREC, cell_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -143,17 +143,19 @@ def features_of(structure: Structure, settings: DFTSettings) -> tuple[float, ...
     """Describe the work of a calculation before it is done.
 
     Args:
-        structure: The crystal; what is computed is its symmetrised primitive cell.
+        structure: The crystal; what is computed is `cell_of` it.
         settings: Its settings.
     """
-    cell = symmetrised(structure)
+    cell = cell_of(structure, settings.magnetic_orders)
+    orders = len(settings.magnetic_orders.get("tried", ())) or 1
     electrons = sum(valence(site.specie.Z) for site in cell)
     return (
         math.log(irreducible(cell, settings.kpoints, settings.kpoint_shift)),
         math.log(electrons),
         math.log(cell.volume * settings.cutoff_ev**1.5),
         math.log(len(cell)),
-        1.0 if settings.magnetic_moments else 0.0,
+        # One order after the other, each in two spins.
+        1.0 + math.log2(orders) if settings.magnetic_moments else 0.0,
         1.0 if settings.mode == "relax" else 0.0,
     )
 

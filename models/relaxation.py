@@ -290,14 +290,15 @@ def _without_energy(structure: Structure, status: CalculationStatus, message: st
 
 
 def _with_geometry(structure: Structure, crystal: Crystal) -> Structure:
-    """The relaxed structure, with the species (oxidation states too) and the held sites of the first one."""
+    """The relaxed structure, with the species (oxidation states too), held sites and moments of the first one."""
     from pymatgen.core import Lattice, Structure
 
-    held = structure.site_properties.get("selective_dynamics")
+    properties = structure.site_properties
+    kept = {name: properties[name] for name in ("selective_dynamics", "magmom") if name in properties}
     return Structure(
         Lattice(crystal.cell),
         structure.species,
         crystal.positions,
         coords_are_cartesian=True,
-        site_properties=None if held is None else {"selective_dynamics": held},
+        site_properties=kept or None,
     )

@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
+
+
+LEAST_MOMENT = 0.1  # μB: a calculation's moments of atoms that have none are not zero either
 
 
 class StructureTrouble(Exception):
@@ -87,6 +92,7 @@ def parse_cif(text: str) -> list[Structure | StructureTrouble]:
                 parser = CifParser.from_str(str(block))
                 structure = parser.parse_structures(primitive=False, on_error="raise")[0]
                 sound(structure)
+                structure = with_moments(structure, structure.site_properties.get("magmom"))
                 _refuse_lost_atoms(parser, structure)
                 found.append(structure)
             except StructureTrouble as trouble:
@@ -120,7 +126,7 @@ def parse_poscar(text: str) -> Structure:
 def structure_from_mapping(content: Any) -> Structure:
     """Build a structure from pymatgen's `Structure.as_dict` or a `ComputedStructureEntry.as_dict`.
 
-    Site properties are left out: decoding them could run code that the file names.
+    Site properties but `magmom` are left out: decoding them could run code that the file names.
     """
     from pymatgen.core import Lattice, Structure
 
@@ -132,7 +138,8 @@ def structure_from_mapping(content: Any) -> Structure:
         lattice = Lattice(content["lattice"]["matrix"], pbc=tuple(content["lattice"].get("pbc", (True, True, True))))
         species = [_species(site["species"]) for site in content["sites"]]
         coords = [site["abc"] for site in content["sites"]]
-        structure = Structure(lattice, species, coords)
+        moments = [(site.get("properties") or {}).get("magmom") for site in content["sites"]]
+        structure = with_moments(Structure(lattice, species, coords), moments)
     except StructureTrouble:
         raise
     except Exception as error:
@@ -148,9 +155,53 @@ def structure_from_atoms(atoms: Atoms) -> Structure:
         raise StructureTrouble("NotPeriodic", "is not periodic in three dimensions (no Lattice, or pbc is not T T T)")
     try:
         structure = Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions(wrap=False))
+        structure = with_moments(structure, _moments_of(atoms))
     except Exception as error:
         raise _unreadable("ASE", error) from error
     return sound(structure)
+
+
+def with_moments(structure: Structure, moments: Sequence[Any] | None) -> Structure:
+    """Give a crystal start moments (μB) as its one site property `magmom`, without any where they all vanish.
+
+    Args:
+        structure: The crystal; it is changed.
+        moments: Of each site a number, a vector of three, pymatgen's `Magmom` or what it is written as, or None.
+
+    Raises:
+        StructureTrouble: One is none of these.
+    """
+    if "magmom" in structure.site_properties:
+        structure.remove_site_property("magmom")
+    if moments is not None and any(moment is not None for moment in moments):
+        plain = [_moment(moment) for moment in moments]
+        if any(np.any(np.abs(moment) > LEAST_MOMENT) for moment in plain):
+            structure.add_site_property("magmom", plain)
+    return structure
+
+
+def _moment(said: Any) -> float | list[float]:
+    """One moment as a number or a vector."""
+    if isinstance(said, Mapping):  # a Magmom's as_dict, with an array in it
+        said = said.get("moment")
+        said = said.get("data") if isinstance(said, Mapping) else said
+    elif hasattr(said, "saxis"):
+        said = said.get_moment()  # along the axes of the cell's frame
+    try:
+        found = np.asarray(0.0 if said is None else said, dtype=float)
+    except (TypeError, ValueError):
+        found = np.full(2, np.nan)
+    if found.shape not in ((), (3,)) or not np.isfinite(found).all():
+        raise StructureTrouble("UnreadableStructure", f"has {_shown(said)} as a magnetic moment")
+    return [float(x) for x in found] if found.ndim else float(found)
+
+
+def _moments_of(atoms: Atoms) -> Sequence[Any] | None:
+    """Moments of extended XYZ: those that it names as a start, or as a result."""
+    if atoms.has("initial_magmoms"):
+        return list(atoms.get_initial_magnetic_moments())
+    results = atoms.calc.results if atoms.calc is not None else {}
+    return list(results["magmoms"]) if "magmoms" in results else None
 
 
 def sound(structure: Structure) -> Structure:

@@ -225,6 +225,8 @@ rankings = Table(
     _text("known_as"),
     _text("message"),
     Column("pareto_front", Boolean),
+    Column("magnetic_order", Text),
+    _number("total_magnetization_per_formula_unit"),
 )
 
 systems = Table(

@@ -8,6 +8,7 @@ from typing import Literal
 from materials.errors import DFTError
 from models.dft.contract import DFTCode
 from models.dft.hubbard import HubbardChoice
+from models.dft.magnetic_orders import Magnetic
 from models.dft.pseudopotentials import Family
 
 
@@ -22,6 +23,7 @@ class CodeChoice:
         functional: Of VASP's MatPES sets.
         potcars: The release of VASP's POTCARs, by pymatgen's name; empty: the input set's.
         hubbard: U of GPAW and Quantum ESPRESSO; VASP's input sets have their own.
+        magnetism: Which magnetic orders are tried; VASP's input sets have their own start.
     """
 
     name: str
@@ -30,6 +32,7 @@ class CodeChoice:
     functional: Literal["PBE", "r2SCAN"] = "PBE"
     potcars: str = ""
     hubbard: HubbardChoice = "none"
+    magnetism: Magnetic = "auto"
 
 
 def open_code(choice: CodeChoice) -> DFTCode:
@@ -41,11 +44,11 @@ def open_code(choice: CodeChoice) -> DFTCode:
     if choice.name == "gpaw":
         from models.dft.gpaw import Gpaw
 
-        return Gpaw(choice.hubbard)
+        return Gpaw(choice.hubbard, choice.magnetism)
     if choice.name == "espresso":
         from models.dft.espresso import Espresso
 
-        return Espresso(choice.pseudopotentials, choice.hubbard)
+        return Espresso(choice.pseudopotentials, choice.hubbard, choice.magnetism)
     if choice.name == "vasp":
         from models.dft.vasp import Vasp
         from models.dft.vasp_sets import SetChoice

@@ -30,7 +30,9 @@ DFTStatus = Literal[
 ]
 
 # Fields of DFTSettings that are not hashed where they are empty.
-LATER = frozenset({"density_cutoff_ev", "level", "inputs", "gap_edges", "hubbard"})
+LATER = frozenset({"density_cutoff_ev", "level", "inputs", "gap_edges", "hubbard", "magnetic_orders"})
+# What is said of a calculation, and decides nothing.
+SAID = frozenset({"orders_left_out"})
 
 # What a calculation needs: one thread a rank, MPI that runs as root too.
 CALCULATION_ENVIRONMENT = {
@@ -54,7 +56,8 @@ class DFTSettings:
         potentials: Frozen cores and their version: "gpaw-setups-1.2.1".
         functional: "PBE".
         cutoff_ev: Of the plane waves, eV; one for all phases of a hull.
-        kpoints: Divisions of the mesh along the reciprocal axes of the symmetrised primitive cell.
+        kpoints: Divisions of the mesh along the reciprocal axes of the cell that is computed: the symmetrised primitive
+            one, or the supercell of its magnetic orders.
         kpoint_shift: Along which axes the mesh is moved by half a division (False: it holds Γ).
         gap_kpoints: Divisions of the Γ-centred mesh whose levels are found at fixed density, for the band gap.
         smearing_ev: Width of the Fermi–Dirac occupations, eV; the energy is extrapolated to zero width.
@@ -62,6 +65,10 @@ class DFTSettings:
         convergence_density: Largest change of the density, electrons per valence electron.
         max_scf_steps: Steps of an SCF cycle before the next rung of the ladder of mixers.
         magnetic_moments: Element -> moment to start from, μB an atom, all parallel. Empty: no spin.
+        magnetic_orders: The orders that are tried, of which the lowest is kept: `supercell`, lattice vectors in units
+            of the symmetrised primitive cell's, and `tried`, for each order its name and the moment (μB) of each site
+            of that supercell. Empty: only the parallel one, in the primitive cell.
+        orders_left_out: Orders that are not tried, and why.
         mode: "static" on the geometry as it comes, or "relax" of positions and cell, then static.
         fmax: Largest force on an atom after a relaxation, eV/Å.
         max_stress_gpa: Largest component of the stress after a relaxation, GPa.
@@ -99,12 +106,14 @@ class DFTSettings:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     gap_edges: str = ""
     hubbard: Mapping[str, float] = field(default_factory=dict)
+    magnetic_orders: Mapping[str, Any] = field(default_factory=dict)
+    orders_left_out: tuple[str, ...] = ()
 
     def content(self) -> dict[str, Any]:
         """The settings as JSON-like data; `settings_hash` is its hash."""
         found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         # What came later, at its default, leaves a calculation the one that it was.
-        return {key: value for key, value in found.items() if key not in LATER or value}
+        return {key: value for key, value in found.items() if key not in SAID and (key not in LATER or value)}
 
     @property
     def settings_hash(self) -> str:

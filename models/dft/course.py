@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from models.dft import trials
+
 GPA = 0.006241509125883258  # eV/Å³
 # Two atoms nearer than this share of their covalent radii: a code would compute it, and the number would mean nothing.
 TOO_CLOSE = 0.55
@@ -72,32 +74,56 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
         started: When it began, the time of earlier attempts taken off.
         physics: The module of the code. `ground_state(atoms, task)` converges the density, gives the atoms a
             calculator, and returns it and what `climb` returned; `band_gap(calc, settings)` is in eV;
-            `properties(calc, settings)` is whatever else there is to say, with spin the `magmoms` of the sites; `LOG`
-            is where the code writes, and `convergence_errors()` are what its calculator raises if it does not climb by
-            itself.
+            `properties(calc, settings)` is whatever else there is to say, with spin the `total_magnetization` and the
+            `magmoms` of the sites; `forget(calc)` clears away what is no longer needed of it; `LOG` is where the code
+            writes, and `convergence_errors()` are what its calculator raises if it does not climb by itself.
     """
     from ase import Atoms
 
     settings = task["settings"]
     atoms = Atoms(numbers=task["numbers"], scaled_positions=task["scaled_positions"], cell=task["cell"], pbc=True)
     check_geometry(atoms)
-    if settings["magnetic_moments"]:
-        atoms.set_initial_magnetic_moments([settings["magnetic_moments"].get(s, 0.0) for s in atoms.symbols])
+    if settings.get("magnetic_orders"):
+        return trials.lowest(atoms, task, started, physics)
+    moments = [settings["magnetic_moments"].get(symbol, 0.0) for symbol in atoms.symbols]
+    if any(moments):
+        atoms.set_initial_magnetic_moments(moments)
+    result = evaluate(atoms, task, started, physics)
+    result["properties"] |= trials.moments_of(result["numbers"], result["properties"], moments, "ferromagnetic")
+    return result
+
+
+def evaluate(atoms: Any, task: Any, started: float, physics: Any) -> dict[str, Any]:
+    """Relax the atoms if the task asks for it, and return what `result.json` will hold; arguments as in `compute`."""
+    settings = task["settings"]
     energies: list[float] = []
     n_steps, converged = 0, True
     if settings["mode"] == "relax":
         n_steps, converged = relax(atoms, task, physics, energies, started)
     calc, rungs = physics.ground_state(atoms, task)
-    result: dict[str, Any] = {
-        "status": "converged" if converged else "max_steps",
-        "message": "" if converged else f"forces or stress still too large after {n_steps} steps",
+    energy = atoms.get_potential_energy()
+    if energies and energy > energies[0] + MAY_RISE * len(atoms):
+        raise Ended("failed", f"the energy rose by {energy - energies[0]:.4f} eV in the relaxation")
+    result = result_of(atoms, calc, rungs, settings, physics)
+    result["n_steps"] = n_steps
+    if not converged:
+        result["status"] = "max_steps"
+        result["message"] = f"forces or stress still too large after {n_steps} steps"
+    return result
+
+
+def result_of(atoms: Any, calc: Any, rungs: list[str], settings: Any, physics: Any) -> dict[str, Any]:
+    """The numbers of a converged density, its band gap among them."""
+    return {
+        "status": "converged",
+        "message": "",
         "energy": atoms.get_potential_energy(),
         "max_force": float(abs(atoms.get_forces()).max(initial=0.0)),
         "max_stress": float(abs(atoms.get_stress()).max()),
         "cell": atoms.cell.tolist(),
         "scaled_positions": atoms.get_scaled_positions().tolist(),
         "numbers": atoms.numbers.tolist(),
-        "n_steps": n_steps,
+        "n_steps": 0,
         "attempts": len(rungs),
         "properties": {
             "forces": atoms.get_forces().tolist(),
@@ -105,11 +131,8 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
             **physics.properties(calc, settings),
             "mixing": rungs[-1],
         },
+        "band_gap": physics.band_gap(calc, settings),
     }
-    if energies and result["energy"] > energies[0] + MAY_RISE * len(atoms):
-        raise Ended("failed", f"the energy rose by {result['energy'] - energies[0]:.4f} eV in the relaxation")
-    result["band_gap"] = physics.band_gap(calc, settings)
-    return result
 
 
 def check_geometry(atoms: Any) -> None:
@@ -198,6 +221,18 @@ def climb(ladder: Iterable[str], attempt: Callable[[str], None], log: str) -> li
 def failed_rungs() -> list[str]:
     """Names of the rungs that did not converge, in this attempt or an earlier one: none is climbed again."""
     return list(read("rungs.json")) if os.path.exists("rungs.json") else []
+
+
+def forget_rungs() -> None:
+    """Let all rungs be climbed again."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove("rungs.json")
+
+
+def time_used() -> float:
+    """Seconds that earlier attempts took, as far as they are written down."""
+    files = [name for name in ("checkpoint.json", trials.FILE) if os.path.exists(name)]
+    return max((float(read(name).get("wall_time_s", 0.0)) for name in files), default=0.0)
 
 
 def leave(rung: str, log: str) -> list[str]:

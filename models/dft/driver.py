@@ -65,7 +65,7 @@ def main(code: str, folder: str, *launcher: str) -> int:
     signal.signal(signal.SIGTERM, stop)
     task = {**course.read("task.json"), "launcher": launcher}
     started = time.time()
-    used = course.read("checkpoint.json").get("wall_time_s", 0.0) if os.path.exists("checkpoint.json") else 0.0
+    used = course.time_used()
     set_limits(task, rank, started - used)
     try:
         result = compute(code, task, started - used)

@@ -18,6 +18,7 @@ from materials.errors import CampaignError, CodeNotInstalled, DFTError
 from models.dft.contract import DFTSettings, clean_environment
 from models.dft.folder import DRIVER, DrivenCode
 from models.dft.hubbard import HubbardChoice, hubbard_of
+from models.dft.magnetic_orders import Magnetic
 from models.dft.presets import settings_for
 from models.dft.pseudopotentials import Family
 
@@ -52,10 +53,13 @@ class Espresso(DrivenCode):
     name = "espresso"
     logs = ("scf.pwo", "scf.err", "gap.pwo", "gap.err")
 
-    def __init__(self, family: Family | None = None, hubbard: HubbardChoice = "none") -> None:
-        """Take the pseudopotentials, without which it can only tell its version, and U."""
+    def __init__(
+        self, family: Family | None = None, hubbard: HubbardChoice = "none", magnetism: Magnetic = "auto"
+    ) -> None:
+        """Take the pseudopotentials, without which it only tells its version, U, and which orders are tried."""
         self._family = family
         self._hubbard = hubbard
+        self._magnetism: Magnetic = magnetism
 
     @property
     def family(self) -> Family:
@@ -114,7 +118,15 @@ class Espresso(DrivenCode):
         hubbard = hubbard_of(self._hubbard, elements)
         if hubbard and not has_hubbard_card(find_installation().version):
             check_old_syntax(hubbard)
-        settings = settings_for(preset, elements, structure, code=self, relax=relax, geometry=geometry)
+        settings = settings_for(
+            preset,
+            elements,
+            structure,
+            code=self,
+            relax=relax,
+            geometry=geometry,
+            magnetism=self._magnetism,
+        )
         cutoff, density_cutoff = self.family.cutoffs_ev(elements)
         factor = CUTOFF_FACTORS[preset]
         if settings.mode == "relax":

@@ -88,6 +88,11 @@ def convergence_errors() -> tuple[type[Exception], ...]:
     return ()
 
 
+def forget(calc: PwCalculator) -> None:
+    """Remove the density."""
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
 def properties(calc: PwCalculator, settings: Any) -> dict[str, Any]:
     """What else the density says, by the Materials Project's names."""
     assert calc.output is not None

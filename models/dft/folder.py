@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from materials.errors import DFTError
 from models.dft.contract import DFTResult, DFTSettings, Limits, last_lines
-from models.dft.presets import symmetrised
+from models.dft.presets import cell_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -43,8 +43,8 @@ class DrivenCode:
         """Take it that the code brings them along; a calculation that finds none says so."""
 
     def task(self, structure: Structure, settings: DFTSettings) -> dict[str, Any]:
-        """What the physics of the code will read: the symmetrised primitive cell, and what is asked of it."""
-        cell = symmetrised(structure)
+        """What the physics of the code will read: the cell, and what is asked of it."""
+        cell = cell_of(structure, settings.magnetic_orders)
         return {
             "settings": settings.content(),
             "numbers": [int(site.specie.Z) for site in cell],
@@ -57,7 +57,7 @@ class DrivenCode:
 
         Args:
             folder: Made if need be.
-            structure: The crystal; what is computed is its symmetrised primitive cell.
+            structure: The crystal; what is computed is `cell_of` it.
             settings: What is asked.
             limits: What it may use.
         """

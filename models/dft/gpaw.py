@@ -16,6 +16,7 @@ from materials.errors import CodeNotInstalled
 from models.dft.contract import DFTSettings, clean_environment
 from models.dft.folder import DRIVER, DrivenCode
 from models.dft.hubbard import HubbardChoice, hubbard_of
+from models.dft.magnetic_orders import Magnetic
 from models.dft.presets import settings_for
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ class Gpaw(DrivenCode):
     name = "gpaw"
     logs = ("gpaw.txt",)
 
-    def __init__(self, hubbard: HubbardChoice = "none") -> None:
+    def __init__(self, hubbard: HubbardChoice = "none", magnetism: Magnetic = "auto") -> None:
         self._hubbard = hubbard
+        self._magnetism: Magnetic = magnetism
 
     def version(self) -> str:
         """GPAW's version.
@@ -90,7 +92,15 @@ class Gpaw(DrivenCode):
             DFTError: There is no such preset, or no such U.
             CodeNotInstalled: No Python here has a GPAW that works.
         """
-        settings = settings_for(preset, elements, structure, code=self, relax=relax, geometry=geometry)
+        settings = settings_for(
+            preset,
+            elements,
+            structure,
+            code=self,
+            relax=relax,
+            geometry=geometry,
+            magnetism=self._magnetism,
+        )
         return replace(settings, hubbard=hubbard_of(self._hubbard, elements))
 
     def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:

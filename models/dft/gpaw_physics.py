@@ -86,6 +86,10 @@ def convergence_errors() -> tuple[type[Exception], ...]:
     return (KohnShamConvergenceError,)
 
 
+def forget(calc: Any) -> None:
+    """Nothing: what GPAW holds, it holds in memory."""
+
+
 def properties(calc: Any, settings: Any) -> dict[str, Any]:
     """What else the density says, by the Materials Project's names."""
     found = {"n_kpoints": len(calc.get_ibz_k_points()), "efermi": float(calc.get_fermi_level())}

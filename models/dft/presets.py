@@ -6,14 +6,16 @@ What they are worth was measured: tests/benchmarks/dft-presets.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from materials.errors import DFTError
 from models.dft.contract import DFTCode, DFTSettings
+from models.dft.given_moments import given_order
+from models.dft.magnetic_orders import Magnetic, orders_of, supercell_of
 from models.dft.magnetism import magnetism_of
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ def settings_for(
     metal: bool | None = None,
     relax: bool | None = None,
     geometry: str = "",
+    magnetism: Magnetic = "auto",
 ) -> DFTSettings:
     """Settings for one crystal of a hull.
 
@@ -115,6 +118,7 @@ def settings_for(
         relax: Whether positions and cell are relaxed; None: as the preset has it. Relaxing raises the cut-off
             to 700 eV.
         geometry: Whose geometry it is (`DFTSettings.geometry`).
+        magnetism: Which magnetic orders are tried; an element's always are as "auto" has it, for it is a reference.
 
     Raises:
         DFTError: There is no such preset.
@@ -129,7 +133,8 @@ def settings_for(
     if relaxes:
         cutoff = max(cutoff, MIN_CUTOFF_TO_RELAX)
     is_metal = looks_metallic(symbols) if metal is None else metal
-    cell = symmetrised(structure)
+    spin = spin_of(structure, "auto" if len(symbols) == 1 else magnetism)
+    cell = cell_of(structure, spin.get("magnetic_orders", {}))
     kpoints, shift = mesh(cell, chosen.metal_density if is_metal else chosen.density)
     return DFTSettings(
         code=code.name,
@@ -143,7 +148,7 @@ def settings_for(
         convergence_energy_ev=chosen.convergence_energy_ev,
         convergence_density=chosen.convergence_density,
         max_scf_steps=120,
-        magnetic_moments=magnetism_of(cell).of_elements([site.specie.symbol for site in cell]),
+        **spin,
         mode="relax" if relaxes else "static",
         fmax=chosen.fmax,
         max_stress_gpa=chosen.max_stress_gpa,
@@ -159,10 +164,51 @@ def asked_before(settings: DFTSettings, structure: Structure) -> DFTSettings | N
         settings: From `settings_for`, or a code that has them from there.
         structure: The crystal, symmetrised or not.
     """
-    if settings.gap_edges != BOTH_MESHES:
+    if settings.gap_edges != BOTH_MESHES or settings.magnetic_orders:
         return None
     n = _divisions(symmetrised(structure), PRESETS[settings.preset].gap_divisions)
     return replace(settings, gap_kpoints=(n, n, n), gap_edges="")
+
+
+def spin_of(structure: Structure, wanted: Magnetic) -> dict[str, Any]:
+    """The fields of `DFTSettings` that say how a crystal is magnetised; those that stay empty are left out.
+
+    Args:
+        structure: The crystal; moments that it came with (site property `magmom`) are among the orders.
+        wanted: Which orders.
+    """
+    if wanted == "none":
+        return {}
+    cell = symmetrised(structure)
+    symbols = [site.specie.symbol for site in cell]
+    given, why = (None, "") if wanted == "ferromagnetic" else given_order(structure, cell, SYMPREC)
+    found = orders_of(cell, wanted=wanted, given=[given] if given else [], notes=[why] if why else [])
+    moments = magnetism_of(cell).of_elements(symbols)
+    spin: dict[str, Any] = {}
+    if found.tried:
+        tried = [[name, list(values)] for name, values in found.tried]
+        spin["magnetic_orders"] = {"supercell": [list(row) for row in found.supercell], "tried": tried}
+        repeated = [symbol for symbol in symbols for _ in range(len(found.tried[0][1]) // len(symbols))]
+        for _, values in found.tried:
+            for symbol, moment in sorted(zip(repeated, map(abs, values), strict=True)):
+                if moment > moments.get(symbol, 0.0):
+                    moments[symbol] = moment
+    if moments:
+        spin["magnetic_moments"] = dict(sorted(moments.items()))
+    if found.left_out:
+        spin["orders_left_out"] = found.left_out
+    return spin
+
+
+def cell_of(structure: Structure, magnetic_orders: Mapping[str, Any]) -> Structure:
+    """The cell that is computed: symmetrised and primitive, repeated where magnetic orders ask for it.
+
+    Args:
+        structure: The crystal.
+        magnetic_orders: Of its settings.
+    """
+    cell = symmetrised(structure)
+    return supercell_of(cell, magnetic_orders["supercell"]) if magnetic_orders else cell
 
 
 def looks_metallic(symbols: Iterable[str]) -> bool:

@@ -46,6 +46,8 @@ def calculation_from(result: DFTResult, material_id: str, method: str, settings:
     if result.band_gap is not None:
         properties["band_gap"] = result.band_gap
     properties |= {"preset": settings.preset, "mode": settings.mode, "kpoints": list(settings.kpoints)}
+    if settings.orders_left_out:
+        properties["orders_left_out"] = list(settings.orders_left_out)
     if result.attempts > 1:
         properties["scf_attempts"] = result.attempts
     return Calculation(

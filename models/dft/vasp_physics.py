@@ -24,7 +24,7 @@ from custodian.vasp.validators import VasprunXMLValidator
 from pymatgen.io.vasp.inputs import Incar
 from pymatgen.io.vasp.outputs import Vasprun
 
-from models.dft import course
+from models.dft import course, trials
 from models.dft.course import Died, Ended
 from models.dft.vasp_book import CHECKPOINT, POLL_S, Book
 from models.dft.vasp_output import energy_of, read_run
@@ -215,6 +215,7 @@ def result_of(settings: Any, repaired: list[dict[str, Any]], said: str, n_steps:
     result["attempts"] = 1 + len(repaired)
     if repaired:
         result["properties"]["custodian"] = repaired
+    result["properties"] |= trials.moments_of(result["numbers"], result["properties"], None, "ferromagnetic")
     return result
 
 

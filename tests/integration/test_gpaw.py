@@ -24,7 +24,7 @@ def _installed() -> None:
 
 
 def test_metals(tmp_path: Path) -> None:
-    settings = {"kpoints": (4, 4, 4), "cutoff_ev": 350.0}
+    settings = {"kpoints": (4, 4, 4), "cutoff_ev": 350.0, "magnetic_orders": {}}
     iron = Structure.from_spacegroup("Im-3m", Lattice.cubic(2.83), ["Fe"], [(0, 0, 0)])
     results = run(
         tmp_path,

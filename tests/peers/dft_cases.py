@@ -248,9 +248,11 @@ CASES = {
         stretched=Ask(structure=diamond("Si", 5.7), relax=True, settings={"max_stress_gpa": 0.3}),
         lattice_constant=(5.469, 0.02),  # PBE, https://doi.org/10.1103/PhysRevB.79.085104
         with_u=lambda: gpaw({"Ni": 6.0}),
-        oxide=Ask(structure=NICKEL_OXIDE, settings={"kpoints": (2, 2, 2), "cutoff_ev": 350.0}),
+        oxide=Ask(structure=NICKEL_OXIDE, settings={"magnetic_orders": {}, "kpoints": (2, 2, 2), "cutoff_ev": 350.0}),
         skewed=Ask(structure=skewed(), settings=SMOOTH),
-        magnet=Ask(structure=IRON_ALUMINIDE, settings={"kpoints": (4, 4, 4), "cutoff_ev": 350.0}),
+        magnet=Ask(
+            structure=IRON_ALUMINIDE, settings={"magnetic_orders": {}, "kpoints": (4, 4, 4), "cutoff_ev": 350.0}
+        ),
     ),
     "espresso": Case(
         open=espresso,
@@ -264,7 +266,7 @@ CASES = {
         lattice_constant=(5.40, 0.02),  # LDA, https://doi.org/10.1103/PhysRevB.79.085104
         with_u=lambda: espresso({"Ni": 6.0}),
         skewed=Ask(structure=skewed(), settings={**SMOOTH, "density_cutoff_ev": 2400.0}),
-        magnet=Ask(structure=fcc("Ni", 3.45), settings={"kpoints": (6, 6, 6)}),
+        magnet=Ask(structure=fcc("Ni", 3.45), settings={"magnetic_orders": {}, "kpoints": (6, 6, 6)}),
     ),
     # No VASP was at hand: this is the program of tests/peers/vasp.py, whose "physics" is a pair potential.
     "vasp": Case(

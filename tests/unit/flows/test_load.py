@@ -120,6 +120,16 @@ def test_vasps_fields_leave_other_campaigns_what_they_were(tmp_path: Path) -> No
         load(tmp_path, f"{GOOD}dft: {{code: vasp, functional: r2SCAN}}\n")
 
 
+def test_magnetism_is_asked_for_by_codes_that_have_it(tmp_path: Path) -> None:
+    assert "magnetism" not in load(tmp_path, GOOD).identity()["dft"]
+    asked = load(tmp_path, f"{GOOD}dft: {{magnetism: ferromagnetic}}\n")
+    assert asked.identity()["dft"]["magnetism"] == asked.dft.choice().magnetism == "ferromagnetic"
+    with pytest.raises(CampaignError, match=r"dft: magnetism: none is not for vasp.*leave the key out"):
+        load(tmp_path, f"{GOOD}dft: {{code: vasp, magnetism: none}}\n")
+    with pytest.raises(CampaignError, match=r"dft\.magnetism: 'spiral' is not one of auto, none, ferromagnetic"):
+        load(tmp_path, f"{GOOD}dft: {{magnetism: spiral}}\n")
+
+
 def test_counting_candidates_leaves_a_campaign_what_it_was(tmp_path: Path) -> None:
     assert not {"cost", "stop_cpu_hours_per_hit"} & load(tmp_path, GOOD).identity()["learning"].keys()
     by_time = load(tmp_path, f"{GOOD}learning: {{cost: time, stop_cpu_hours_per_hit: 2}}\n")

@@ -255,3 +255,14 @@ def test_the_last_digits_of_energies_decide_nothing(world, noise: float) -> None
 
     kinds = ("mlip_stability", "dft_stability")
     assert order(**{kind: {name: shaken(s) for name, s in known[kind].items()} for kind in kinds}) == order()
+
+
+def test_a_row_says_how_dft_found_it_magnetised() -> None:
+    known = evidence("oxide", "other")
+    magnetic = {"magnetic_order": "antiferromagnetic (½ ½ ½)", "total_magnetization_per_formula_unit": 0.0}
+    known["dft"]["oxide"] = replace(made.calculation("oxide", fidelity="dft"), properties=magnetic)
+    rows = {row.material_id: row for row in ranked(map(made.proposed, ("oxide", "other")), known)}
+    assert rows["oxide"].magnetic_order == "antiferromagnetic (½ ½ ½)"
+    assert rows["oxide"].total_magnetization_per_formula_unit == 0.0
+    assert rows["other"].magnetic_order is None
+    assert rows["other"].total_magnetization_per_formula_unit is None

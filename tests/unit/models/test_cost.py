@@ -199,3 +199,14 @@ def test_valence_is_that_of_usual_frozen_cores(symbol: str, electrons: int) -> N
     from pymatgen.core import Element
 
     assert valence(Element(symbol).Z) == electrons
+
+
+def test_spin_and_orders_cost_what_they_are() -> None:
+    oxide = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.17), ["Ni", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
+    costs = {
+        magnetism: relative_cost(oxide, settings_for("quick", [], oxide, code=Code(), magnetism=magnetism))
+        for magnetism in ("none", "ferromagnetic", "auto", "antiferromagnetic")
+    }
+    assert costs["ferromagnetic"] == pytest.approx(2 * costs["none"])
+    assert costs["auto"] == pytest.approx(1.5 * costs["antiferromagnetic"])  # three orders, or two
+    assert costs["auto"] > 3 * 4 * costs["ferromagnetic"]  # each in a cell of four times as many atoms

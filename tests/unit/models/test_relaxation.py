@@ -294,3 +294,12 @@ def test_oxidation_states_survive(potential: Potential) -> None:
     structure.add_oxidation_state_by_element({"Li": 1, "Zn": 2, "P": -3})
     (outcome,) = relaxed(potential, [structure])
     assert outcome.structure.species == structure.species
+
+
+def test_moments_that_a_structure_came_with_stay_at_their_sites(potential: Potential) -> None:
+    cell = crystals.shaken(crystals.half_heusler(), 1)
+    cell.add_site_property("magmom", [float(k) for k in range(len(cell))])
+    for symmetric in (False, True):
+        (outcome,) = relaxed(potential, [cell], max_steps=2, keep_symmetry=symmetric)
+        assert outcome.structure.site_properties["magmom"] == [float(k) for k in range(len(cell))]
+        assert [site.specie for site in outcome.structure] == [site.specie for site in cell]

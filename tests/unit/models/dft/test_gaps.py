@@ -56,7 +56,7 @@ class Honeycomb:
 
 def gap_on_meshes(structure: Structure, preset: str, model) -> float:
     """The gap of a model, two electrons a cell, on the meshes of a preset's settings."""
-    asked = settings_for(preset, ["C"], structure, code=Code(), relax=False)
+    asked = settings_for(preset, ["C"], structure, code=Code(), relax=False, magnetism="none")
     assert asked.gap_edges == BOTH_MESHES
     finer = k_points(asked.gap_kpoints, (False, False, False))
     return gap(2.0, None, model(k_points(asked.kpoints, asked.kpoint_shift)), lambda n_bands: model(finer))
