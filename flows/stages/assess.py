@@ -231,10 +231,15 @@ def _duplicates(
     for group in group_alike([str(outcomes[m].formula) for m in ids], crystals, check_stop=run.check_stop):
         left = sorted((ids[i] for i in group), key=order)
         while left:
-            kept, lowest = left[0], entries[left[0]].energy_per_atom - SAME_ENERGY
-            duplicates.update((m, kept) for m in left[1:] if entries[m].energy_per_atom >= lowest)
-            left = [m for m in left if entries[m].energy_per_atom < lowest]
+            kept, *others = left
+            left = [m for m in others if _is_below(entries[m], entries[kept])]
+            duplicates.update((m, kept) for m in others if m not in left)
     return duplicates
+
+
+def _is_below(other: HullEntry, kept: HullEntry) -> bool:
+    """Whether it is well below by the same method: a database's energy of a crystal may be off the potential's."""
+    return other.method == kept.method and other.energy_per_atom < kept.energy_per_atom - SAME_ENERGY
 
 
 def _judge(run: Run, entries: Mapping[str, HullEntry]) -> dict[str, Stability]:

@@ -315,3 +315,14 @@ def test_a_competing_phase_well_below_a_candidate_like_it_stays_in_the_hull(run:
     assert found.duplicates == {"cubic again": "cubic", "nearly": "cubic", "known too": "known"}
     assert found.stabilities["cubic"].energy_above_hull == pytest.approx(0.012)
     assert found.stabilities["known"].energy_above_hull == 0
+
+
+def test_a_databases_energy_of_a_candidates_own_crystal_is_no_rival(run: Run) -> None:
+    """However far below the potential's it is, and though the two were not one before the relaxation."""
+    with_database(run)
+    run.ledger.add_candidates(run.campaign_id, [made.candidate("mp", structure=SALT, role="competing")])
+    run.ledger.add_calculations([computed("mp", SALT, -3.9)])
+    found = assess_screened(run)
+    assert found.duplicates["mp"] == "second"
+    assert found.stabilities["second"].energy_above_hull == 0
+    assert found.references["second"].energy_per_atom == pytest.approx(-3.9)
