@@ -234,7 +234,11 @@ def _priors(
     calculations: Sequence[WrittenCalculation],
     change: Change | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """What the potential says, against the competing phases and never against other rows; NaN without its elements."""
+    """What the potential says, against the competing phases and never against other rows.
+
+    NaN where the phases lack an element of a row, and where its energy cannot be one.
+    """
+    from materials.absurd import absurd_energies
     from materials.hull import assess
 
     entries = [_entry(c, s) for c, s in zip(calculations, structures, strict=True)]
@@ -242,7 +246,8 @@ def _priors(
         entries = [change.entry(e, s.copy) for e, s in zip(entries, structures, strict=True)]
     named = [replace(entry, entry_id=f"row {i}") for i, entry in enumerate(entries)]
     elements = _elements(phases)
-    judged = [i for i, entry in enumerate(named) if entry.elements <= elements]
+    absurd = absurd_energies([*phases, *named])
+    judged = [i for i, entry in enumerate(named) if entry.elements <= elements and entry.entry_id not in absurd]
     energies = ("decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom")
     values = {name: np.full(len(named), np.nan) for name in energies}
     for i, stability in zip(judged, assess(phases, [named[i] for i in judged], fidelity="mlip"), strict=True):

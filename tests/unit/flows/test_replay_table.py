@@ -107,6 +107,15 @@ def test_a_table_tells_the_convention_of_its_answers(tmp_path: Path, column: lis
     assert (change is None) is not changes
 
 
+@pytest.mark.parametrize("energy", [-1e8, -400.0])
+def test_a_row_with_an_absurd_energy_has_none(energy: float) -> None:
+    structures = [salt(["Na", "Cl"]), salt(["Na", "Cl"], 4.9), salt(["K", "Cl"])]
+    rows = [screened(s, e) for s, e in zip(structures, [-6.5, energy, -6.0], strict=True)]
+    found = _priors(PHASES, structures, rows)
+    for name in (ENERGY, ABOVE, FORMATION):
+        assert np.isfinite(found[name]).tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("phases", [PHASES, []])
 def test_without_a_reference_for_its_elements_a_row_has_no_energy(phases: list[HullEntry]) -> None:
     structures = [salt(["Na", "Br"]), salt(["Na", "Cl"])]
