@@ -48,8 +48,9 @@ def replay(**options: Any) -> None:
     TABLE is CSV, JSON lines or Parquet (also .gz) with a column of structures and columns of answers, or the name of
     a finished campaign in the ledger. What the potential says of it is kept in the ledger. It helps to find the columns
     decomposition_energy_per_atom, energy_above_hull, formation_energy_per_atom and volume_per_atom, and a band_gap is
-    known not to lie below 0; any other is learned from its answers alone. A column level_of_theory tells which
-    corrections the answers have in; the potential's energies are taken with the same.
+    known not to lie below 0; any other is learned from its answers alone. Energies above the hull are learned from the
+    decomposition energies where there are both, and rows of one composition count against each other. A column
+    level_of_theory tells which corrections the answers have in; the potential's energies are taken with the same.
     """
     from flows import replay as replaying
     from flows import replay_report as report

@@ -138,7 +138,7 @@ def test_a_whole_campaign(code: DFTCode, tmp_path: Path) -> None:
     # indirect gap is 1.3 to 1.4 eV. Rocksalt appears under pressure only.
     assert best["formation_energy_per_atom"] == pytest.approx(-0.6, abs=0.1)
     assert best["band_gap"] == pytest.approx(1.4, abs=0.2)
-    assert other["decomposition_energy_per_atom"] > 0.1
+    assert other["energy_above_hull"] > 0.1 > best["energy_above_hull"]
     assert other["band_gap"] == 0.0
     # Run again, it computes nothing.
     assert "calculations" not in conftest.run(tmp_path, "run", str(campaign))

@@ -278,3 +278,44 @@ def test_covered_is_a_mean_over_picks_and_over_campaigns():
     assert covered([replace(one, held={}, covered={})]) == {}
     picked, rest = covered([one, nothing])["x"]
     assert rest == pytest.approx(0.5)
+
+
+ABOVE = "energy_above_hull"
+
+
+def polymorphs(target: str, seed: int = 0) -> Question:
+    """Forty compositions of six phases each, most of them stable against other compositions; one of six on the hull."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(40), 6)
+    matrix = np.hstack([rng.normal(size=(40, 3))[groups], rng.normal(size=(240, 2))])
+    energy = -0.15 + 0.1 * matrix[:, 0] + 0.08 * np.tanh(matrix[:, 3]) + 0.04 * matrix[:, 4]
+    lowest = np.array([energy[groups == group].min() for group in range(40)])[groups]
+    above = np.maximum(energy - np.minimum(lowest, 0.0), 0.0)
+    prior = energy + rng.normal(scale=0.05, size=240)
+    return Question(
+        features={"all": Features(matrix=matrix, widths=(3, 2))},
+        answers={ENERGY: energy, ABOVE: above},
+        priors={ENERGY: prior, ABOVE: np.maximum(prior, 0.0), "formation_energy_per_atom": prior - 1},
+        targets=(Target(property=target, goal="at_most", value=0.0),),
+        wanted=above == 0,
+        groups=groups,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_above_the_hull_is_asked_of_the_lowest_of_a_composition(seed: int) -> None:
+    """Wished as a decomposition energy, one polymorph is as good as another."""
+    found = {name: played(polymorphs(name, seed), "campaign", budget=60, seed=seed) for name in (ENERGY, ABOVE)}
+    hits = {name: recall(polymorphs(name, seed), p)[-1] * polymorphs(name, seed).n_wanted for name, p in found.items()}
+    assert hits[ABOVE] >= 1.4 * hits[ENERGY]
+    assert set(found[ABOVE].held) == {ENERGY}  # what is learned
+    by_potential = {name: played(polymorphs(name, seed), "hull", budget=60) for name in (ENERGY, ABOVE)}
+    assert sum(polymorphs(ABOVE, seed).wanted[by_potential[ABOVE].order]) > sum(
+        polymorphs(ABOVE, seed).wanted[by_potential[ENERGY].order]
+    )
+
+
+def test_without_decomposition_energies_the_table_s_own_are_learned() -> None:
+    made = polymorphs(ABOVE)
+    alone = replace(made, answers={ABOVE: made.answers[ABOVE]})
+    assert set(played(alone, "campaign").held) == {ABOVE}
