@@ -116,7 +116,9 @@ class Case:
     skewed: Ask
     magnet: Ask
     with_u: Callable[[], DFTCode] | None = None
-    oxide: Ask = field(default_factory=lambda: Ask(structure=NICKEL_OXIDE, settings={"kpoints": (2, 2, 2)}))
+    oxide: Ask = field(
+        default_factory=lambda: Ask(structure=NICKEL_OXIDE, settings={"magnetic_orders": {}, "kpoints": (2, 2, 2)})
+    )
 
 
 def run(folder: Path, code: DFTCode, asked: Mapping[str, Ask], **limits: float) -> dict[str, DFTResult]:
