@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from models.dft.radicals import Unit, unpaired_units
+from models.dft.radicals import Unit, is_isolated, unpaired_units
 
 if TYPE_CHECKING:
     from pymatgen.core import Element, Structure
@@ -40,7 +40,8 @@ class Magnetism:
 
     Attributes:
         moments: Of each site, μB, all parallel and in high spin; 0 where there is none.
-        centres: Sites that turn together, with the lattice translation of each: an ion, or the atoms of a radical.
+        centres: Sites that turn together, with the lattice translation of each: an ion, or the atoms of a radical; none
+            where single atoms are far apart.
     """
 
     moments: tuple[float, ...]
@@ -70,6 +71,8 @@ def magnetism_of(structure: Structure) -> Magnetism:
             centres.append(unit)
             for k, _ in unit:
                 moments[k] = round(unpaired / len(unit), 4)
+    if is_isolated(structure):  # atoms that do not meet have no order
+        centres = []
     return Magnetism(moments=tuple(moments), centres=tuple(centres))
 
 

@@ -40,9 +40,9 @@ def unpaired_units(structure: Structure) -> list[tuple[Unit, int]]:
         structure: Ordered crystal.
     """
     elements = {site.specie.symbol for site in structure}
-    if elements == {"O"} and not _isolated(structure):  # whatever form it has
+    if elements == {"O"} and not is_isolated(structure):  # whatever form it has
         return [(unit, len(unit)) for unit in molecules(structure)]
-    if len(elements) == 1 and _isolated(structure):
+    if is_isolated(structure):
         return [(((k, (0, 0, 0)),), n) for k in range(len(structure)) if (n := _of_atom(structure[k].specie.symbol))]
     if not elements & ELECTRONEGATIVE:
         return []
@@ -135,9 +135,12 @@ def _is_superoxide(structure: Structure, unit: Unit) -> bool:
     return bool(np.linalg.norm(structure.lattice.get_cartesian_coords(places[1] - places[0])) < SUPEROXIDE)
 
 
-def _isolated(structure: Structure) -> bool:
-    """Whether an element's atoms are all alone."""
+def is_isolated(structure: Structure) -> bool:
+    """Whether a crystal is an element whose atoms are all alone."""
     from ase.data import covalent_radii
+
+    if len({site.specie.Z for site in structure}) > 1:
+        return False
 
     reach = ALONE * 2 * float(max(covalent_radii[site.specie.Z] for site in structure))
     return len(structure.get_neighbor_list(reach)[0]) == 0

@@ -17,7 +17,17 @@ from flows.jobs import folder_of, job_for
 from materials.errors import CodeNotInstalled, DFTError
 from models.dft.contract import DFTCode, DFTResult, Limits, clean_environment
 from models.dft.record import calculation_from, level_of_theory, method_of
-from tests.peers.dft_cases import CASES, Ask, Case, nobody_works_in, run, symbols_of, working_in
+from tests.peers.dft_cases import (
+    BOTH_ORDERS,
+    CASES,
+    HYDROGEN,
+    Ask,
+    Case,
+    nobody_works_in,
+    run,
+    symbols_of,
+    working_in,
+)
 
 pytestmark = [pytest.mark.dft, pytest.mark.slow]
 
@@ -107,6 +117,26 @@ def test_moments_are_kept_in_the_order_of_the_sites(case: Case, code: DFTCode, t
     moments, total = magnet.properties["magmoms"], magnet.properties["total_magnetization"]
     assert total > 0.5
     assert moments == pytest.approx([total * site.specie.is_transition_metal for site in magnet.structure], abs=0.15)
+
+
+def test_the_lowest_magnetic_order_is_kept(case: Case, code: DFTCode, tmp_path: Path) -> None:
+    if code.name == "vasp":
+        pytest.skip("its input sets start ferromagnetic")
+    mesh = {"kpoints": (2, 2, 2), "kpoint_shift": (True, True, True), "gap_kpoints": (1, 1, 1)}
+    asked = Ask(structure=HYDROGEN, settings={"magnetic_orders": BOTH_ORDERS, "cutoff_ev": 300.0, **mesh})
+    found = run(tmp_path, code, {"hydrogen": asked})["hydrogen"]
+    assert found.status == "converged", found.message
+    assert found.properties["magnetic_order"] == "antiferromagnetic (½ ½ ½)"
+    assert found.properties["total_magnetization_per_formula_unit"] == pytest.approx(0.0, abs=0.01)
+    up, down = found.properties["magmoms"]
+    assert up == pytest.approx(-down, abs=0.01)
+    assert up > 0.2  # within GPAW's small sphere
+    assert found.band_gap is not None
+    assert found.band_gap > 1.0
+    antiparallel, parallel = found.properties["orders_tried"]
+    assert found.energy == pytest.approx(2 * antiparallel["energy_per_atom"])
+    assert 0.05 < parallel["energy_per_atom"] - antiparallel["energy_per_atom"] < 0.3
+    assert parallel["total_magnetization"] == pytest.approx(2.0, abs=0.01)
 
 
 def test_an_insulator_has_a_gap_and_a_metal_has_none(case: Case, ended: dict[str, DFTResult]) -> None:

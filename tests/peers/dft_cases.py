@@ -64,6 +64,12 @@ SMOOTH = {
 }
 # Ferromagnetic, which is cheaper than its ground state.
 NICKEL_OXIDE = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.17), ["Ni", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
+# Simple cubic hydrogen, each atom with its own electron: parallel, or antiparallel to all neighbours.
+HYDROGEN = Structure(Lattice.cubic(3.0), ["H"], [(0, 0, 0)])
+BOTH_ORDERS = {
+    "supercell": [[1, 1, 0], [1, 0, 1], [0, 1, 1]],
+    "tried": [["antiferromagnetic (½ ½ ½)", [1.0, -1.0]], ["ferromagnetic", [1.0, 1.0]]],
+}
 # Its bands touch at K, and nowhere else: silicene (https://doi.org/10.1103/PhysRevLett.102.236804), one layer in 8 Å.
 SILICENE = Structure.from_spacegroup("P-3m1", Lattice.hexagonal(3.86, 8.0), ["Si"], [(1 / 3, 2 / 3, 0.5275)])
 TOO_CLOSE = Structure(Lattice.cubic(5.0), ["Si", "Si"], [(0, 0, 0), (0.2, 0, 0)])

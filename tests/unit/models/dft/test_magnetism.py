@@ -97,6 +97,7 @@ def test_single_atoms_obey_hund(symbol: str) -> None:
     atom = magnetism_of(Structure(Lattice.cubic(14.0), [symbol], [(0, 0, 0)]))
     wanted = ground_state_magnetic_moments[atomic_numbers[symbol]]
     assert sum(atom.moments) == pytest.approx(wanted if symbol != "Fe" else 3.0)
+    assert atom.centres == ()
 
 
 def cubic_salt(cation: str, bond: float) -> Structure:
