@@ -24,6 +24,8 @@ from models.dft.presets import PRESETS, looks_metallic, mesh, settings_for, symm
 from models.dft.record import method_of
 
 TABLE = Path(__file__).with_name("dft-presets.md")
+# The heading of the section that tests/benchmarks/gap_meshes.py writes, the last of the page.
+GAP_MESHES = "## Gap, eV, by gap mesh"
 STRICT_DENSITY = 4.8
 STRICT_METAL_DENSITY = 7.2
 STRICT_CUTOFF = 1100.0
@@ -172,13 +174,19 @@ def report(results: Mapping[tuple[str, str], DFTResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(*, presets: str | None = None, gap_meshes: str | None = None) -> None:
+    """Write one part of the page, and leave the other as it is."""
+    first, heading, rest = TABLE.read_text().partition(GAP_MESHES)
+    TABLE.write_text(f"{(presets or first).rstrip()}\n\n{gap_meshes or heading + rest}".rstrip() + "\n")
+
+
 def main() -> None:
     """Compute, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("assay-runs/convergence"))
     parser.add_argument("--concurrent", type=int, default=2)
     arguments = parser.parse_args()
-    TABLE.write_text(report(compute(arguments.runs, arguments.concurrent)))
+    write(presets=report(compute(arguments.runs, arguments.concurrent)))
     print(TABLE)
 
 
