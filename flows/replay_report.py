@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 COLORS = ("#2b6cb0", "#a0aec0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#b7791f", "#0987a0")
 HEADINGS = (
-    "strategy", "at 50", "at 100", "95 % interval", "n50", "n80", "acceleration", "enhancement", "90 % cover", "CPU s",
+    "strategy", "hits", "at 50", "at 100", "95 % interval", "n50", "n80", "acceleration", "enhancement", "90 % cover",
+    "CPU s",
 )  # fmt: skip
 
 
@@ -29,6 +30,8 @@ class Line:
 
     Attributes:
         strategy: Its name.
+        hits: Found of what is wanted with the whole budget, on average over seeds.
+        hits_std: Standard deviation of that over seeds; None of a single seed.
         recall_at_50: Share of what is wanted that 50 answers found, or the budget where it is less; `recall_at_100`
             likewise.
         n50: Answers that half of it took; `n80` likewise for 80 %; None where a seed did not get there.
@@ -41,6 +44,8 @@ class Line:
     """
 
     strategy: str
+    hits: float
+    hits_std: float | None
     recall_at_50: float
     recall_at_100: float
     n50: float | None
@@ -72,8 +77,11 @@ def _line(replayed: Replayed, name: str) -> Line:
     reached = mean[share]
     # To draw k of K without looking takes k (n + 1) / (K + 1) of n on average.
     by_chance = np.ceil(share * wanted - 1e-12) * (n + 1) / (wanted + 1)
+    hits = curves[:, -1] * wanted
     return Line(
         strategy=name,
+        hits=round(float(np.mean(hits)), 2),
+        hits_std=round(float(np.std(hits, ddof=1)), 2) if len(hits) > 1 else None,
         recall_at_50=round(float(np.mean(_at(curves, 50))), 4),
         recall_at_100=round(float(np.mean(at_100)), 4),
         n50=None if mean[0.5] is None else round(mean[0.5], 1),
@@ -125,7 +133,8 @@ def as_text(replayed: Replayed) -> str:
     text = "\n".join([written[0], rule, *written[1:]])
     notes = [
         f"{replayed.asked}.",
-        "at 50, at 100: share of what is wanted found with so many answers, or with the budget where that is less;"
+        "hits: found with the whole budget, ± standard deviation over seeds; at 50, at 100: share of what is wanted"
+        " found with so many answers, or with the budget where that is less;"
         " n50, n80: answers until 50, 80 % are found; acceleration (to 80 %, else to 50 %), enhancement (after 100):"
         " against chance; cover: of the picked / of all that are not.",
     ]
@@ -138,6 +147,7 @@ def _row(line: Line) -> Sequence[str]:
     cover = ", ".join(f"{_share(picked)}/{_share(rest)}" for picked, rest in line.covered.values())
     return (
         line.strategy,
+        f"{line.hits:.1f}" + ("" if line.hits_std is None else f" ± {line.hits_std:.1f}"),
         f"{line.recall_at_50:.2f}",
         f"{line.recall_at_100:.2f}",
         "–" if line.interval_low is None else f"{line.interval_low:.2f} to {line.interval_high:.2f}",

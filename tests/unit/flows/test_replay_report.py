@@ -64,6 +64,7 @@ def test_the_numbers_of_a_strategy() -> None:
     found = line(QUICK)
     assert found.strategy == "quick"
     assert found.seeds == 2
+    assert (found.hits, found.hits_std) == (10.0, 0.0)
     assert found.recall_at_50 == pytest.approx((0.8 + 0.5) / 2)
     assert found.recall_at_100 == pytest.approx((0.9 + 1.0) / 2)
     assert found.n50 == pytest.approx((5 + 50) / 2)
@@ -73,6 +74,13 @@ def test_the_numbers_of_a_strategy() -> None:
     assert found.acceleration == pytest.approx(8 * 401 / 11 / 30.5, abs=0.006)
     assert found.enhancement == pytest.approx(0.95 / 0.25)
     assert found.covered == {}
+
+
+def test_hits_are_counted_with_the_whole_budget_over_seeds() -> None:
+    found = line([played(range(1, count + 1), budget=12) for count in (2, 4, 6)])
+    assert (found.hits, found.hits_std) == (4.0, 2.0)
+    assert " 4.0 ± 2.0 |" in as_text(replayed(random=[played(range(1, n + 1), budget=12) for n in (2, 4, 6)]))
+    assert line([played([1, 2, 3])]).hits_std is None
 
 
 def test_chance_is_as_quick_as_it_says() -> None:
@@ -191,11 +199,11 @@ def test_text_is_a_table_with_notes() -> None:
     assert len({len(row) for row in (head, rule, *table)}) == 1
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
     assert cells[0] == [
-        "campaign", "0.65", "0.95", "0.31 to 1.00", "28", "30", "9.6", "3.8", "0.75/0.88", "1.5",
+        "campaign", "10.0 ± 0.0", "0.65", "0.95", "0.31 to 1.00", "28", "30", "9.6", "3.8", "0.75/0.88", "1.5",
     ]  # fmt: skip
-    assert cells[1][4:7] == ["–", "–", "–"]
-    assert cells[1][8] == "–/–"
-    assert cells[2][8] == "–"
+    assert cells[1][5:8] == ["–", "–", "–"]
+    assert cells[1][9] == "–/–"
+    assert cells[2][9] == "–"
     notes = "\n".join(rows[len(table) :])
     assert "hull: not played, the potential has no say in what is wished for." in notes
     for name in ("campaign", "composition", "random"):

