@@ -20,7 +20,7 @@ from models.dft.contract import DFTCode, Limits, clean_environment
 from models.dft.espresso import Espresso
 from models.dft.espresso_physics import PwCalculator
 from tests.integration import conftest
-from tests.peers.dft_cases import SILICON, Ask, diamond, espresso, fcc, nobody_works_in, run, working_in
+from tests.peers.dft_cases import NICKEL_OXIDE, SILICON, Ask, diamond, espresso, fcc, nobody_works_in, run, working_in
 
 pytestmark = [pytest.mark.dft, pytest.mark.slow]
 
@@ -63,6 +63,22 @@ def test_forces_are_what_the_energy_says(code: DFTCode, tmp_path: Path, monkeypa
         energies.append(atoms.get_potential_energy())
     assert abs(force) > 0.3
     assert force == pytest.approx(-(energies[1] - energies[0]) / 0.04, abs=0.005)
+
+
+def test_forces_with_u_are_what_the_energy_says(code: DFTCode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mesh = {"kpoints": (2, 2, 2), "magnetic_orders": {}}
+    atoms = calculated(espresso({"Ni": 6.0}), NICKEL_OXIDE, **mesh)
+    atoms.set_initial_magnetic_moments([2.0 if symbol == "Ni" else 0.0 for symbol in atoms.symbols])
+    oxygen = list(atoms.symbols).index("O")
+    atoms.positions[oxygen] += (0.12, 0.05, 0)
+    force, here, energies = atoms.get_forces()[oxygen, 0], atoms.positions.copy(), []
+    for step in (-0.02, 0.02):
+        atoms.positions = here
+        atoms.positions[oxygen, 0] += step
+        energies.append(atoms.get_potential_energy())
+    assert abs(force) > 0.3
+    assert force == pytest.approx(-(energies[1] - energies[0]) / 0.04, abs=0.01)
 
 
 def test_the_stress_is_what_the_energy_says(code: DFTCode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
