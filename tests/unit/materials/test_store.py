@@ -439,7 +439,7 @@ def test_a_newer_ledger_is_refused_and_left_untouched(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE surprise (x)")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(LedgerTooNew, match="schema version 4; this Assay knows 3") as caught:
+    with pytest.raises(LedgerTooNew, match="schema version 5; this Assay knows 4") as caught:
         Ledger.open(str(path))
     assert caught.value.exit_code == 2
     assert path.read_bytes() == before
