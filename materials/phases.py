@@ -52,7 +52,10 @@ def fractions_of(entries: Sequence[HullEntry], elements: Sequence[str]) -> np.nd
 
 def of_composition(fractions: np.ndarray, point: np.ndarray) -> np.ndarray:
     """Tell which rows `(n,)` of atomic fractions `(n, n_elements)` have the composition `point`."""
-    return np.abs(fractions - point).max(axis=1) <= SAME_COMPOSITION
+    found = np.ones(len(fractions), dtype=bool)
+    for column, share in zip(fractions.T, point, strict=True):  # a reduction over so few columns takes thrice as long
+        found &= np.abs(column - share) <= SAME_COMPOSITION
+    return found
 
 
 def check(entries: Sequence[HullEntry]) -> None:
