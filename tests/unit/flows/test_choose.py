@@ -296,10 +296,13 @@ def test_energies_with_and_without_corrections_for_anions_are_kept_apart(run: Ru
     assert set(earlier.kinds) == {0}
     assert earlier.answers[ENERGY] == pytest.approx(earlier.priors[ENERGY] + 0.4, abs=1e-3)
     raw = replace(run, campaign=run.campaign.model_copy(update={"dft": DFT(budget=12, anion_corrections=False)}))
-    earlier = gather_pool(raw, screened).earlier
-    assert earlier is not None
-    assert set(earlier.kinds) == {0}
-    assert earlier.answers[ENERGY] == pytest.approx(earlier.priors[ENERGY] + 0.5, abs=1e-3)
+    pool = gather_pool(raw, screened)
+    assert pool.earlier is not None
+    assert set(pool.earlier.kinds) == {0}
+    # The prior is raw as well, so what the answers were made of is the potential's own.
+    own = [screened.stabilities[pool.material_ids[row]].decomposition_energy_per_atom for row in pool.earlier.rows]
+    assert pool.earlier.answers[ENERGY] == pytest.approx(np.array(own) + 0.5, abs=1e-3)
+    assert pool.earlier.priors[ENERGY].tolist() == pool.priors[ENERGY][pool.earlier.rows].tolist()
 
 
 def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(
