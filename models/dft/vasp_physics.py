@@ -54,7 +54,7 @@ MEMORY = re.compile(
 )
 
 
-class Errors(known.VaspErrorHandler):  # type: ignore[misc]
+class Errors(known.VaspErrorHandler):
     """What VASP says of errors, but for a warning that it outlives and custodian cannot cure: a run that converges in
     spite of it is well, and one that does not is seen by other handlers."""
 
