@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from models.dft import trials
-
 GPA = 0.006241509125883258  # eV/Å³
 # Two atoms nearer than this share of their covalent radii: a code would compute it, and the number would mean nothing.
 TOO_CLOSE = 0.55
@@ -66,10 +64,11 @@ def rank() -> int:
     return 0
 
 
-def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
-    """Run the calculation that the task describes, and return what `result.json` will hold.
+def evaluate(atoms: Any, task: Any, started: float, physics: Any) -> dict[str, Any]:
+    """Relax the atoms if the task asks for it, and return what `result.json` will hold.
 
     Args:
+        atoms: With the moments to start from.
         task: The content of `task.json`.
         started: When it began, the time of earlier attempts taken off.
         physics: The module of the code. `ground_state(atoms, task)` converges the density, gives the atoms a
@@ -78,23 +77,6 @@ def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
             `magmoms` of the sites; `forget(calc)` clears away what is no longer needed of it; `LOG` is where the code
             writes, and `convergence_errors()` are what its calculator raises if it does not climb by itself.
     """
-    from ase import Atoms
-
-    settings = task["settings"]
-    atoms = Atoms(numbers=task["numbers"], scaled_positions=task["scaled_positions"], cell=task["cell"], pbc=True)
-    check_geometry(atoms)
-    if settings.get("magnetic_orders"):
-        return trials.lowest(atoms, task, started, physics)
-    moments = [settings["magnetic_moments"].get(symbol, 0.0) for symbol in atoms.symbols]
-    if any(moments):
-        atoms.set_initial_magnetic_moments(moments)
-    result = evaluate(atoms, task, started, physics)
-    result["properties"] |= trials.moments_of(result["numbers"], result["properties"], moments, "ferromagnetic")
-    return result
-
-
-def evaluate(atoms: Any, task: Any, started: float, physics: Any) -> dict[str, Any]:
-    """Relax the atoms if the task asks for it, and return what `result.json` will hold; arguments as in `compute`."""
     settings = task["settings"]
     energies: list[float] = []
     n_steps, converged = 0, True
@@ -227,12 +209,6 @@ def forget_rungs() -> None:
     """Let all rungs be climbed again."""
     with contextlib.suppress(FileNotFoundError):
         os.remove("rungs.json")
-
-
-def time_used() -> float:
-    """Seconds that earlier attempts took, as far as they are written down."""
-    files = [name for name in ("checkpoint.json", trials.FILE) if os.path.exists(name)]
-    return max((float(read(name).get("wall_time_s", 0.0)) for name in files), default=0.0)
 
 
 def leave(rung: str, log: str) -> list[str]:

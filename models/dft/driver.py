@@ -3,7 +3,7 @@
     python -P driver.py CODE FOLDER [the words that start MPI's ranks, for a code that is a program of its own]
 
 A script for whichever Python has the code: it needs nothing of ours installed. This is the process (lock, limits,
-signals), course.py what every calculation goes through, and CODE_physics.py what the code is asked.
+signals), trials.py and course.py what every calculation goes through, and CODE_physics.py what the code is asked.
 
 The exit code says how it ended, and so does the status in `result.json`, which is written at once and last:
 
@@ -39,6 +39,7 @@ for _name, _folder in (("models", os.path.dirname(_here)), ("models.dft", _here)
     _package.__path__ = [_folder]
     sys.modules.setdefault(_name, _package)
 course: Any = importlib.import_module("models.dft.course")
+trials: Any = importlib.import_module("models.dft.trials")
 
 EXIT_CODES = {
     "converged": 0,
@@ -65,7 +66,7 @@ def main(code: str, folder: str, *launcher: str) -> int:
     signal.signal(signal.SIGTERM, stop)
     task = {**course.read("task.json"), "launcher": launcher}
     started = time.time()
-    used = course.time_used()
+    used = trials.time_used()
     set_limits(task, rank, started - used)
     try:
         result = compute(code, task, started - used)
@@ -95,7 +96,7 @@ def compute(code: str, task: Any, started: float) -> dict[str, Any]:
     """Send the calculation through its course, or through the code's own if it has one."""
     physics = importlib.import_module(f"models.dft.{code}_physics")
     result: dict[str, Any] = (
-        physics.compute(task, started) if hasattr(physics, "compute") else course.compute(task, started, physics)
+        physics.compute(task, started) if hasattr(physics, "compute") else trials.compute(task, started, physics)
     )
     return result
 

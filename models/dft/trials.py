@@ -19,6 +19,29 @@ TINY = 0.05  # μB: a site with less has no moment
 SAME = 1e-5  # eV/atom: an order must be lower than another by more, to be kept
 
 
+def compute(task: Any, started: float, physics: Any) -> dict[str, Any]:
+    """Run the calculation that the task describes, in each of its magnetic orders, and return what `result.json` holds.
+
+    Args:
+        task: The content of `task.json`.
+        started: When it began, the time of earlier attempts taken off.
+        physics: The module of the code, as `course.evaluate` has it.
+    """
+    from ase import Atoms
+
+    settings = task["settings"]
+    atoms = Atoms(numbers=task["numbers"], scaled_positions=task["scaled_positions"], cell=task["cell"], pbc=True)
+    course.check_geometry(atoms)
+    if settings.get("magnetic_orders"):
+        return lowest(atoms, task, started, physics)
+    moments = [settings["magnetic_moments"].get(symbol, 0.0) for symbol in atoms.symbols]
+    if any(moments):
+        atoms.set_initial_magnetic_moments(moments)
+    result = course.evaluate(atoms, task, started, physics)
+    result["properties"] |= moments_of(result["numbers"], result["properties"], moments, "ferromagnetic")
+    return result
+
+
 def lowest(atoms: Any, task: Any, started: float, physics: Any) -> dict[str, Any]:
     """Try the orders that the task asks for, and return the result of the lowest.
 
@@ -29,7 +52,7 @@ def lowest(atoms: Any, task: Any, started: float, physics: Any) -> dict[str, Any
         atoms: The supercell.
         task: The content of `task.json`.
         started: When the calculation began, the time of earlier attempts taken off.
-        physics: As `course.compute` has it.
+        physics: As `course.evaluate` has it.
 
     Raises:
         course.Ended: None of them converged.
@@ -78,6 +101,12 @@ def lowest(atoms: Any, task: Any, started: float, physics: Any) -> dict[str, Any
         "orders_tried": kept["tried"],
     }
     return dict(result)
+
+
+def time_used() -> float:
+    """Seconds that earlier attempts took, as far as they are written down."""
+    files = [name for name in ("checkpoint.json", FILE) if os.path.exists(name)]
+    return max((float(course.read(name).get("wall_time_s", 0.0)) for name in files), default=0.0)
 
 
 def is_lower(trial: Any, lowest: Any, tried: Any) -> bool:

@@ -95,7 +95,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_lowest_is_kept_and_its_gap_alone_is_asked_for() -> None:
     physics = Physics()
-    result = course.compute(task(), 0.0, physics)
+    result = trials.compute(task(), 0.0, physics)
     found = result["properties"]
     assert found["magnetic_order"] == "antiferromagnetic (½ ½ ½)"
     assert found["total_magnetization_per_formula_unit"] == pytest.approx(0)
@@ -114,19 +114,19 @@ def test_the_lowest_is_kept_and_its_gap_alone_is_asked_for() -> None:
 @pytest.mark.parametrize("at", [1, 2])
 def test_what_was_tried_is_not_tried_again(at: int) -> None:
     with pytest.raises(KeyboardInterrupt):
-        course.compute(task(), 0.0, Physics(killed_at=at))
+        trials.compute(task(), 0.0, Physics(killed_at=at))
     physics = Physics()
-    result = course.compute(task(), 0.0, physics)
+    result = trials.compute(task(), 0.0, physics)
     assert len(physics.scf) == 3 - at
     assert not physics.gaps
-    assert result == course.compute(task(), 0.0, Physics())
+    assert result == trials.compute(task(), 0.0, Physics())
     assert result["properties"]["magnetic_order"] == "antiferromagnetic (½ ½ ½)"
-    assert course.time_used() > 0
+    assert trials.time_used() > 0
 
 
 def test_an_order_that_does_not_converge_is_noted_and_the_others_go_on() -> None:
     physics = Physics(failing=("antiferromagnetic (½ ½ ½)",))
-    result = course.compute(task(), 0.0, physics)
+    result = trials.compute(task(), 0.0, physics)
     assert result["properties"]["magnetic_order"] in ("antiferromagnetic (0 0 1)", "ferromagnetic")
     noted = result["properties"]["orders_tried"][0]
     assert noted["energy_per_atom"] is None
@@ -135,19 +135,19 @@ def test_an_order_that_does_not_converge_is_noted_and_the_others_go_on() -> None
     everything = tuple(name for name, _ in task()["settings"]["magnetic_orders"]["tried"])
     Path("orders.json").unlink()
     with pytest.raises(course.Ended) as ended:
-        course.compute(task(), 0.0, Physics(failing=everything))
+        trials.compute(task(), 0.0, Physics(failing=everything))
     assert ended.value.status == "scf_not_converged"
 
 
 def test_moments_that_vanish_are_a_result() -> None:
-    result = course.compute(task(), 0.0, Physics(vanish=True))
+    result = trials.compute(task(), 0.0, Physics(vanish=True))
     assert result["properties"]["magnetic_order"] == "none"
     assert result["properties"]["total_magnetization_per_formula_unit"] == 0.0
 
 
 def test_a_relaxation_relaxes_the_lowest() -> None:
     physics = Physics()
-    result = course.compute(task("relax"), 0.0, physics)
+    result = trials.compute(task("relax"), 0.0, physics)
     assert result["properties"]["magnetic_order"] == "antiferromagnetic (½ ½ ½)"
     assert len(physics.gaps) == 1
     assert physics.scf[:3] == [name for name, _ in task()["settings"]["magnetic_orders"]["tried"]]
