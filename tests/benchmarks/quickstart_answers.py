@@ -5,8 +5,8 @@
 
 `compute` asks for the candidates within 0.05 eV/atom of the potential's hull, one composition after the other in a
 seeded random order, so that each has all of its rivals, and each with its competing phases as the campaign would
-compute them; those with lithium and without nitrogen, the cheapest quarter, come first, then the other ones, then the
-rest of the pool. The same command goes on where it was ended. `export` writes two tables beside this file:
+compute them, then for the rest of the pool. The same command goes on where it was ended: whatever there is, is a fair
+sample. `export` writes two tables beside this file:
 
 - `quickstart-answers.csv.gz`: one row a candidate: its structure (relaxed by the potential, as DFT took it), what the
   potential and DFT give for it, DFT's level of theory, seconds; what `assay replay` takes.
@@ -47,7 +47,6 @@ ANSWERS = Path(__file__).with_name("quickstart-answers.csv.gz")
 ENERGIES = Path(__file__).with_name("quickstart-energies.csv.gz")
 NEAR = 0.05  # eV/atom above the potential's hull: those come first
 BATCH = 12  # candidates between two looks at what has come
-FIRST, LATER = frozenset({"Li"}), frozenset({"N"})  # elements of what comes first, and what it must not hold
 SEED = 0
 
 
@@ -69,15 +68,13 @@ def screened(options: argparse.Namespace) -> Iterator[tuple[Run, Screened, list[
 
 
 def _order(run: Run, found: Screened) -> list[str]:
-    """Order compositions at random, each complete: near the hull first, and lithium's without nitrogen before all."""
+    """Order compositions at random, each complete, those near the hull first."""
     formula = {m: str(found.outcomes[m].formula) for m in gather_pool(run, found).material_ids}
     place = {name: i for i, name in enumerate(np.random.default_rng(SEED).permutation(sorted(set(formula.values()))))}
 
-    def order(material_id: str) -> tuple[bool, bool, int, str]:
+    def order(material_id: str) -> tuple[bool, int, str]:
         far = round(found.stabilities[material_id].energy_above_hull, 4) > NEAR
-        # The cheapest quarter first: a part that is complete is worth more than a sample with holes.
-        cheap = found.elements(material_id) >= FIRST and not LATER & found.elements(material_id)
-        return far, not cheap, place[formula[material_id]], material_id
+        return far, place[formula[material_id]], material_id
 
     return sorted(formula, key=order)
 
