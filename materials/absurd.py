@@ -15,7 +15,8 @@ ABSURD = 20.0
 # eV/atom, in size: more than all electrons of the heaviest atoms have, so no total energy of anything.
 NO_ENERGY = 2e6
 
-_REWEIGHTINGS = 60
+_REWEIGHTINGS = (20, 5_000)  # at least, and at most: a contest of two nearly equal weights is decided slowly
+_SETTLED = 1e-3  # eV/atom by which the fit moves, no more
 _DOUBT = 0.9  # of a phase's weight: less than a pure phase has, more than a compound adds to it
 
 
@@ -56,14 +57,18 @@ def _deviations(entries: Sequence[HullEntry], energies: np.ndarray) -> np.ndarra
     fractions, middle = fractions_of(entries, elements), float(np.median(energies))
     off = energies - middle
     # Of an element and its only compound either could be wrong. Where most energies are alike, what is near them is
-    # right; a total energy with core electrons in says nothing of another element's.
+    # right; a total energy with core electrons in says nothing of another element's, nor anything of an element that
+    # has no phase of its own.
+    pure = np.eye(len(elements))[(fractions > 1 - 1e-9).any(axis=0)]
     doubt = _DOUBT if np.median(np.abs(off)) <= ABSURD else 0.0
-    rows = np.vstack([fractions, np.eye(len(elements))])
-    wanted = np.append(energies, np.full(len(elements), middle))
-    trust = np.append(np.ones(len(entries)), np.full(len(elements), doubt))
-    off = wanted - middle
-    for _ in range(_REWEIGHTINGS):
+    rows = np.vstack([fractions, pure])
+    wanted = np.append(energies, np.full(len(pure), middle))
+    trust = np.append(np.ones(len(entries)), np.full(len(pure), doubt))
+    off, (least, most) = wanted - middle, _REWEIGHTINGS
+    for step in range(most):
         weighted = rows * (trust / np.maximum(np.abs(off), 1.0))[:, None]
         shares = np.linalg.lstsq(weighted.T @ rows, weighted.T @ wanted, rcond=1e-12)[0]
-        off = wanted - rows @ shares
+        before, off = off, wanted - rows @ shares
+        if step >= least and np.abs(off - before).max() < _SETTLED:
+            break
     return off[: len(entries)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,11 @@ import numpy as np
 
 from flows.context import Run
 from flows.stages.assess import hull_level
-from flows.stages.prior import change_to_dft, changed_stabilities
+from flows.stages.prior import change_to_dft, changed_entries, changed_stabilities
+from flows.stages.unsound import take_out_unsound
 from materials.conventions import Change
 from materials.corrections import anion_corrected_level, is_raw_pbe
+from materials.errors import MissingTerminals
 from materials.records import Calculation, Stability, WrittenCalculation
 from materials.targets import DIGITS
 from models.dft.contract import DFTSettings
@@ -129,9 +132,11 @@ def _by_potential(
         return hull
     level = run.potential_identity.level_of_theory
     known = run.ledger.best_calculations(campaign_id, fidelity="dft", level_of_theory=level)
-    phases = {m: by_mlip.get(m) or known.get(m) for m in hull}
-    found = [calculation_id for calculation_id in phases.values() if calculation_id]
-    return changed_stabilities(run.ledger, change, found, [m for m in material_ids if phases.get(m)])
+    phases = [calculation_id for m in hull if (calculation_id := by_mlip.get(m) or known.get(m))]
+    entries = {entry.entry_id: entry for entry in changed_entries(run.ledger, change, phases)}
+    with suppress(MissingTerminals):  # an older ledger may have lost an element: then there is nothing to start from
+        take_out_unsound(entries)
+    return changed_stabilities(entries, [m for m in material_ids if m in entries])
 
 
 def _said(answer: _Answer, name: str) -> float:

@@ -38,7 +38,8 @@ def prior_stabilities(run: Run, screened: Screened, material_ids: Sequence[str])
     if change is None or not any(change.touches(system.split("-")) for system in _systems(screened)):
         return screened.stabilities
     asked = [screened.phase(m).calculation_id for m in screened.stabilities]
-    return changed_stabilities(run.ledger, change, asked, material_ids)
+    entries = {entry.entry_id: entry for entry in changed_entries(run.ledger, change, asked)}
+    return changed_stabilities(entries, material_ids)
 
 
 def own_settings(run: Run, screened: Screened, material_id: str) -> DFTSettings:
@@ -52,13 +53,12 @@ def change_to_dft(run: Run, own: DFTSettings) -> Change | None:
     return change_between(run.potential_identity.level_of_theory, hull_level(run, level_of_theory(own)))
 
 
-def changed_stabilities(
-    ledger: Ledger, change: Change, calculation_ids: Iterable[str], material_ids: Sequence[str]
-) -> dict[str, Stability]:
-    """Change the convention of the potential's phases, and find where some of them stand on their hull."""
+def changed_stabilities(entries: Mapping[str, HullEntry], material_ids: Sequence[str]) -> dict[str, Stability]:
+    """Find where some of the potential's phases, in another convention, stand on their hull."""
     from materials.hull import assess
 
-    entries = {entry.entry_id: entry for entry in changed_entries(ledger, change, calculation_ids)}
+    if not material_ids:
+        return {}
     judged = assess(list(entries.values()), [entries[m] for m in material_ids], fidelity="mlip")
     return {stability.material_id: stability for stability in judged}
 

@@ -47,14 +47,43 @@ def test_an_absurd_energy_is_found_whatever_energies_count_from(spread: float, o
 
 
 def test_an_elements_phase_is_doubted_before_its_only_compound() -> None:
-    def phase(name: str, amounts: dict[str, float], per_atom: float) -> HullEntry:
-        return HullEntry(
-            entry_id=name, amounts=amounts, energy=per_atom * sum(amounts.values()), level_of_theory="x", method="y"
-        )
-
     others = [phase("Cl", {"Cl": 1}, -1.8), phase("K", {"K": 1}, -1.0), phase("KCl", {"K": 1, "Cl": 1}, -3.3)]
     salt = phase("NaCl", {"Na": 1, "Cl": 1}, -3.4)
     assert absurd_energies([*others, salt, phase("Na", {"Na": 1}, -500.0)]).keys() == {"Na"}
     assert absurd_energies([*others, replace(salt, energy=-1000.0), phase("Na", {"Na": 1}, -1.3)]).keys() == {"NaCl"}
     assert absurd_energies([]) == {}
     assert absurd_energies([phase("Na", {"Na": 1}, -1e6)]) == {}  # all electrons may count
+
+
+def phase(name: str, amounts: dict[str, float], per_atom: float) -> HullEntry:
+    return HullEntry(
+        entry_id=name, amounts=amounts, energy=per_atom * sum(amounts.values()), level_of_theory="x", method="y"
+    )
+
+
+# eV/atom of pseudopotential codes, whose cores differ: sane energies of which each looks odd beside the others.
+TOTALS = {"H": -15.9, "Li": -203.0, "C": -155.0, "O": -440.0, "Mg": -445.0, "Cl": -450.0, "Ca": -1020.0, "Fe": -3400.0}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_sane_total_energies_with_core_electrons_are_let_in(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    symbols = [str(symbol) for symbol in rng.choice(sorted(TOTALS), size=rng.integers(2, 4), replace=False)]
+    entries = [phase(symbol, {symbol: 1.0}, TOTALS[symbol]) for symbol in symbols]
+    for i in range(rng.integers(0, 4)):
+        amounts = {symbol: float(rng.integers(1, 5)) for symbol in symbols[: rng.integers(2, len(symbols) + 1)]}
+        mixed = sum(n * TOTALS[symbol] for symbol, n in amounts.items()) / sum(amounts.values())
+        formation = rng.uniform(-1.5, 1.5, size=rng.integers(1, 7))  # eV/atom, of each polymorph
+        entries += [phase(f"{i}-{j}", amounts, mixed + energy) for j, energy in enumerate(formation)]
+    assert absurd_energies(entries) == {}
+
+
+def test_many_polymorphs_of_one_formula_do_not_outvote_an_element() -> None:
+    mixed = (-203 - 6 * 15.9) / 7
+    several = [phase(f"LiH6-{i}", {"Li": 1.0, "H": 6.0}, mixed - 0.1 + 0.01 * i) for i in range(3)]
+    assert absurd_energies([phase("Li", {"Li": 1.0}, -203.0), phase("H2", {"H": 2.0}, -15.9), *several]) == {}
+
+
+def test_nothing_is_said_of_an_element_without_a_phase_of_its_own() -> None:
+    silicon = [phase(f"Si-{i}", {"Si": 1.0}, -160.0 + 0.01 * i) for i in range(6)]
+    assert absurd_energies([*silicon, phase("SiGe", {"Si": 1.0, "Ge": 1.0}, -2080.0)]) == {}

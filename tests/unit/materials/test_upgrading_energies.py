@@ -194,5 +194,6 @@ def test_what_relaxed_into_another_is_of_no_hull(old: Path) -> None:
     upgrading.upgrade(str(old))
     with Ledger.open(str(old)) as ledger:
         found = ledger.stabilities("q-1", "mlip")
+    assert "b" not in found
     assert found["a"].decomposition_energy_per_atom == pytest.approx(as_it_is("a"), abs=1e-6)
     assert found["c"].decomposition_energy_per_atom == pytest.approx(as_it_is("c"), abs=1e-6)
