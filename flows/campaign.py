@@ -208,7 +208,7 @@ class DFT(Section):
     def _hubbard_means_something(cls, value: Any) -> Any:
         if value in ("none", "materials_project"):
             return value
-        if not isinstance(value, dict) or not value or not all(isinstance(u, int | float) for u in value.values()):
+        if not isinstance(value, dict) or not value or {type(u) for u in value.values()} - {int, float}:
             raise ValueError("takes none, materials_project, or U (eV) by element, such as {Mn: 3.9}")
         try:
             check_hubbard(value)

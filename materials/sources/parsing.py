@@ -187,8 +187,10 @@ def _moment(said: Any) -> float | list[float]:
         said = said.get("data") if isinstance(said, Mapping) else said
     elif hasattr(said, "saxis"):
         said = said.get_moment()  # along the axes of the cell's frame
+    if said is None or (isinstance(said, float) and math.isnan(said)):  # as tables write what is not known
+        said = 0.0
     try:
-        found = np.asarray(0.0 if said is None else said, dtype=float)
+        found = np.asarray(said, dtype=float)
     except (TypeError, ValueError):
         found = np.full(2, np.nan)
     if found.shape not in ((), (3,)) or not np.isfinite(found).all():

@@ -10,12 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from materials.sanity import oxidation_states as known_states
 from models.dft.radicals import Unit, is_isolated, unpaired_units
 
 if TYPE_CHECKING:
-    from pymatgen.core import Element, Structure
+    from pymatgen.core import Composition, Element, Structure
 
 # Moments to start from, μB, of metals where no oxidation state tells: elements, intermetallics, pnictides, silicides.
 METALLIC_MOMENTS = {"V": 1.5, "Cr": 3.0, "Mn": 4.0, "Fe": 3.0, "Co": 2.0, "Ni": 1.2} | {
@@ -32,6 +34,7 @@ SALT_FORMERS = frozenset(["H", "C", "N", "O", "F", "S", "Cl", "Se", "Br", "I"])
 HOLE_MAKERS = frozenset(["O", "F", "S", "Cl", "Se", "Br"])
 LOW_SPIN_COBALT = {6: 0.6, 5: 1.0}  # d electrons of Co3+ (open to find another spin state) and Co4+
 LEAST_MOMENT = 0.05  # μB: less is noise of mixed oxidation states
+MOST_GUESSED = 20  # atoms in a formula whose oxidation states are guessed by how often the ICSD has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +98,36 @@ def open_shells(structure: Structure) -> dict[str, float]:
 def oxidation_states(formula: str) -> dict[str, float]:
     """Element -> its most likely oxidation state, by how often pymatgen's table of the ICSD has it.
 
-    Means of mixed ones are fractions (Fe3O4: 8/3). Empty where no known states add up to zero.
+    Means of mixed ones are fractions (Fe3O4: 8/3). Of more than twenty atoms in the formula, for which that table would
+    take too long, each element has one state, its most common where that balances. Empty where no known states add up
+    to zero.
     """
     from pymatgen.core import Composition
 
-    guesses = Composition(formula).oxi_state_guesses(max_sites=-20)
+    composition = Composition(formula)
+    if composition.num_atoms > MOST_GUESSED:
+        return _single_states(composition)
+    guesses = composition.oxi_state_guesses(max_sites=-MOST_GUESSED)
     return {str(symbol): float(state) for symbol, state in guesses[0].items()} if guesses else {}
+
+
+def _single_states(composition: Composition) -> dict[str, float]:
+    """One oxidation state an element, the most common that add up to zero; if none do, one element mixes two."""
+    symbols, amounts = [element.symbol for element in composition], list(composition.values())
+    known = [known_states(symbol) for symbol in symbols]
+    best: tuple[int, int] | None = None
+    found: list[float] = []
+    for ranks in product(*(range(len(states)) for states in known)):
+        chosen = [float(states[rank]) for states, rank in zip(known, ranks, strict=True)]
+        excess = sum(n * q for n, q in zip(amounts, chosen, strict=True))
+        if abs(excess) < 1e-6 and (best is None or (0, sum(ranks)) < best):
+            best, found = (0, sum(ranks)), chosen
+        for i, states in enumerate(known if best is None or best[0] else ()):
+            mixed = chosen[i] - excess / amounts[i]
+            same_sign = [q for q in states if q * chosen[i] > 0]
+            if same_sign and min(same_sign) <= mixed <= max(same_sign) and (best is None or (1, sum(ranks)) < best):
+                best, found = (1, sum(ranks)), [*chosen[:i], mixed, *chosen[i + 1 :]]
+    return dict(zip(symbols, found, strict=True)) if found else {}
 
 
 def _of_metal(symbol: str, symbols: frozenset[str]) -> float:

@@ -68,13 +68,9 @@ def lowest(atoms: Any, task: Any, started: float, physics: Any) -> dict[str, Any
         trial = atoms.copy()
         trial.set_initial_magnetic_moments(moments)
         said: dict[str, Any] = {"order": name}
+        result = None
         try:
             calc, rungs = physics.ground_state(trial, task)
-        except course.Ended as end:
-            if end.status != "scf_not_converged":
-                raise
-            said |= {"energy_per_atom": None, "message": str(end)}
-        else:
             found = physics.properties(calc, settings)
             said |= {
                 "energy_per_atom": trial.get_potential_energy() / len(trial),
@@ -83,12 +79,18 @@ def lowest(atoms: Any, task: Any, started: float, physics: Any) -> dict[str, Any
             }
             if is_lower(said, kept["lowest"], kept["tried"]):
                 result = {} if relaxes else course.result_of(trial, calc, rungs, settings, physics)
-                kept["lowest"] = {"order": name, "result": result}
             physics.forget(calc)
+        except course.Ended as end:
+            if end.status != "scf_not_converged":
+                raise
+            said, result = {"order": name, "energy_per_atom": None, "message": str(end)}, None
+        if result is not None:
+            kept["lowest"] = {"order": name, "result": result}
         kept["tried"].append(said)
         kept["wall_time_s"] = time.time() - started
+        # Another order may well converge with the mixing that this one did not. Killed in between, it is tried again.
+        course.forget_rungs()
         course.write(FILE, kept)
-        course.forget_rungs()  # another order may well converge with the mixing that this one did not
     if kept["lowest"] is None:
         words = "; ".join(f"{trial['order']}: {trial['message']}" for trial in kept["tried"])
         raise course.Ended("scf_not_converged", f"no magnetic order converged: {words}")

@@ -102,12 +102,12 @@ def test_extended_xyz(tmp_path: Path, name: str) -> None:
 
 def test_moments_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    for said in ([0.0] * 4, [0.02, -0.01, 0.0, 0.0], [None] * 4):
+    for said in ([0.0] * 4, [0.02, -0.01, 0.0, 0.0], [None] * 4, [float("nan")] * 4):
         path.write_text(CELL.copy(site_properties={"magmom": said}).to_json())
         assert only(path).site_properties == {}
 
 
-@pytest.mark.parametrize("said", ["three", [1, 2], {"a": 1}, float("nan"), [[1, 2], 3]])
+@pytest.mark.parametrize("said", ["three", [1, 2], {"a": 1}, float("inf"), [[1, 2], 3]])
 def test_moments_that_cannot_be_read_are_told(tmp_path: Path, said: object) -> None:
     content = CELL.as_dict()
     content["sites"][0]["properties"] = {"magmom": said}

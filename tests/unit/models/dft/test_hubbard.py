@@ -59,6 +59,7 @@ def campaign(folder: Path, **dft: Any):
         ({"Mn": float("nan")}, "the U of Mn is nan"),
         ({"Mg": 2}, "no d, f or p shell of Mg"),
         ({"Mn": "high"}, r"takes none, materials_project, or U \(eV\) by element, such as {Mn: 3\.9}"),
+        ({"Mn": True}, "takes none, materials_project"),
         ("materials-project", "takes none, materials_project"),
         ({}, "takes none, materials_project"),
         (None, "takes none, materials_project"),

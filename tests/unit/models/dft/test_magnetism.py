@@ -19,13 +19,14 @@ OPEN = {
     "LiFePO4": ("Fe", 4), "CoO": ("Co", 3), "CoF3": ("Co", 4), "NiO": ("Ni", 2), "CuO": ("Cu", 1), "KCuF3": ("Cu", 1),
     "AgF2": ("Ag", 1), "MoCl3": ("Mo", 3), "NbO2": ("Nb", 1), "RuCl3": ("Ru", 1), "RuO2": ("Ru", 2), "OsO2": ("Os", 2),
     "IrO2": ("Ir", 1), "Na2IrO3": ("Ir", 1), "ReO3": ("Re", 1), "Gd2O3": ("Gd", 7), "EuO": ("Eu", 7), "YbF3": ("Yb", 1),
-    "NdCl3": ("Nd", 3), "Ce2S3": ("Ce", 1), "UO2": ("U", 2), "UCl3": ("U", 3),
+    "NdCl3": ("Nd", 3), "Ce2S3": ("Ce", 1), "UO2": ("U", 2), "UCl3": ("U", 3), "BaFe12O19": ("Fe", 5),
 }  # fmt: skip
-MIXED = {"LiMn2O4": ("Mn", 3.5), "Fe3O4": ("Fe", 14 / 3), "YBa2Cu3O7": ("Cu", 4 / 3)}
+MIXED = {"LiMn2O4": ("Mn", 3.5), "Fe3O4": ("Fe", 14 / 3), "YBa2Cu3O7": ("Cu", 4 / 3), "Cu12Sb4S13": ("Cu", 1 / 6)}
 CLOSED = [
     "TiO2", "SrTiO3", "V2O5", "KMnO4", "Sc2O3", "ZrO2", "Nb2O5", "WO3", "CeO2", "La2O3", "Lu2O3", "UO3", "YbS",
     "ZnO", "CdTe", "HgS", "GaAs", "Cu2O", "CuCl", "AgBr", "AuCl3", "PdO", "PtCl2", "PtO2", "Rh2O3", "CuInSe2",
     "LiMgP", "LiZnAs", "CuMgP", "AgMgAs", "Cu3P", "Cu3N", "CuP2", "AgZn", "Na3As", "Mg3Sb2", "CaCu5", "SnO2", "PbTe",
+    "Li4Ti5O12", "Li7La3Zr2O12", "Ca5P3O12F", "Ca5P3O13H", "Li10GeP2S12", "Mg17Al12",
 ]  # fmt: skip
 
 

@@ -45,7 +45,7 @@ class Physics(SimpleNamespace):
     LOG = "log.txt"
 
     def __init__(self, *, failing: tuple[str, ...] = (), vanish: bool = False, killed_at: int | None = None) -> None:
-        super().__init__(failing=failing, vanish=vanish, killed_at=killed_at, scf=[], gaps=[])
+        super().__init__(failing=failing, vanish=vanish, killed_at=killed_at, scf=[], gaps=[], gapless=0)
 
     def ground_state(self, atoms: Any, task: Any) -> tuple[Any, list[str]]:
         names = {tuple(m): n for n, m in task["settings"]["magnetic_orders"]["tried"]}
@@ -68,6 +68,8 @@ class Physics(SimpleNamespace):
 
     def band_gap(self, calc: Ising, settings: Any) -> float:
         self.gaps.append(1)
+        if len(self.gaps) <= self.gapless:
+            raise course.Ended("scf_not_converged", "the levels at the density did not converge")
         return 1.0
 
     def forget(self, calc: Ising) -> None:
@@ -137,6 +139,32 @@ def test_an_order_that_does_not_converge_is_noted_and_the_others_go_on() -> None
     with pytest.raises(course.Ended) as ended:
         trials.compute(task(), 0.0, Physics(failing=everything))
     assert ended.value.status == "scf_not_converged"
+
+
+def test_an_order_whose_levels_do_not_converge_is_noted_and_the_others_go_on() -> None:
+    physics = Physics()
+    physics.gapless = 1
+    found = trials.compute(task(), 0.0, physics)["properties"]
+    assert found["magnetic_order"] == "antiferromagnetic (0 0 1)"
+    assert found["orders_tried"][0]["energy_per_atom"] is None
+    assert "levels at the density" in found["orders_tried"][0]["message"]
+
+
+def test_a_kill_after_an_order_that_failed_leaves_no_rung_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = "antiferromagnetic (½ ½ ½)"
+    write = course.write
+
+    def killed(name: str, content: Any) -> None:
+        write(name, content)
+        if name == trials.FILE:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(course, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials.compute(task(), 0.0, Physics(failing=(first,)))
+    found = trials.compute(task(), 0.0, Physics(failing=(first,)))["properties"]
+    assert [trial["energy_per_atom"] is None for trial in found["orders_tried"]] == [True, False, False]
 
 
 def test_moments_that_vanish_are_a_result() -> None:
