@@ -19,6 +19,7 @@ from models.dft.magnetic_orders import Magnetic, orders_of, supercell_of
 from models.dft.magnetism import magnetism_of
 
 if TYPE_CHECKING:
+    from moyopy import MoyoDataset
     from pymatgen.core import Structure
 
 # Å. Noise of 0.01 Å survives 0.05 and not 0.01; a distortion smaller than this is worth less than a meV/atom.
@@ -219,14 +220,8 @@ def looks_metallic(symbols: Iterable[str]) -> bool:
 
 def space_group(structure: Structure) -> int:
     """The number of its space group; 1 where none can be named."""
-    import moyopy
-
-    numbers = [int(site.specie.Z) for site in structure]
-    cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
-    try:
-        return int(moyopy.MoyoDataset(cell, symprec=SYMPREC).number)
-    except ValueError:
-        return 1
+    found = _symmetry(structure, SYMPREC)
+    return 1 if found is None else int(found.number)
 
 
 def symmetrised(structure: Structure, symprec: float = SYMPREC) -> Structure:
@@ -236,16 +231,26 @@ def symmetrised(structure: Structure, symprec: float = SYMPREC) -> Structure:
         structure: Ordered crystal.
         symprec: Å by which atoms may be off.
     """
-    import moyopy
     from pymatgen.core import Element, Lattice, Structure
+
+    found = _symmetry(structure, symprec)
+    if found is None:  # the crystal stays as it is
+        symbols = [Element.from_Z(site.specie.Z).symbol for site in structure]
+        return Structure(structure.lattice, symbols, structure.frac_coords)
+    cell = found.prim_std_cell
+    return Structure(Lattice(cell.basis), [Element.from_Z(z).symbol for z in cell.numbers], cell.positions)
+
+
+def _symmetry(structure: Structure, symprec: float) -> MoyoDataset | None:
+    """The symmetry of a crystal; None where there is none at all that could be named."""
+    import moyopy
 
     numbers = [int(site.specie.Z) for site in structure]
     cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
     try:
-        found = moyopy.MoyoDataset(cell, symprec=symprec).prim_std_cell
-    except ValueError:  # no symmetry at all that it could name: the crystal stays as it is
-        return Structure(structure.lattice, [Element.from_Z(z).symbol for z in numbers], structure.frac_coords)
-    return Structure(Lattice(found.basis), [Element.from_Z(z).symbol for z in found.numbers], found.positions)
+        return moyopy.MoyoDataset(cell, symprec=symprec)
+    except ValueError:
+        return None
 
 
 def mesh(structure: Structure, density: float) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

@@ -132,13 +132,8 @@ def _energy(run: Run, found: Screened, calculation: Calculation) -> Mapping[str,
         "electrons": round(electrons),
         "waves": round(waves),
         "atoms": round(atoms),
-        "cpu_s": _cpu_s(calculation),
+        "cpu_s": round(calculation.wall_time_s, 1),  # on a core of its own
     }
-
-
-def _cpu_s(calculation: Calculation) -> float:
-    """CPU seconds, where the ledger was told; else the wall time on a core of its own."""
-    return round(calculation.properties.get("cpu_s", calculation.wall_time_s), 1)
 
 
 def _complete(run: Run, found: Screened, material_id: str) -> bool:
@@ -175,7 +170,7 @@ def _rows(
                 "formation_energy_mlip": round(mlip.formation_energy_per_atom, 4),
                 "level_of_theory": dft.level_of_theory,
                 "method": calculation.method,
-                "cpu_s": _cpu_s(calculation),
+                "cpu_s": round(calculation.wall_time_s, 1),  # on a core of its own
                 "structure": Poscar(structure).get_str(significant_figures=6),
             }
         )
