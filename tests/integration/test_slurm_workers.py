@@ -146,13 +146,21 @@ def energies_here(run: Run) -> dict[str, float | None]:
 def test_no_structure_is_blamed_for_the_end_of_a_workers_life(
     make_run: Any, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_workers, "lifetime", lambda walltime_s: (10.0, 1.0))  # of which imports take some
+    lifetime_s = 6 + 3 * imports_s()
+    monkeypatch.setattr(slurm_workers, "lifetime", lambda walltime_s: (lifetime_s, 1.0))
     before = len(slurm.jobs())
     run = make_run("Slow", crystals(120), workers())
     count = screen(run)
     assert count == len(energies(run))
     assert not run.ledger.failures(run.campaign_id)
     assert len(slurm.jobs()) - before > 2
+
+
+def imports_s() -> float:
+    """How long a worker's imports take here and now."""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import distributed, models.screening"], check=True, cwd=ROOT)
+    return time.monotonic() - start
 
 
 def test_jobs_come_and_go_with_the_work(tmp_path: Path, slurm: Slurm) -> None:
