@@ -1,6 +1,8 @@
 """Real campaigns in real processes."""
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,8 +49,16 @@ def run(folder: Path, *arguments: str, code: int = 0) -> str:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, gpaw: None) -> Path:
     """A folder in which the small campaign has run undisturbed; tests read it, and leave it as it is."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "said.txt").write_text(run(folder, "run", str(SMALL)))
+    base, folder = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("finished")
+    # Whoever of several test processes asks first runs it for all of them.
+    first = base.parent / "finished" if "PYTEST_XDIST_WORKER" in os.environ else base / "first"
+    first.mkdir(exist_ok=True)
+    with (first / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (first / "said.txt").exists():
+            said = run(first, "run", str(SMALL))
+            (first / "said.txt").write_text(said)
+    shutil.copytree(first, folder, dirs_exist_ok=True)
     return folder
 
 
