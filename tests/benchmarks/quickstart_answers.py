@@ -9,7 +9,7 @@ compute them, then for the rest of the pool. The same command goes on where it w
 sample. `export` writes two tables beside this file:
 
 - `quickstart-answers.csv.gz`: one row a candidate: its structure (relaxed by the potential, as DFT took it), what the
-  potential and DFT give for it, DFT's level of theory, seconds; what `assay replay` takes.
+  potential and DFT give for it, DFT's level of theory; what `assay replay` takes.
 - `quickstart-energies.csv.gz`: the raw total energy of every calculation, competing phases among them, so that hulls
   can be built again in any convention.
 """
@@ -108,7 +108,7 @@ def export(options: argparse.Namespace) -> None:
     for path, told in ((ANSWERS, rows), (ENERGIES, energies)):
         frame = pd.DataFrame(told)
         _write(frame, path)
-        print(f"{path.name}: {len(frame)} rows, {frame['cpu_s'].sum() / 3600:.2f} CPU hours")
+        print(f"{path.name}: {len(frame)} rows")
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
@@ -132,7 +132,6 @@ def _energy(run: Run, found: Screened, calculation: Calculation) -> Mapping[str,
         "electrons": round(electrons),
         "waves": round(waves),
         "atoms": round(atoms),
-        "cpu_s": round(calculation.wall_time_s, 1),  # on a core of its own
     }
 
 
@@ -170,7 +169,6 @@ def _rows(
                 "formation_energy_mlip": round(mlip.formation_energy_per_atom, 4),
                 "level_of_theory": dft.level_of_theory,
                 "method": calculation.method,
-                "cpu_s": round(calculation.wall_time_s, 1),  # on a core of its own
                 "structure": Poscar(structure).get_str(significant_figures=6),
             }
         )
