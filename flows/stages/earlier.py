@@ -20,7 +20,7 @@ from materials.errors import MissingTerminals
 from materials.records import Calculation, Stability, WrittenCalculation
 from materials.targets import DIGITS
 from models.dft.contract import DFTSettings
-from models.dft.record import level_of_theory
+from models.dft.record import has_gap_of_before, level_of_theory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,6 +77,7 @@ def earlier_answers(
     if not kept:
         return None
     answers = [told[key] for key in kept]
+    _say_left_out(run, answers)
     structures = [structure_from_json(str(answer.mlip.structure)) for answer in answers]
     return Earlier(
         features=project(structures, np.array([latents[key] for key in kept], dtype=np.float64)),
@@ -139,9 +140,20 @@ def _by_potential(
     return changed_stabilities(entries, [m for m in material_ids if m in entries])
 
 
+def _say_left_out(run: Run, answers: Sequence[_Answer]) -> None:
+    n = sum(has_gap_of_before(answer.dft) for answer in answers)
+    if n and any(target.property == "band_gap" for target in run.targets):
+        run.progress.say(
+            f"{n} band gaps of earlier campaigns are not learned from, their energies are: they were counted with the "
+            "empty levels of one k-point mesh, and may be too wide"
+        )
+
+
 def _said(answer: _Answer, name: str) -> float:
     match name:
         case "band_gap":
+            if has_gap_of_before(answer.dft):
+                return float("nan")
             return float(answer.dft.properties.get("band_gap", np.nan))
         case "volume_per_atom":
             return answer.dft.volume_per_atom or float("nan")

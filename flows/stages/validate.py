@@ -13,7 +13,7 @@ from flows.stages.assess import Screened, assess_validated, hull_level
 from materials.competing import ValidationPlan, plan_validation
 from materials.corrections import MP2020_LEVEL
 from materials.records import Calculation, Failure, Selection
-from models.dft.record import level_of_theory
+from models.dft.record import has_gap, level_of_theory
 
 if TYPE_CHECKING:
     from models.dft.contract import DFTResult
@@ -146,13 +146,8 @@ def answers(run: Run, jobs: Sequence[Job]) -> dict[str, Calculation]:
     found = run.ledger.calculations_by_id({job.calculation_id for job in jobs})
     before = {job.calculation_id: job.before.calculation_id for job in jobs if job.before}
     earlier = run.ledger.calculations_by_id({key for name, key in before.items() if name not in found})
-    stands = {name: earlier[key] for name, key in before.items() if key in earlier and not _has_gap(earlier[key])}
+    stands = {name: earlier[key] for name, key in before.items() if key in earlier and not has_gap(earlier[key])}
     return stands | found
-
-
-def _has_gap(calculation: Calculation) -> bool:
-    """Whether it found a gap, which the empty levels of another mesh could make narrower; no gap stays none."""
-    return bool(calculation.properties.get("band_gap"))
 
 
 def relax_best(run: Run, screened: Screened) -> int:
@@ -255,14 +250,14 @@ def _take_up_earlier(run: Run, jobs: Sequence[Job]) -> None:
         if folder.exists() and run.dft_code.finished(folder, most):
             result, method = run.dft_code.parse(folder), method_of(run.dft_code)
             calculation = calculation_from(result, job.material_id, method, job.before.settings)
-            if result.status == "converged" and not _has_gap(calculation):
+            if result.status == "converged" and not has_gap(calculation):
                 run.ledger.add_calculations([calculation])
 
 
 def _tell_again(run: Run, jobs: Sequence[Job]) -> None:
     """Say how many calculations are computed a second time, and why."""
     again = run.ledger.calculations_by_id({job.before.calculation_id for job in jobs if job.before})
-    if n := sum(_has_gap(calculation) for calculation in again.values()):
+    if n := sum(has_gap(calculation) for calculation in again.values()):
         run.progress.say(
             f"{n} of the calculations were computed before, with a gap that may be too wide, and are computed again: "
             "a gap is now counted with the empty levels of both k-point meshes"

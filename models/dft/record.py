@@ -8,6 +8,7 @@ from typing import Any
 from materials.records import Calculation
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
 from models.dft.hubbard import PROJECTORS, named_in_level
+from models.dft.presets import BOTH_MESHES, PRESETS
 
 # What a calculation of this status wanted more of.
 _LIMIT_OF = {"walltime": "walltime_s", "out_of_memory": "memory_gib"}
@@ -46,6 +47,8 @@ def calculation_from(result: DFTResult, material_id: str, method: str, settings:
     if result.band_gap is not None:
         properties["band_gap"] = result.band_gap
     properties |= {"preset": settings.preset, "mode": settings.mode, "kpoints": list(settings.kpoints)}
+    if settings.gap_edges:
+        properties["gap_edges"] = settings.gap_edges
     if settings.orders_left_out:
         properties["orders_left_out"] = list(settings.orders_left_out)
     if result.attempts > 1:
@@ -66,6 +69,22 @@ def calculation_from(result: DFTResult, material_id: str, method: str, settings:
         message=result.message,
         properties=properties,
     )
+
+
+def has_gap(calculation: Calculation) -> bool:
+    """Whether it found a gap, which the empty levels of another mesh could make narrower; no gap stays none."""
+    return bool(calculation.properties.get("band_gap"))
+
+
+def has_gap_of_before(calculation: Calculation) -> bool:
+    """Whether it found a gap by the presets of before `DFTSettings.gap_edges`, which may be too wide.
+
+    VASP's gaps are of one mesh in every version, and stand.
+    """
+    found = calculation.properties
+    # The first version that had both meshes did not note it; it was the first to note a magnetic order, too.
+    by_both = found.get("gap_edges") == BOTH_MESHES or "magnetic_order" in found
+    return found.get("preset") in PRESETS and not by_both and has_gap(calculation)
 
 
 def with_limits(result: DFTResult, limits: Limits) -> DFTResult:

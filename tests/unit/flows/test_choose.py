@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from flows.stages.pool import gather_pool
 from flows.stages.validate import collect, jobs_of, plans
 from materials.records import Target
 from materials.store.ledger import Ledger
+from models.dft.presets import BOTH_MESHES
 from models.scoring import score_pool
 from models.selection import audits_due
 from tests.unit.materials import made_records as made
@@ -233,6 +235,9 @@ def before(
     preset: str = "standard",
     shift: float = 0.5,
     level: str = "PBE/setups-1.0/PW450/MP2020-anions",
+    method: str = "gpaw-1.0",
+    gap: float = 2.0,
+    **properties: object,
 ) -> None:
     """An earlier campaign on the same crystals, of which DFT has computed some."""
     campaign = run.campaign.model_copy(update={"name": "before"})
@@ -246,10 +251,10 @@ def before(
     run.ledger.add_calculations(
         made.calculation(
             m,
-            method="gpaw-1.0",
+            method=method,
             fidelity="dft",
             level_of_theory="PBE/setups-1.0/PW450",
-            properties={"preset": preset, "mode": "static", "band_gap": 2.0},
+            properties={"preset": preset, "mode": "static", "band_gap": gap, **properties},
         )
         for m in computed
     )
@@ -261,7 +266,7 @@ def before(
 def test_what_an_earlier_campaign_computed_counts_from_the_first_round(run: Run) -> None:
     screened = assess_screened(run)
     assert gather_pool(run, screened).earlier is None
-    before(run, 0, 9)
+    before(run, 0, 9, gap_edges=BOTH_MESHES)
     pool = gather_pool(run, screened)
     assert pool.earlier is not None
     assert pool.earlier.kinds.tolist() == [0] * 9
@@ -273,6 +278,35 @@ def test_what_an_earlier_campaign_computed_counts_from_the_first_round(run: Run)
     assert posterior.mean == pytest.approx(pool.priors[ENERGY] + 0.5, abs=0.1)
     assert not len(posterior.observed)  # of the pool, nothing is answered yet
     assert "potential_ranking" not in {selection.acquisition for selection in choose(run, screened, pool, 1)}
+
+
+@pytest.mark.parametrize(
+    ("how", "stands"),
+    [
+        ({"gap": 2.0}, False),  # by a version whose gaps had one mesh's empty levels
+        ({"gap": 2.0, "preset": "quick", "method": "espresso-6.7"}, False),
+        ({"gap": 0.0}, True),  # no gap stays none
+        ({"gap": 2.0, "gap_edges": BOTH_MESHES}, True),
+        ({"gap": 2.0, "magnetic_order": "none"}, True),  # by one that did not note the edges, and had both meshes'
+        ({"gap": 2.0, "preset": "MPStaticSet", "method": "vasp-6.4.2"}, True),  # one mesh in every version
+    ],
+)
+def test_a_gap_of_an_earlier_campaign_counts_as_it_would_within_one(
+    run: Run, said: list[str], how: dict[str, Any], stands: bool
+) -> None:
+    screened = assess_screened(run)
+    gaps = run.campaign.model_copy(update={"targets": (TargetSection(property=GAP, at_least=1.0),)})
+    before(run, 0, 9, **how)
+    said.clear()
+    earlier = gather_pool(replace(run, campaign=gaps), screened).earlier
+    assert earlier is not None
+    assert np.isfinite(earlier.answers[ENERGY]).all()  # the energies count
+    assert np.isfinite(earlier.answers[GAP]).tolist() == [stands] * 9
+    assert [line for line in said if "9 band gaps" in line] == ([] if stands else said)
+    assert len(said) == (0 if stands else 1)
+    said.clear()
+    gather_pool(run, screened)
+    assert said == []  # it asks for no gap
 
 
 def test_what_was_computed_otherwise_has_an_offset_of_its_own(run: Run) -> None:
