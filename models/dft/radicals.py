@@ -97,7 +97,7 @@ def _short_of_electrons(structure: Structure, units: list[Unit], donated: int) -
     kinds: dict[tuple[int, ...], list[Unit]] = {}
     for unit in units:
         kinds.setdefault(tuple(sorted(structure[k].specie.Z for k, _ in unit)), []).append(unit)
-    single = {kind: _capacity(kind[0]) for kind in kinds if len(kind) == 1}
+    single = {kind: electrons_wanted(kind[0]) for kind in kinds if len(kind) == 1}
     several = {kind: members for kind, members in kinds.items() if len(kind) > 1}
     wanted = sum(len(kinds[kind]) * capacity for kind, capacity in single.items())
     if several and not (donated or any(single.values())):
@@ -159,8 +159,8 @@ def _of_atom(symbol: str) -> int:
     return valence % 2 if valence <= 2 else min(valence - 2, 8 - valence)
 
 
-def _capacity(number: int) -> int:
-    """Electrons that a single atom takes to fill its shell."""
+def electrons_wanted(number: int) -> int:
+    """Count the electrons that a single atom takes to fill its shell, by its atomic number."""
     return 1 if number == 1 else max(0, 8 - _valence(number)) if _valence(number) >= 4 else 0
 
 

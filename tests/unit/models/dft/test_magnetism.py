@@ -1,6 +1,7 @@
 """Which compounds have open shells, against textbooks, and which of them a calculation gives spin."""
 
-from math import prod
+from itertools import product
+from math import ceil, prod
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
-from models.dft.magnetism import magnetism_of, open_shells
+from models.dft.magnetism import magnetism_of, open_shells, states_of
+from models.dft.polyanions import polyanion_charge
 from models.dft.presets import symmetrised
 
 # Formula -> unpaired electrons of the metal's ion in its usual spin state: Greenwood and Earnshaw; CRC Handbook.
@@ -33,8 +35,9 @@ CLOSED = [
 def spread(formula: str) -> Structure:
     """Atoms of a formula unit, far from each other."""
     symbols = [e.symbol for e, n in Composition(formula).items() for _ in range(int(n))]
-    places = np.random.default_rng(0).random((len(symbols), 3))
-    return Structure(Lattice.cubic(10.0), symbols, places)
+    n = ceil(len(symbols) ** (1 / 3) - 1e-9)
+    places = np.array(list(product(range(n), repeat=3))[: len(symbols)]) / n
+    return Structure(Lattice.cubic(4.0 * n), symbols, places)
 
 
 @pytest.mark.parametrize("formula", OPEN)
@@ -71,6 +74,94 @@ def test_elements_that_do_not(symbol: str) -> None:
 @pytest.mark.parametrize("formula", ["MnAs", "ZrZn2", "TiAu", "Fe3Al", "FeSi", "UGe2", "GdCo5", "NiSi", "MoSi2"])
 def test_alloys_of_open_shells_are_computed_with_spin(formula: str) -> None:
     assert open_shells(spread(formula))
+
+
+def made(group: str, lattice: Lattice, **sites: tuple[float, float, float]) -> Structure:
+    return Structure.from_spacegroup(group, lattice, list(sites), list(sites.values()))
+
+
+def pyrite(cation: str, anion: str, a: float, u: float) -> Structure:
+    return Structure.from_spacegroup("Pa-3", Lattice.cubic(a), [cation, anion], [(0, 0, 0), (u, u, u)])
+
+
+def ullmannite(cation: str, pnictogen: str, chalcogen: str, a: float) -> Structure:
+    """Pyrite with pairs of two elements."""
+    return Structure.from_spacegroup(
+        "P2_13", Lattice.cubic(a), [cation, pnictogen, chalcogen], [(-0.01,) * 3, (0.385,) * 3, (0.615,) * 3]
+    )
+
+
+def marcasite(cation: str, anion: str, abc: tuple[float, float, float], x: float, y: float) -> Structure:
+    return Structure.from_spacegroup("Pnnm", Lattice.orthorhombic(*abc), [cation, anion], [(0, 0, 0), (x, y, 0)])
+
+
+def skutterudite(cation: str, anion: str, a: float, y: float, z: float, *filler: str) -> Structure:
+    places = [(0.25, 0.25, 0.25), (0, y, z), (0, 0, 0)]
+    return Structure.from_spacegroup("Im-3", Lattice.cubic(a), [cation, anion, *filler], places[: 2 + len(filler)])
+
+
+# Measured cells of crystals whose anions are bonded to each other, the charge of the metal, and the moment to start
+# from: in low spin, but where exchange is stronger than the field of the anions (hauerite, MnS2).
+POLYANIONS = {
+    "pyrite": (pyrite("Fe", "S", 5.418, 0.385), "Fe", 2, 0.6),
+    "cattierite": (pyrite("Co", "S", 5.535, 0.389), "Co", 2, 1.0),
+    "vaesite": (pyrite("Ni", "S", 5.687, 0.394), "Ni", 2, 2.0),
+    "hauerite": (pyrite("Mn", "S", 6.104, 0.401), "Mn", 2, 5.0),
+    "laurite": (pyrite("Ru", "S", 5.610, 0.388), "Ru", 2, 0.0),
+    "MnTe2": (pyrite("Mn", "Te", 6.943, 0.386), "Mn", 2, 5.0),
+    "PtP2": (pyrite("Pt", "P", 5.696, 0.390), "Pt", 4, 0.0),
+    "marcasite": (marcasite("Fe", "S", (4.443, 5.425, 3.387), 0.200, 0.378), "Fe", 2, 0.6),
+    "ferroselite": (marcasite("Fe", "Se", (4.804, 5.784, 3.586), 0.213, 0.369), "Fe", 2, 0.6),
+    "frohbergite": (marcasite("Fe", "Te", (5.265, 6.265, 3.869), 0.224, 0.362), "Fe", 2, 0.6),
+    "loellingite": (marcasite("Fe", "As", (5.300, 5.984, 2.882), 0.176, 0.363), "Fe", 4, 2.0),
+    "FeSb2": (marcasite("Fe", "Sb", (5.833, 6.538, 3.197), 0.188, 0.357), "Fe", 4, 2.0),
+    "cobaltite": (ullmannite("Co", "As", "S", 5.58), "Co", 3, 0.6),
+    "ullmannite": (ullmannite("Ni", "Sb", "S", 5.93), "Ni", 3, 1.0),
+    "CoSb3": (skutterudite("Co", "Sb", 9.039, 0.335, 0.158), "Co", 3, 0.6),
+    "IrSb3": (skutterudite("Ir", "Sb", 9.253, 0.340, 0.154), "Ir", 3, 0.0),
+    "CoP3": (skutterudite("Co", "P", 7.707, 0.348, 0.145), "Co", 3, 0.6),
+    "LaFe4P12": (skutterudite("Fe", "P", 7.832, 0.354, 0.149, "La"), "Fe", 2.25, 0.7),
+    "a peroxide in the pyrite type": (pyrite("Zn", "O", 4.871, 0.413), "Zn", 2, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", POLYANIONS)
+def test_pairs_and_rings_of_anions_are_counted_by_their_bonds(name: str) -> None:
+    structure, symbol, state, moment = POLYANIONS[name]
+    for cell in (structure, structure * (2, 1, 1), symmetrised(structure)):
+        assert states_of(cell)[symbol] == pytest.approx(state)
+        assert open_shells(cell).get(symbol, 0.0) == pytest.approx(moment)
+
+
+def test_low_spin_that_is_closed_has_no_orders_to_try() -> None:
+    found = magnetism_of(POLYANIONS["pyrite"][0])
+    assert found.moments == (0.6,) * 4 + (0.0,) * 8  # with spin all the same
+    assert found.centres == ()
+    assert len(magnetism_of(POLYANIONS["hauerite"][0]).centres) == 4
+
+
+@pytest.mark.parametrize(
+    ("structure", "symbol", "moment"),
+    [
+        (made("P-3m1", Lattice.hexagonal(3.93, 5.39), Ir=(0, 0, 0), Te=(1 / 3, 2 / 3, 0.255)), "Ir", 1.0),  # CdI2 type
+        (made("P6_3/mmc", Lattice.hexagonal(3.72, 5.71), Mn=(0, 0, 0), As=(1 / 3, 2 / 3, 0.25)), "Mn", 4.0),  # NiAs
+        (made("Fm-3m", Lattice.cubic(5.22), Mn=(0, 0, 0), S=(0.5, 0.5, 0.5)), "Mn", 5.0),
+        # A square net of antimony: its long bonds are none of two electrons each.
+        (made("P4/mmm", Lattice.tetragonal(3.05 * 2**0.5, 5.5), Mn=(0, 0, 0.5), Sb=(0.5, 0, 0)), "Mn", 4.0),
+        # Antimony with three bonds to sulfur is Sb3+ by any rule, and iron beside it in high spin.
+        (made("P-43m", Lattice.cubic(5.0), Fe=(0.5, 0.5, 0.5), Sb=(0, 0, 0), S=(0.28, 0.28, 0.28)), "Fe", 5.0),
+    ],
+)
+def test_anions_that_are_not_bonded_to_each_other_count_by_the_formula(
+    structure: Structure, symbol: str, moment: float
+) -> None:
+    assert polyanion_charge(structure) is None
+    assert open_shells(structure)[symbol] == moment
+
+
+def test_nickel_above_two_is_in_low_spin() -> None:
+    assert open_shells(spread("LiNiO2")) == {"Ni": 1.0}
+    assert open_shells(spread("NiO2")) == {"Ni": 0.6}
 
 
 def boxed(symbols: str, length: float = 1.2, box: float = 9.0) -> Structure:
