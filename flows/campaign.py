@@ -169,8 +169,8 @@ class DFT(Section):
         default="auto",
         title="Magnetic order",
         description="auto: crystals with open shells with spin, in ferromagnetic and collinear antiferromagnetic "
-        "orders, of which the lowest is kept. Elements always are computed so. Not for vasp, whose input sets start "
-        "ferromagnetic.",
+        "orders, of which the lowest is kept. Elements always are computed so. Not for vasp: its input sets start "
+        "ferromagnetic, and try neither other orders nor the moments of a file.",
     )
     budget: int = Field(
         default=12, ge=0, title="Budget", description="Candidate validations in all; competing phases come on top."

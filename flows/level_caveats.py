@@ -41,8 +41,15 @@ MOLECULES = ("H", "N", "O", "F", "Cl", "Br", "I")  # elements that are of molecu
 
 def caveats(rows: Iterable[RankedCandidate]) -> list[str]:
     """Say what the hulls of the rows that DFT has judged leave wrong."""
-    hulls = [(str(row.level_of_theory), row.chemsys.split("-")) for row in rows if row.fidelity == "dft"]
-    told = [_without_u(hulls), _with_u(hulls), _fitted_otherwise(hulls), _without_correction(hulls)]
+    judged = [row for row in rows if row.fidelity == "dft"]
+    hulls = [(str(row.level_of_theory), row.chemsys.split("-")) for row in judged]
+    told = [
+        _without_u(hulls),
+        _with_u(hulls),
+        _fitted_otherwise(hulls),
+        _without_correction(hulls),
+        _ferromagnetic_alone(judged),
+    ]
     return [line for line in told if line]
 
 
@@ -85,6 +92,22 @@ def _without_correction(hulls: Sequence[tuple[str, Sequence[str]]]) -> str:
         f"the reference of {_listed(raw)} is a molecule ({', '.join(f'{symbol}2' for symbol in sorted(raw))}), which"
         " density functionals bind wrongly, and no correction is added (dft.anion_corrections is for raw PBE)"
         if raw
+        else ""
+    )
+
+
+def _ferromagnetic_alone(rows: Sequence[RankedCandidate]) -> str:
+    by_vasp = sorted(
+        row.material_id
+        for row in rows
+        if (row.level_of_theory == MP2020_LEVEL or "/POTCAR-" in str(row.level_of_theory))
+        and row.magnetic_order not in (None, "none")
+    )
+    more = f" and {len(by_vasp) - 4} more" if len(by_vasp) > 4 else ""
+    return (
+        f"of {_listed(by_vasp[:4])}{more} the ferromagnetic start alone was tried, as VASP's input sets have it: an"
+        " antiferromagnetic order may lie lower (dft.magnetism is for gpaw and espresso)"
+        if by_vasp
         else ""
     )
 

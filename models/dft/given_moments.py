@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+LEAST_MOMENT = 0.1  # μB: a structure with none above it came without
 LEAST = 0.25  # of the largest moment: what is smaller, a ligand's, follows from the others
 COLLINEAR = 0.05  # of a moment may lie across the axis of the others
 BALANCED = 0.05  # of all moments together may be left in an antiferromagnet
 MOST_CELLS = 8  # primitive cells along an axis after which the moments repeat
+
+
+def has_moments(structure: Structure) -> bool:
+    """Whether a structure came with moments, of whatever use they are."""
+    moments = along_one_axis(structure.site_properties.get("magmom") or [])
+    return moments is None or bool(np.abs(moments).max(initial=0.0) > LEAST_MOMENT)
 
 
 def given_order(structure: Structure, cell: Structure, symprec: float) -> tuple[Order | None, str]:
@@ -39,7 +46,7 @@ def given_order(structure: Structure, cell: Structure, symprec: float) -> tuple[
     moments = along_one_axis(said)
     if moments is None:
         return None, "the moments that the structure came with: they are not collinear"
-    if not np.abs(moments).max(initial=0.0) > 0.1:
+    if not np.abs(moments).max(initial=0.0) > LEAST_MOMENT:
         return None, ""
     moments = np.where(np.abs(moments) < LEAST * np.abs(moments).max(), 0.0, moments)
     placed = _placed(structure, cell, moments, symprec)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from materials.corrections import MP2020_LEVEL, foreign_potcars
 from materials.errors import DFTError
 from models.dft.contract import DFTSettings
+from models.dft.given_moments import has_moments
+from models.dft.magnetic_orders import FERROMAGNETIC, orders_of
 from models.dft.presets import symmetrised
 from models.dft.vasp_potcars import NoPotcar, PotcarFile, potcar, quiet
 
@@ -125,6 +127,7 @@ def settings_of(
         convergence_density=0.0,  # VASP judges the energy alone
         max_scf_steps=int(incar["NELM"]),
         magnetic_moments=_moments(incar, cell),
+        orders_left_out=_not_tried(name, structure),
         mode="relax" if int(incar["NSW"]) > 0 else "static",
         fmax=max(0.0, -float(incar.get("EDIFFG", 0.0))),  # 0: judged by the change of the energy
         max_stress_gpa=0.0,  # VASP's forces on the cell are among those
@@ -214,3 +217,15 @@ def _moments(incar: dict[str, Any], structure: Structure) -> dict[str, float]:
         return {}
     moments = incar.get("MAGMOM") or [1.0] * len(structure)
     return {site.specie.symbol: float(moment) for site, moment in zip(structure, moments, strict=True)}
+
+
+def _not_tried(name: str, structure: Structure) -> tuple[str, ...]:
+    """Say which magnetic orders other codes would try, and a set, whose energies are comparable by its very input, does
+    not."""
+    found = orders_of(symmetrised(structure))
+    lines = list(found.left_out)
+    if others := [order for order, _ in found.tried if order != FERROMAGNETIC]:
+        lines.append(f"{', '.join(others)}: {name} starts ferromagnetic")
+    if has_moments(structure):
+        lines.append(f"the moments that the structure came with: {name} starts from its own")
+    return tuple(lines)

@@ -1,5 +1,6 @@
 """What is said of hulls whose level of theory cannot be relied on for their elements."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,15 @@ def test_several_hulls_share_a_line_and_the_potentials_are_not_spoken_of() -> No
     rows = [judged("Fe-O", CORRECTED), judged("Mn-O", CORRECTED), made.ranked("Ni-O", chemsys="Ni-O")]
     (line,) = caveats(rows)
     assert "no U on Fe, Mn," in line
+
+
+def test_vasp_has_tried_one_magnetic_order() -> None:
+    found = {"ferromagnetic": True, "ferrimagnetic (0 0 0)": True, "none": False, None: False}
+    for order, told in found.items():
+        for level in ("PBE+U/MP2020", "r2SCAN/POTCAR-PBE_64/MatPESStaticSet"):
+            lines = caveats([replace(judged("Mn-S", level), magnetic_order=order)])
+            assert [("ferromagnetic start alone" in line, "Mn-S" in line) for line in lines] == [(True, True)] * told
+    assert caveats([replace(judged("Mn-S", CORRECTED), magnetic_order="ferromagnetic")]) == []
 
 
 def test_the_report_and_the_terminal_say_it(tmp_path: Path) -> None:

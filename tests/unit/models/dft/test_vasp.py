@@ -154,6 +154,23 @@ def test_spin_and_u_are_the_sets() -> None:
     assert not settings(Structure(Lattice.cubic(2.87), ["Fe"], [(0, 0, 0)])).inputs["INCAR"].get("LDAU")
 
 
+def test_orders_and_moments_that_are_not_tried_are_told_and_decide_nothing() -> None:
+    iron_oxide = rock_salt("Fe")
+    asked = settings(iron_oxide)
+    (line,) = [line for line in asked.orders_left_out if "starts ferromagnetic" in line]
+    assert line.startswith("antiferromagnetic (½ ½ ½), ")
+    assert line.endswith("MPStaticSet starts ferromagnetic")
+    for moments in ([4.0, -4.0, 4.0, -4.0, 0, 0, 0, 0], [[0, 0, 4.0]] * 2 + [[4.0, 0, 0]] * 2 + [[0, 0, 0]] * 4):
+        iron_oxide.add_site_property("magmom", moments)
+        given = settings(iron_oxide)
+        assert given.orders_left_out[-1].startswith("the moments that the structure came with: MPStaticSet")
+        assert given.orders_left_out[:-1] == asked.orders_left_out
+        assert given.settings_hash == asked.settings_hash
+    assert settings(half_heusler()).orders_left_out == ()
+    kept = calculation_from(DFTResult(status="converged"), "FeO", "vasp-6.4.2", asked)
+    assert kept.properties["orders_left_out"] == list(asked.orders_left_out)
+
+
 # POTCARs and the program
 
 
