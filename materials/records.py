@@ -108,7 +108,7 @@ class Calculation:
     status: CalculationStatus
     structure: Structure | None
     energy: float | None  # eV, total
-    max_force: float | None = None  # eV/Å
+    max_force: float | None = None  # eV/Å, length of the largest (older DFT: its largest component)
     max_stress: float | None = None  # eV/Å³, largest absolute component
     n_steps: int = 0
     wall_time_s: float = 0.0

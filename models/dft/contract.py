@@ -70,7 +70,7 @@ class DFTSettings:
             of that supercell. Empty: only the parallel one, in the primitive cell.
         orders_left_out: Orders that are not tried, and why.
         mode: "static" on the geometry as it comes, or "relax" of positions and cell, then static.
-        fmax: Largest force on an atom after a relaxation, eV/Å.
+        fmax: Largest force on an atom (its length) after a relaxation, eV/Å.
         max_stress_gpa: Largest component of the stress after a relaxation, GPa.
         max_steps: Steps of a relaxation.
         geometry: Whose geometry it starts from: the `calculation_id` of the relaxation by the potential, say.
@@ -146,8 +146,9 @@ class DFTResult:
             theory: with corrections in, if that says so.
         structure: The cell that was computed: symmetrised and primitive, relaxed if that was asked for.
         band_gap: eV; 0 for a metal; None where nothing converged.
-        max_force: Largest force on an atom, eV/Å.
-        max_stress: Largest component of the stress, eV/Å³.
+        max_force: Largest force on an atom (its length), eV/Å. Of GPAW and Quantum ESPRESSO older ledgers have its
+            largest component here, which is up to 1.7 times smaller, and `fmax` was compared with that.
+        max_stress: Largest component of the stress, eV/Å³; None where the code wrote none.
         n_steps: Geometry steps taken; 0 for a static calculation.
         wall_time_s: Of all attempts that this result took.
         attempts: Rungs of the ladder of mixers that were climbed; 1 if the first one served.

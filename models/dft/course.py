@@ -100,7 +100,7 @@ def result_of(atoms: Any, calc: Any, rungs: list[str], settings: Any, physics: A
         "status": "converged",
         "message": "",
         "energy": atoms.get_potential_energy(),
-        "max_force": float(abs(atoms.get_forces()).max(initial=0.0)),
+        "max_force": largest_force(atoms.get_forces()),
         "max_stress": float(abs(atoms.get_stress()).max()),
         "cell": atoms.cell.tolist(),
         "scaled_positions": atoms.get_scaled_positions().tolist(),
@@ -115,6 +115,15 @@ def result_of(atoms: Any, calc: Any, rungs: list[str], settings: Any, physics: A
         },
         "band_gap": physics.band_gap(calc, settings),
     }
+
+
+def largest_force(forces: Any) -> float:
+    """The length of the largest force, eV/Å, as ASE's `fmax` and VASP's EDIFFG have it.
+
+    Args:
+        forces: Of the atoms, shape (n, 3).
+    """
+    return float(((forces**2).sum(axis=1) ** 0.5).max(initial=0.0))
 
 
 def check_geometry(atoms: Any) -> None:
@@ -153,7 +162,7 @@ def relax(atoms: Any, task: Any, physics: Any, energies: list[float], started: f
     optimizer = BFGS(cell_filter(atoms), logfile="relax.log", maxstep=0.1)
 
     def small_enough() -> bool:
-        force = abs(atoms.get_forces()).max(initial=0.0)
+        force = largest_force(atoms.get_forces())
         return bool(force <= settings["fmax"] and abs(atoms.get_stress()).max() <= settings["max_stress_gpa"] * GPA)
 
     while True:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pymatgen.io.vasp.outputs import Vasprun
 
-from models.dft.course import GPA
+from models.dft.course import GPA, largest_force
 
 # In OUTCAR: a line for each ion, split into s, p and d, the sum last.
 MOMENTS = re.compile(r"magnetization \(x\)\s+# of ion.*\n-+\n((?: *\d+ .*\n)+)")
@@ -24,9 +24,12 @@ def read_run(run: Vasprun, outcar: Path) -> dict[str, Any]:
 
     The energy is that for smearing of zero width, as the Materials Project takes it. VASP writes stresses in kBar,
     positive where the cell wants to grow; ours are in eV/Å³ and positive where it wants to shrink, as ASE has them.
+    With some inputs (ISIF = 0) VASP writes no stress: then there is none here.
     """
     last, structure = run.ionic_steps[-1], run.final_structure
-    stress = -0.1 * GPA * np.array(last["stress"])
+    arrays = {name: np.array(last[name]) for name in ("forces", "stress") if name in last}
+    if "stress" in arrays:
+        arrays["stress"] = -0.1 * GPA * arrays["stress"]
     moment = moment_of(run)
     properties: dict[str, Any] = {
         "run_type": run_type(run),
@@ -35,8 +38,7 @@ def read_run(run: Vasprun, outcar: Path) -> dict[str, Any]:
         "vasp_version": run.vasp_version,
         "n_kpoints": len(run.actual_kpoints),
         "efermi": run.efermi,
-        "forces": np.array(last["forces"]).tolist(),
-        "stress": stress.tolist(),
+        **{name: array.tolist() for name, array in arrays.items()},
     }
     if moment is not None:
         properties["total_magnetization"] = moment
@@ -44,8 +46,8 @@ def read_run(run: Vasprun, outcar: Path) -> dict[str, Any]:
             properties["magmoms"] = magmoms
     return {
         "energy": float(run.final_energy),
-        "max_force": float(np.linalg.norm(last["forces"], axis=1).max(initial=0.0)),
-        "max_stress": float(abs(stress).max()),
+        "max_force": largest_force(arrays["forces"]) if "forces" in arrays else None,
+        "max_stress": float(abs(arrays["stress"]).max()) if "stress" in arrays else None,
         "cell": structure.lattice.matrix.tolist(),
         "scaled_positions": structure.frac_coords.tolist(),
         "numbers": [int(site.specie.Z) for site in structure],

@@ -1,6 +1,7 @@
 """VASP behind the contract, without running it: input sets, POTCARs, what its energies mean, how its files are read."""
 
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -413,6 +414,22 @@ def test_a_real_vasprun_is_read_as_others_read_it(tmp_path: Path) -> None:
     assert result["properties"]["vasp_version"] == "6.3.0"
     assert result["properties"]["hubbards"] == {}
     assert "total_magnetization" not in result["properties"]
+
+
+@pytest.mark.parametrize("lacking", [("stress",), ("forces", "stress")])
+def test_a_vasprun_without_stress_or_forces_has_its_energy_all_the_same(
+    tmp_path: Path, lacking: tuple[str, ...]
+) -> None:
+    text = (REAL / "vasprun_pstress.xml").read_text()
+    for name in lacking:
+        text = re.sub(f'<varray name="{name}" >.*?</varray>', "", text, flags=re.DOTALL)
+    (tmp_path / "vasprun.xml").write_text(text)
+    result = read_run(Vasprun(tmp_path / "vasprun.xml", parse_potcar_file=False), tmp_path / "OUTCAR")
+    whole = read_run(Vasprun(REAL / "vasprun_pstress.xml", parse_potcar_file=False), tmp_path / "OUTCAR")
+    assert (result["energy"], result["band_gap"]) == (whole["energy"], whole["band_gap"])
+    assert result["max_stress"] is None
+    assert (result["max_force"] is None) == ("forces" in lacking)
+    assert {"forces", "stress"} - result["properties"].keys() == set(lacking)
 
 
 OUTCAR = """
