@@ -7,15 +7,21 @@ what was sent, with which limits. What each end means, and what is done, is the 
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cluster_file import DFTJobs
+from flows.dft import attempts as book
 from flows.dft.entry import Entry, Job
-from flows.dft.executor import Executor, open_executor
+from flows.dft.executor import ALIVE, Executor, Task, open_executor
 from flows.dft.watch import Watch
+from materials.errors import SchedulerUnreachable
 from models.cost import relative_cost
 from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
 from models.dft.presets import asked_before
@@ -44,6 +50,57 @@ def job_for(material_id: str, structure: Structure, settings: DFTSettings, code:
 def folder_of(runs_dir: Path, key: str) -> Path:
     """Where a calculation lies."""
     return runs_dir / "dft" / key
+
+
+def take_back(
+    keys: Iterable[str],
+    code: DFTCode,
+    *,
+    runs_dir: Path,
+    hardware: DFTJobs,
+    say: Callable[[str], None],
+) -> None:
+    """Cancel what still waits or runs of calculations that nobody asks for any more.
+
+    Args:
+        keys: Their `calculation_id`s; of most nothing is under way.
+        code: Which code.
+        runs_dir: As for `run_jobs`.
+        hardware: Who runs them.
+        say: Told what was cancelled, in one line.
+    """
+    tasks = [task for key in sorted(keys) if (task := _under_way(folder_of(runs_dir, key), code, hardware))]
+    if not tasks:
+        return
+    executor, names = open_executor(hardware, code), ", ".join(task.name for task in tasks)
+    try:
+        seen = executor.look(tasks)
+        alive = [task for task in tasks if seen[task.name].word in ALIVE]
+        for task in alive:
+            attempts = book.read(task.folder)
+            attempts[-1].taken_back = True
+            book.write(task.folder, attempts)
+        executor.cancel(alive)
+    except SchedulerUnreachable as error:
+        say(f"The scheduler does not answer ({error}), so these may stay in its queue for nothing: {names}")
+        return
+    for task in alive:
+        if pid := code.worker(task.folder):  # of a run that has ended: the executor knows it not
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGTERM)
+    if alive:
+        names = ", ".join(task.name for task in alive)
+        say(f"Cancelled what an earlier version had sent and this one asks with other settings: {names}")
+
+
+def _under_way(folder: Path, code: DFTCode, hardware: DFTJobs) -> Task | None:
+    """The attempt in a folder that may still wait or run, as its executor takes it."""
+    attempts = book.read(folder)
+    if not attempts or attempts[-1].end or code.finished(folder, hardware.most()):
+        return None
+    last = attempts[-1]
+    limits = replace(hardware.limits(), walltime_s=last.walltime_s, memory_gib=last.memory_gib)
+    return Task(name=last.name(folder.name), folder=folder, limits=limits, sent_at=last.sent_at)
 
 
 def run_jobs(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flows.context import Run
 from flows.dft.entry import Job
-from flows.jobs import folder_of, job_for, run_jobs
+from flows.jobs import folder_of, job_for, run_jobs, take_back
 from flows.stages.assess import Screened, assess_validated, hull_level
 from materials.competing import ValidationPlan, plan_validation
 from materials.corrections import MP2020_LEVEL
@@ -59,6 +59,18 @@ def first_needed(run: Run, screened: Screened, material_ids: Sequence[str]) -> l
     return found
 
 
+def superseded(run: Run, screened: Screened) -> set[str]:
+    """Name the calculations that earlier versions asked for on behalf of this campaign's picks, and this one does not.
+
+    The settings of the same crystal may be others now, its magnetic orders, say.
+    """
+    asked = {job.calculation_id for plan in plans(run, screened) for job in jobs_of(run, screened, plan)}
+    before = {
+        key for selection in run.ledger.selections(run.campaign_id) for key in selection.why.get("calculations", ())
+    }
+    return before - asked
+
+
 def _how(run: Run) -> str:
     dft = run.campaign.dft
     return f"{dft.code}, {dft.input_set if dft.code == 'vasp' else dft.preset}"
@@ -87,6 +99,7 @@ def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
                 jobs.setdefault(job.calculation_id, job)
     names = ", ".join(f"{pick.material_id} ({pick.acquisition})" for pick in picks)
     run.progress.say(f"Round {picks[0].round}: validating {names}")
+    _take_back_earlier(run, superseded(run, screened))
     count = _run_missing(run, list(jobs.values()), f"DFT ({_how(run)})")
     # A campaign that goes on may know a part of a later round, whose hulls lack the rest.
     results = collect(run, screened, this_round)
@@ -195,6 +208,7 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     hardware = run.cluster.dft
     most = hardware.most()
     _take_up_earlier(run, jobs)
+    _take_back_earlier(run, [job.before.calculation_id for job in jobs if job.before])
     known = answers(run, jobs)
     missing = [
         job
@@ -252,6 +266,11 @@ def _take_up_earlier(run: Run, jobs: Sequence[Job]) -> None:
             calculation = calculation_from(result, job.material_id, method, job.before.settings)
             if result.status == "converged" and not has_gap(calculation):
                 run.ledger.add_calculations([calculation])
+
+
+def _take_back_earlier(run: Run, calculation_ids: Collection[str]) -> None:
+    """Cancel what an earlier version sent, and nobody will take the answer of."""
+    take_back(calculation_ids, run.dft_code, runs_dir=run.folder, hardware=run.cluster.dft, say=run.progress.say)
 
 
 def _tell_again(run: Run, jobs: Sequence[Job]) -> None:

@@ -21,7 +21,7 @@ from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened
 from flows.stages.choose import believe, choose
 from flows.stages.pool import gather_pool
-from flows.stages.validate import collect, jobs_of, plans
+from flows.stages.validate import collect, jobs_of, plans, superseded
 from materials.records import Target
 from materials.store.ledger import Ledger
 from models.dft.presets import BOTH_MESHES
@@ -169,6 +169,17 @@ def test_a_calculation_is_the_first_picks_that_needs_it(run: Run) -> None:
     assert set(told) == needed
     assert len(picks[0].why["calculations"]) == 3  # its own, and both of its elements
     assert len(told) < 3 * len(picks)
+
+
+def test_what_an_earlier_version_asked_for_with_other_settings_is_known(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screened = assess_screened(run)
+    picks = choose(run, screened, gather_pool(run, screened), 1)
+    assert superseded(run, screened) == set()
+    monkeypatch.setattr("models.dft.gpaw.Gpaw.potentials", lambda _: "setups-2.0")
+    told = {calculation for s in picks for calculation in s.why["calculations"]}
+    assert superseded(run, assess_screened(run)) == told
 
 
 def test_chosen_again_it_is_read_and_said_no_more(run: Run, said: list[str]) -> None:

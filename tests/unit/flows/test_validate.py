@@ -4,8 +4,10 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +17,15 @@ import pytest
 
 from flows.cluster_file import Cluster, DFTJobs
 from flows.context import Run
+from flows.dft import attempts
+from flows.dft.attempts import Attempt
 from flows.dft.entry import Job
-from flows.jobs import folder_of, job_for
+from flows.dft.executor import Seen, Task, Word
+from flows.dft.local import Local
+from flows.jobs import folder_of, job_for, take_back
 from flows.progress import Progress
 from flows.stages.validate import _run_missing, answers
+from materials.errors import SchedulerUnreachable
 from materials.store.ledger import Ledger
 from models.dft.contract import DFTResult, Limits
 from models.dft.presets import settings_for
@@ -142,6 +149,62 @@ def test_what_was_finished_and_not_written_stands_too(tmp_path: Path, gap: float
         (known,) = answers(run, [now]).values()
         assert known.energy == (-10.0 if gap else -7.0)
         assert known.settings_hash == (now if gap else before).settings.settings_hash
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_an_earlier_version_left_at_work_is_cancelled(tmp_path: Path, ours: bool) -> None:
+    said: list[str] = []
+    with opened(tmp_path, said) as run:
+        now, before = asked_now_and_before(run)
+        folder = folder_of(tmp_path, before.calculation_id)
+        run.dft_code.write_inputs(folder, SILICON, job("long").settings, Limits())
+        attempts.write(folder, [Attempt(number=1, kind="local", walltime_s=60.0, memory_gib=4.0, sent_at=time.time())])
+        if ours:  # of this process, or of a run that was killed
+            task = Task(name=f"dft-{before.calculation_id}-a1", folder=folder, limits=Limits())
+            Local(run.cluster.dft, run.dft_code).submit(task, 0)
+            (process,) = [p for (at, _), p in Local._processes.items() if at == str(folder.resolve())]
+        else:
+            process = subprocess.Popen(run.dft_code.command(folder, ()), start_new_session=True)
+        while run.dft_code.worker(folder) is None:
+            time.sleep(0.01)
+        assert _run_missing(run, [now], "DFT") == 1
+        assert process.wait(20) != 0
+        assert answers(run, [now])[now.calculation_id].settings_hash == now.settings.settings_hash
+        assert _run_missing(run, [now], "DFT") == 0
+    (line,) = [line for line in said if "ancelled" in line]
+    assert before.calculation_id in line
+
+
+@pytest.mark.parametrize(
+    ("word", "cancelled"), [("waiting", True), ("running", True), ("ended", False), ("unknown", False), (None, False)]
+)
+def test_what_an_earlier_version_left_in_a_queue_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: Word | None, cancelled: bool
+) -> None:
+    asked: list[str] = []
+
+    class Queue:
+        def look(self, tasks: Sequence[Task]) -> dict[str, Seen]:
+            if word is None:
+                raise SchedulerUnreachable("no answer")
+            return {task.name: Seen(word=word) for task in tasks}
+
+        def cancel(self, tasks: Sequence[Task]) -> None:
+            asked.extend(task.name for task in tasks)
+
+    said: list[str] = []
+    monkeypatch.setattr("flows.jobs.open_executor", lambda *_: Queue())
+    code = SimpleQuick(tmp_path)
+    for key, end in (("old", ""), ("done", "result"), ("finished", "")):
+        folder = folder_of(tmp_path, key)
+        code.write_inputs(folder, SILICON, job("good").settings, Limits())
+        attempts.write(folder, [Attempt(number=2, kind="slurm", walltime_s=60.0, memory_gib=4.0, end=end)])
+    code.give_up(folder, DFTResult(status="converged"))
+    take_back(["old", "done", "finished", "never"], code, runs_dir=tmp_path, hardware=DFTJobs(), say=said.append)
+    assert asked == (["dft-old-a2"] if cancelled else [])
+    assert len(said) == (1 if cancelled or word is None else 0)
+    assert all("dft-old-a2" in line and "done" not in line and "finished" not in line for line in said)
+    assert attempts.read(folder_of(tmp_path, "old"))[0].taken_back == cancelled
 
 
 class SimpleQuick(Quick):
