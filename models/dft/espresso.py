@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from materials.errors import CampaignError, CodeNotInstalled, DFTError
 from models.dft.contract import DFTSettings, clean_environment
 from models.dft.folder import DRIVER, DrivenCode
-from models.dft.hubbard import HubbardChoice, hubbard_of
+from models.dft.hubbard import HubbardChoice
 from models.dft.magnetic_orders import Magnetic
 from models.dft.presets import settings_for
 from models.dft.pseudopotentials import Family
@@ -115,9 +115,6 @@ class Espresso(DrivenCode):
         Raises:
             DFTError: There is no such preset or U, or the campaign names no pseudopotentials.
         """
-        hubbard = hubbard_of(self._hubbard, elements)
-        if hubbard and not has_hubbard_card(find_installation().version):
-            check_old_syntax(hubbard)
         settings = settings_for(
             preset,
             elements,
@@ -126,7 +123,10 @@ class Espresso(DrivenCode):
             relax=relax,
             geometry=geometry,
             magnetism=self._magnetism,
+            hubbard=self._hubbard,
         )
+        if settings.hubbard and not has_hubbard_card(find_installation().version):
+            check_old_syntax(settings.hubbard)
         cutoff, density_cutoff = self.family.cutoffs_ev(elements)
         factor = CUTOFF_FACTORS[preset]
         if settings.mode == "relax":
@@ -136,7 +136,6 @@ class Espresso(DrivenCode):
             functional=self.family.functional,
             cutoff_ev=factor * cutoff,
             density_cutoff_ev=factor * density_cutoff,
-            hubbard=hubbard,
         )
 
     def task(self, structure: Structure, settings: DFTSettings) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from materials.errors import CodeNotInstalled
 from models.dft.contract import DFTSettings, clean_environment
 from models.dft.folder import DRIVER, DrivenCode
-from models.dft.hubbard import HubbardChoice, hubbard_of
+from models.dft.hubbard import HubbardChoice
 from models.dft.magnetic_orders import Magnetic
 from models.dft.presets import settings_for
 
@@ -92,7 +92,7 @@ class Gpaw(DrivenCode):
             DFTError: There is no such preset, or no such U.
             CodeNotInstalled: No Python here has a GPAW that works.
         """
-        settings = settings_for(
+        return settings_for(
             preset,
             elements,
             structure,
@@ -100,8 +100,8 @@ class Gpaw(DrivenCode):
             relax=relax,
             geometry=geometry,
             magnetism=self._magnetism,
+            hubbard=self._hubbard,
         )
-        return replace(settings, hubbard=hubbard_of(self._hubbard, elements))
 
     def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:
         """The driver; its ranks are GPAW's own Python."""

@@ -5,6 +5,7 @@ What they are worth was measured: tests/benchmarks/dft-presets.md.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import numpy as np
 from materials.errors import DFTError
 from models.dft.contract import DFTCode, DFTSettings
 from models.dft.given_moments import given_order
+from models.dft.hubbard import HubbardChoice, hubbard_of
 from models.dft.magnetic_orders import Magnetic, orders_of, supercell_of
 from models.dft.magnetism import magnetism_of
 
@@ -106,6 +108,7 @@ def settings_for(
     relax: bool | None = None,
     geometry: str = "",
     magnetism: Magnetic = "auto",
+    hubbard: HubbardChoice = "none",
 ) -> DFTSettings:
     """Settings for one crystal of a hull.
 
@@ -120,16 +123,18 @@ def settings_for(
             to 700 eV.
         geometry: Whose geometry it is (`DFTSettings.geometry`).
         magnetism: Which magnetic orders are tried; an element's always are as "auto" has it, for it is a reference.
+        hubbard: U, of the hull's elements.
 
     Raises:
-        DFTError: There is no such preset.
+        DFTError: There is no such preset, or no such U.
         CodeNotInstalled: The code is not on this machine.
     """
+    elements = [str(element) for element in elements]
     if preset not in PRESETS:
         raise DFTError(f"dft.preset: there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     chosen = PRESETS[preset]
     symbols = {element.symbol for element in structure.composition.elements}
-    cutoff = chosen.hard_cutoff_ev if HARD_ELEMENTS & ({str(e) for e in elements} | symbols) else chosen.cutoff_ev
+    cutoff = chosen.hard_cutoff_ev if HARD_ELEMENTS & symbols.union(elements) else chosen.cutoff_ev
     relaxes = chosen.relax if relax is None else relax
     if relaxes:
         cutoff = max(cutoff, MIN_CUTOFF_TO_RELAX)
@@ -155,6 +160,7 @@ def settings_for(
         max_stress_gpa=chosen.max_stress_gpa,
         geometry=geometry,
         gap_edges=BOTH_MESHES,
+        hubbard=hubbard_of(hubbard, elements),
     )
 
 
@@ -245,6 +251,9 @@ def _symmetry(structure: Structure, symprec: float) -> MoyoDataset | None:
     """The symmetry of a crystal; None where there is none at all that could be named."""
     import moyopy
 
+    # Of a supercell it warns that not all operations map its lattice onto itself, which nobody asked.
+    logging.getLogger("moyo").setLevel(logging.ERROR)
+
     numbers = [int(site.specie.Z) for site in structure]
     cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
     try:
@@ -289,7 +298,8 @@ def gap_mesh(structure: Structure, divisions: int) -> tuple[int, int, int]:
     """
     along = _divisions(structure, divisions)
     in_net = 6 * math.ceil(along / 6)
-    first, second, third = (in_net if axis in _net_axes(structure) else along for axis in range(3))
+    net = _net_axes(structure)
+    first, second, third = (in_net if axis in net else along for axis in range(3))
     return first, second, third
 
 

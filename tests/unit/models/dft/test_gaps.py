@@ -277,3 +277,11 @@ def test_gaps_of_two_meshes_are_another_question_and_the_one_of_before_is_known(
         assert before.settings_hash != now.settings_hash
         assert "gap_edges" not in before.content()
         assert asked_before(before, structure) is None
+
+
+def test_symmetry_is_asked_silently(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    nickel_oxide = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.17), ["Ni", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
+    settings = settings_for("quick", ["Ni", "O"], nickel_oxide, code=Code())
+    assert settings.magnetic_orders  # in a supercell that has less symmetry than its crystal
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")
