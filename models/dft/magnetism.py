@@ -20,7 +20,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from materials.sanity import oxidation_states as known_states
-from models.dft.polyanions import ANIONS, CHALCOGENS, PNICTOGENS, polyanion_charge
+from models.dft.polyanions import ANIONS, polyanions_of
 from models.dft.radicals import Unit, is_isolated, unpaired_units
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def states_of(structure: Structure) -> dict[str, float]:
     from pymatgen.core import Composition
 
     composition = structure.composition.element_composition
-    if (charge := polyanion_charge(structure)) is not None:
+    if (polyanions := polyanions_of(structure)) is not None:
         cations = Composition({e: n for e, n in composition.items() if e.symbol not in ANIONS})
-        if found := _cation_states(cations, -charge):
+        if found := _cation_states(cations, -polyanions.charge):
             return found
     if not {element.symbol for element in composition} & SALT_FORMERS:
         return {}
@@ -136,9 +136,8 @@ def _cation_states(cations: Composition, charge: int) -> dict[str, float]:
 
 
 def _has_strong_field(structure: Structure) -> bool:
-    """Whether anions of a crystal are bonded to each other, and are not peroxides."""
-    symbols = {site.specie.symbol for site in structure}
-    return bool(symbols & (PNICTOGENS | CHALCOGENS)) and polyanion_charge(structure) is not None
+    found = polyanions_of(structure)
+    return found is not None and found.strong_field
 
 
 @lru_cache(maxsize=10_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.dft.radicals import SUPEROXIDE, electrons_wanted
@@ -15,11 +16,26 @@ CHALCOGENS = frozenset(["S", "Se", "Te"])
 ANIONS = PNICTOGENS | CHALCOGENS | {"N", "O", "F", "Cl", "Br", "I"}
 # Beside these, or with multiple bonds, an anion's charge does not follow from the number of its bonds.
 OTHERS = frozenset(["H", "B", "C", "Si"])
+TETRAHEDRAL = frozenset(["P", "As"])  # four bonds of two electrons each, one of them with both of its own
 BONDED = 0.3  # Å above the sum of covalent radii: layers of tellurides and square nets of antimony are further apart
 
 
-def polyanion_charge(structure: Structure) -> int | None:
-    """Charge of all anions of a cell where some pnictogens, chalcogens or oxygens are bonded to each other.
+@dataclass(frozen=True, kw_only=True)
+class Polyanions:
+    """What bonds between anions say of a crystal.
+
+    Attributes:
+        charge: Of all anions of the cell together, those without such bonds too.
+        strong_field: Whether pnictogens or chalcogens that are bonded to each other are what the metals have about
+            them, and not oxygen of a peroxide, or sulfur about a pair of phosphorus (FePS3).
+    """
+
+    charge: int
+    strong_field: bool
+
+
+def polyanions_of(structure: Structure) -> Polyanions | None:
+    """Count the anions of a crystal by their bonds where pnictogens, chalcogens or oxygens are bonded to their like.
 
     A bond gives each of its two atoms one of the electrons that fill its shell (the 8 - N rule of Zintl phases); the
     oxygens of a superoxide share one electron more.
@@ -44,17 +60,21 @@ def polyanion_charge(structure: Structure) -> int | None:
     ]
     made = Counter(i for i, _, _ in bonds)
     wanted = {k: electrons_wanted(structure[k].specie.Z) for k in radii}
-    if any(n > wanted[k] or symbols[k] == "N" for k, n in made.items()):
+    if any(n > (4 if symbols[k] in TETRAHEDRAL else wanted[k]) or symbols[k] == "N" for k, n in made.items()):
         return None
 
-    def is_polyanion(i: int, j: int) -> bool:
+    def are_alike(i: int, j: int) -> bool:
         both = {symbols[i], symbols[j]}
         if any(both <= alike for alike in (PNICTOGENS, CHALCOGENS, {"O"})):
             return True
         # AsS in cobaltite; a pnictogen with three of its bonds to sulfur is a cation by any other name.
         return both <= PNICTOGENS | CHALCOGENS and symbols[i] in PNICTOGENS and made[i] < wanted[i]
 
-    if not any(is_polyanion(i, j) for i, j, _ in bonds):
+    pairs = [(i, j) for i, j, _ in bonds if are_alike(i, j)]
+    if not pairs:
         return None
     in_superoxides = sum(symbols[i] == symbols[j] == "O" and distance < SUPEROXIDE for i, j, distance in bonds)
-    return -(sum(wanted.values()) - len(bonds) - in_superoxides // 2)
+    return Polyanions(
+        charge=len(bonds) + in_superoxides // 2 - sum(wanted.values()),
+        strong_field=any(symbols[i] != "O" and all(made[k] <= wanted[k] for k in (i, j)) for i, j in pairs),
+    )

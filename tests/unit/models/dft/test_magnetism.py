@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
 from models.dft.magnetism import magnetism_of, open_shells, states_of
-from models.dft.polyanions import polyanion_charge
+from models.dft.polyanions import polyanions_of
 from models.dft.presets import symmetrised
 
 # Formula -> unpaired electrons of the metal's ion in its usual spin state: Greenwood and Earnshaw; CRC Handbook.
@@ -100,6 +100,18 @@ def skutterudite(cation: str, anion: str, a: float, y: float, z: float, *filler:
     return Structure.from_spacegroup("Im-3", Lattice.cubic(a), [cation, anion, *filler], places[: 2 + len(filler)])
 
 
+def arsenopyrite(cation: str, pnictogen: str, other: str) -> Structure:
+    cell = Lattice.from_parameters(5.741, 5.649, 5.756, 90, 111.93, 90)
+    places = [(0.283, -0.006, 0.294), (0.148, 0.128, 0.364), (0.665, 0.130, 0.322)]
+    return Structure.from_spacegroup("P2_1/c", cell, [cation, pnictogen, other], places)
+
+
+def thiophosphate(cation: str) -> Structure:
+    cell = Lattice.from_parameters(5.947, 10.3, 6.722, 90, 107.16, 90)
+    places = [(0, 0.3326, 0), (0.0566, 0, 0.1696), (0.7502, 0, 0.2470), (0.2488, 0.1659, 0.2470)]
+    return Structure.from_spacegroup("C2/m", cell, [cation, "P", "S", "S"], places)
+
+
 # Measured cells of crystals whose anions are bonded to each other, the charge of the metal, and the moment to start
 # from: in low spin, but where exchange is stronger than the field of the anions (hauerite, MnS2).
 POLYANIONS = {
@@ -121,6 +133,10 @@ POLYANIONS = {
     "IrSb3": (skutterudite("Ir", "Sb", 9.253, 0.340, 0.154), "Ir", 3, 0.0),
     "CoP3": (skutterudite("Co", "P", 7.707, 0.348, 0.145), "Co", 3, 0.6),
     "LaFe4P12": (skutterudite("Fe", "P", 7.832, 0.354, 0.149, "La"), "Fe", 2.25, 0.7),
+    "MnPS3": (thiophosphate("Mn"), "Mn", 2, 5.0),  # P2S6 4-, whose sulfur is what the metal has about it
+    "FePS3": (thiophosphate("Fe"), "Fe", 2, 4.0),
+    "CoAs2": (arsenopyrite("Co", "As", "As"), "Co", 4, 1.0),
+    "arsenopyrite": (arsenopyrite("Fe", "As", "S"), "Fe", 3, 1.0),
     "a peroxide in the pyrite type": (pyrite("Zn", "O", 4.871, 0.413), "Zn", 2, 0.0),
 }
 
@@ -155,7 +171,7 @@ def test_low_spin_that_is_closed_has_no_orders_to_try() -> None:
 def test_anions_that_are_not_bonded_to_each_other_count_by_the_formula(
     structure: Structure, symbol: str, moment: float
 ) -> None:
-    assert polyanion_charge(structure) is None
+    assert polyanions_of(structure) is None
     assert open_shells(structure)[symbol] == moment
 
 
