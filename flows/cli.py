@@ -100,7 +100,8 @@ def run(
 def up(campaigns: Path, cluster_file: Path | None, port: int, folder: Path, ledger: str | None) -> None:
     """Start a Prefect server with its UI, a deployment for each campaign, and a worker; Ctrl-C ends them.
 
-    With PREFECT_API_URL set, that server is used. Its files lie in ./.prefect, or where PREFECT_HOME says.
+    The server wants a log-in: a link shows it here. With PREFECT_API_URL set, that server is used. Prefect's files lie
+    in ./.prefect, or where PREFECT_HOME says.
     """
     from flows.load import load_cluster
     from flows.up import Place, up

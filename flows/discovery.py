@@ -241,7 +241,8 @@ def require_server() -> None:
     except PrefectHTTPStatusError as error:
         if error.response.status_code == 401:
             raise InputError(
-                f"PREFECT_API_AUTH_STRING: the Prefect server at {url} wants a USER:PASSWORD, and not what is set"
+                f"PREFECT_API_AUTH_STRING: the Prefect server at {url} wants a USER:PASSWORD, and not what is set;"
+                " that of `assay up` is in .prefect/server.env of the folder where it was started"
             ) from None
         trouble = f"{error.response.status_code} {error.response.reason_phrase}; an address ends in /api"
     except httpx.HTTPError as error:

@@ -166,7 +166,7 @@ def _prefect() -> Check:
             name="prefect",
             ok=False,
             found=f"no answer ({type(error).__name__}) from the server that PREFECT_API_URL names",
-            fix="prefect server start, or unset PREFECT_API_URL",
+            fix="assay up, or unset PREFECT_API_URL",
         )
     return Check(name="prefect", ok=True, found="the server that PREFECT_API_URL names answers")
 

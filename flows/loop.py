@@ -15,6 +15,7 @@ from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
 from flows.crashes import HEARTBEAT
+from flows.log_in import use_kept
 from flows.progress import Progress
 from flows.sources import elements_of
 from flows.stages.assess import assess_screened
@@ -78,8 +79,9 @@ def run_request(request: Request) -> None:
     Raises:
         AssayError: Whatever stopped it; what had ended is in the ledger.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    if url := os.environ.get("PREFECT_API_URL"):
         os.environ.update(HEARTBEAT | os.environ)  # before Prefect's import reads them
+        use_kept(url)
         from flows.discovery import run_as_flow
 
         run_as_flow(request)

@@ -14,11 +14,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows import log_in
 from flows.campaign import Campaign
 from flows.cluster_file import Cluster
+from flows.prefect_server import HOST, LOG_IN
 from materials.errors import AssayError, CampaignError, InputError
 
-HOST = "127.0.0.1"
 START_S = 180.0  # until the server answers: its first start makes a database
 STOP_S = 20.0  # for what was started to end by itself
 # A worker is told to leave its runs in order, and each run to write down what has ended.
@@ -56,22 +57,30 @@ class Place:
 def up(place: Place, say: Callable[[str], None]) -> None:
     """Start server, deployments and worker, and stay until Ctrl-C or SIGTERM; then end what was started.
 
-    A server that PREFECT_API_URL names is used as it is, and not ended.
+    A server that PREFECT_API_URL names is used as it is, and not ended. One that is started here wants a log-in: what
+    PREFECT_SERVER_API_AUTH_STRING says, or one made for it, which `log_in` keeps for `assay run`.
 
     Raises:
-        InputError: No campaign file loads, the port is taken, or the server that PREFECT_API_URL names cannot be used.
+        InputError: No campaign file loads, the port is taken, Prefect's folder is not the user's own, or the server
+            that PREFECT_API_URL names cannot be used.
         AssayError: Something that was started ended by itself.
     """
     campaigns = _campaigns(place.campaigns, say)
     given = os.environ.get("PREFECT_API_URL")
     url = given or f"http://{HOST}:{place.port}/api"
+    home = log_in.prefect_home()
+    if "PREFECT_HOME" not in os.environ or not home.exists():  # one that somebody has made is as open as he has it
+        log_in.make_private(home)
     os.environ.update(_environment(place, url))
+    if given is not None:
+        log_in.use_kept(given)
     with suppress(_Stopped), ExitStack() as started, _told_to_stop(say) as told:
         server = None
         if given is None:
             _require_free(place.port)
             say("Starting a Prefect server")
-            words = ("server", "start", "--host", HOST, "--port", str(place.port))
+            way_in = started.enter_context(_guarded(url))
+            words = ("-P", "-m", "flows.prefect_server", str(place.port))
             server = started.enter_context(_process("server", STOP_S, *words))
             _wait_for(url, server, told)
         from flows.deployments import register
@@ -81,6 +90,8 @@ def up(place: Place, say: Callable[[str], None]) -> None:
         names = register(campaigns, place.cluster, Path.cwd())
         for name in names:
             say(f"  {name}")
+        if given is None:
+            say(way_in)
         say(f"Ready: {url.removesuffix('/api')}  Ctrl-C ends it")
         _work(server, say, told)
 
@@ -90,7 +101,7 @@ def _work(server: subprocess.Popen[bytes] | None, say: Callable[[str], None], to
     from flows.deployments import POOL
 
     while True:
-        with _process("worker", WORKER_STOP_S, "worker", "start", "--pool", POOL) as worker:
+        with _process("worker", WORKER_STOP_S, "-m", "prefect", "worker", "start", "--pool", POOL) as worker:
             while worker.poll() is None:
                 if told:
                     raise _Stopped
@@ -130,12 +141,38 @@ def _environment(place: Place, url: str) -> dict[str, str]:
     """What server, worker and runs inherit; what the user set himself holds."""
     from flows.crashes import HEARTBEAT
 
-    home = {"PREFECT_HOME": str(Path.cwd() / ".prefect")}
-    password = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
-    client = {"PREFECT_API_AUTH_STRING": password} if password else {}
-    ours = {name: value for name, value in (QUIET | HEARTBEAT | home | client).items() if name not in os.environ}
+    home = {"PREFECT_HOME": str(log_in.prefect_home())}
+    pages = ",".join(f"http://{name}:{place.port}" for name in (HOST, "localhost"))
+    own = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": pages}
+    ours = {name: value for name, value in (QUIET | HEARTBEAT | home | own).items() if name not in os.environ}
     ledger = {"ASSAY_DATABASE_URL": _absolute(place.ledger_url)}
     return ours | ledger | {"ASSAY_RUN_DIR": str(place.folder.resolve()), "PREFECT_API_URL": url}
+
+
+@contextmanager
+def _guarded(url: str) -> Iterator[str]:
+    """Have the server and its clients want the same log-in; say how a person gets in.
+
+    What the user has set, in the environment or in Prefect's own files, stays, and is written down nowhere.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    own = PREFECT_SERVER_API_AUTH_STRING.value()
+    word = own or log_in.new_log_in()
+    os.environ.update(PREFECT_SERVER_API_AUTH_STRING=word, PREFECT_API_AUTH_STRING=word)
+    refresh_global_settings_context()
+    if own:
+        yield "Log in with what PREFECT_SERVER_API_AUTH_STRING says"
+        return
+    file = log_in.keep(url, word)
+    try:
+        # A person sees a terminal; what is no terminal may be a log, which others read.
+        seen = sys.stdout.isatty()
+        yield f"Open {url.removesuffix('/api')}{LOG_IN}#{word}" if seen else f"The log-in is in {file}"
+    finally:
+        if log_in.kept(url) == word:
+            file.unlink(missing_ok=True)
 
 
 def _absolute(ledger_url: str | None) -> str:
@@ -185,12 +222,11 @@ def _log(name: str) -> Path:
 
 @contextmanager
 def _process(name: str, patience_s: float, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one of Prefect's commands, its words in a log, and end it, and all of its group, with this block."""
+    """Run Python beside this one, its words in a log, and end it, and all of its group, with this block."""
     path = _log(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *words],
+            [sys.executable, *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

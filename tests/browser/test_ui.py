@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flows.prefect_server import LOG_IN
 from tests.integration.conftest import SMALL
 from tests.integration.test_campaign import ask
 from tests.integration.test_up import Up, deployed, members, processes, ready
@@ -47,7 +48,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     (folder / "small.yaml").write_text(SMALL.read_text().replace("budget: 2", "budget: 1"))
     process = up.start()
     try:
-        ready(process)
+        ready(process, up)
         yield up
     finally:
         process.send_signal(signal.SIGINT)
@@ -57,7 +58,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 @pytest.fixture
-def page(up: Up) -> Iterator[Page]:
+def stranger(up: Up) -> Iterator[Page]:
+    """A browser that nobody has logged in with."""
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -65,6 +67,14 @@ def page(up: Up) -> Iterator[Page]:
         api.expect.set_options(timeout=PATIENCE_MS)
         yield page
         browser.close()
+
+
+@pytest.fixture
+def page(stranger: Page, up: Up) -> Page:
+    """One that was given the link that a terminal shows."""
+    stranger.goto(f"http://127.0.0.1:{up.port}{LOG_IN}#{up.word()}")
+    stranger.wait_for_url("**/dashboard*")
+    return stranger
 
 
 def picture(page: Page, name: str) -> None:
@@ -93,6 +103,33 @@ def submit(page: Page) -> None:
     # The message with the button that leads there goes by itself, on a busy machine before it can be clicked.
     front, _, _ = page.url.partition("/deployments/")
     page.goto(f"{front}/runs/flow-run/{made.value.json()['id']}")
+
+
+def test_the_ui_shows_nothing_to_a_stranger_and_takes_the_log_in_by_hand(stranger: Page, up: Up) -> None:
+    stranger.goto(f"http://127.0.0.1:{up.port}/")
+    field = stranger.get_by_placeholder("admin:pass")
+    field.fill("assay:guess")
+    stranger.get_by_role("button", name="Login").click()
+    api.expect(field).to_be_visible()
+    picture(stranger, "log-in")
+    assert not stranger.get_by_role("link", name="Deployments").is_visible()
+    field.fill(up.word())
+    stranger.get_by_role("button", name="Login").click()
+    stranger.get_by_role("link", name="Deployments").click()
+    api.expect(stranger.get_by_role("link", name="first", exact=True).first).to_be_visible()
+
+
+def test_a_page_of_another_site_can_start_nothing(page: Page, up: Up) -> None:
+    """In a browser that is logged in, too."""
+    deployment = deployed(up, "first")["id"]
+    url = f"{up.prefect.url}/deployments/{deployment}/create_flow_run"
+    before = up.prefect.post("/flow_runs/filter")
+    page.route("http://evil.example/", lambda route: route.fulfill(body="<p>Hello</p>", content_type="text/html"))
+    page.goto("http://evil.example/")
+    ask = "([url, mode]) => fetch(url, {method: 'POST', mode, body: '{}'}).then(a => a.type, () => 'refused')"
+    assert page.evaluate(ask, [url, "cors"]) == "refused"
+    page.evaluate(ask, [url, "no-cors"])  # a browser may send this one, and says nothing of the answer
+    assert up.prefect.post("/flow_runs/filter") == before
 
 
 def test_the_form_explains_itself(page: Page, up: Up) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
 from flows import crashes
 from tests.peers.prefect_server import running
@@ -19,7 +19,7 @@ def test_a_run_that_was_killed_before_a_word_of_its_own_shows_as_crashed(
     monkeypatch.setattr(crashes, "BEGIN", timedelta(seconds=15))
     monkeypatch.setattr(crashes, "SILENCE", timedelta(seconds=25))
     with running(tmp_path, {}) as prefect:
-        with temporary_settings({PREFECT_API_URL: prefect.url}), get_client(sync_client=True) as client:
+        with temporary_settings(prefect.client_settings()), get_client(sync_client=True) as client:
             crashes.call_silence_a_crash(client)
             crashes.call_silence_a_crash(client)
         assert len(prefect.post("/automations/filter")) == 2

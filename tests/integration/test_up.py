@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -59,6 +62,11 @@ class Up:
             (folder / "campaigns" / f"{name}.yaml").write_text(yaml.safe_dump(content))
         (folder / "campaigns" / "wrong.yaml").write_text("name: wrong\nsource: []\n")
 
+    def word(self) -> str:
+        """The log-in, from the file that this user alone can read."""
+        [line] = (self.folder / ".prefect" / "server.env").read_text().splitlines()[1:]
+        return line.removeprefix("PREFECT_API_AUTH_STRING=")
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [str(ASSAY), "up", "--campaigns", "campaigns", "--port", str(self.port), *arguments],
@@ -71,13 +79,14 @@ class Up:
         )
 
 
-def ready(process: subprocess.Popen[str]) -> list[str]:
-    """Read what it says until it is ready."""
+def ready(process: subprocess.Popen[str], up: Up) -> list[str]:
+    """Read what it says until it is ready, and log in as its user does."""
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:
         lines.append(line.rstrip())
         if line.startswith("Ready: "):
+            up.prefect.log_in(up.word())
             return lines
     raise AssertionError("\n".join(lines))
 
@@ -123,13 +132,14 @@ def running(up: Up) -> Iterator[list[str]]:
     """It runs; what it said until it was ready. It must end by Ctrl-C without a word of Python's and leave nothing."""
     process = up.start()
     try:
-        yield ready(process)
+        yield ready(process, up)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=120)
         assert process.returncode == 0, said
         assert "Traceback" not in said
         assert said.splitlines()[-1].startswith("Stopping")
         assert members(up.folder) == []
+        assert not (up.folder / ".prefect" / "server.env").exists()
     finally:
         process.kill()
         for left in members(up.folder):
@@ -142,6 +152,7 @@ def test_it_says_where_and_names_what_it_leaves_out(up: Up, running: list[str]) 
     assert "  discover/second" in running
     [left] = [line for line in running if line.startswith("Left out: ")]
     assert "wrong.yaml: source: unknown key; did you mean 'sources'?" in left
+    assert running[-2] == f"The log-in is in {up.folder / '.prefect' / 'server.env'}"
     assert requests.get(f"http://127.0.0.1:{up.port}/", timeout=30).ok
     listening = {c.laddr.ip for p in members(up.folder) for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
@@ -164,6 +175,80 @@ def test_two_campaigns_run_side_by_side_to_their_tables(up: Up, running: list[st
         [str(ASSAY), "table", "first"], cwd=up.folder, env=up.environment, capture_output=True, text=True, check=True
     )
     assert "CuAg" in done.stdout or "AgCu" in done.stdout
+
+
+EVIL = {"Origin": "https://evil.example"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "logged_in", "status"),
+    [
+        ({}, False, 401),  # another user of this machine
+        (EVIL, False, 403),  # a web page that somebody has open
+        (EVIL | {"Content-Type": "text/plain"}, False, 403),  # for which a browser asks nobody first
+        (EVIL, True, 403),
+        ({"Origin": "null"}, True, 403),
+        ({"Host": "evil.example"}, True, 403),  # a page whose own name was led here
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, True, 403),
+    ],
+)
+def test_a_stranger_starts_nothing(
+    up: Up, running: list[str], headers: dict[str, str], logged_in: bool, status: int
+) -> None:
+    url = f"{up.prefect.url}/deployments/{deployed(up, 'first')['id']}/create_flow_run"
+    content = json.dumps({"name": "strange", "job_variables": {"command": f"touch {up.folder / 'canary'}"}})
+    ask = up.prefect.session if logged_in else requests
+    answer = ask.post(url, data=content, headers={"Content-Type": "application/json"} | headers, timeout=30)
+    assert answer.status_code == status
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert up.prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": ["strange"]}}}) == []
+    before = ask.options(url, headers=EVIL | headers | {"Access-Control-Request-Method": "POST"}, timeout=30)
+    assert not before.ok
+
+
+@pytest.mark.parametrize("headers", [EVIL, {"Host": "evil.example"}, {}])
+def test_a_stranger_hears_of_no_event(up: Up, running: list[str], headers: dict[str, str]) -> None:
+    handshake = {
+        "Host": f"127.0.0.1:{up.port}",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    } | headers
+    lines = ["GET /api/events/out HTTP/1.1", *(f"{name}: {value}" for name, value in handshake.items()), "", ""]
+    with socket.create_connection(("127.0.0.1", up.port), timeout=30) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 403 ")
+
+
+def test_the_command_line_has_the_log_in_of_the_server_beside_it(up: Up, running: list[str]) -> None:
+    command = [str(ASSAY), "run", "campaigns/first.yaml", "--no-dft"]
+    environment = up.environment | {"PREFECT_API_URL": up.prefect.url}
+    done = subprocess.run(command, cwd=up.folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    elsewhere = up.folder / "campaigns"
+    environment["ASSAY_DATABASE_URL"] = str(up.folder / "assay.db")
+    done = subprocess.run(
+        [str(ASSAY), "run", "first.yaml"], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 2
+    assert "PREFECT_API_AUTH_STRING: the Prefect server" in done.stderr
+    assert ".prefect/server.env" in done.stderr
+
+
+def test_the_log_in_is_in_one_file_that_nobody_else_can_read(up: Up, running: list[str]) -> None:
+    word = up.word()
+    home = up.folder / ".prefect"
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "server.env").stat().st_mode) == 0o600
+    secret = word.partition(":")[2].encode()
+    forms = (secret, base64.b64encode(word.encode()).strip(b"="))
+    holders = [file for file in up.folder.rglob("*") if file.is_file() and any(f in file.read_bytes() for f in forms)]
+    assert holders == [home / "server.env"]
+    assert word not in "".join(running)
+    for process in members(up.folder):
+        with suppress(psutil.Error):
+            assert word not in "\0".join(process.cmdline())  # which everybody sees
 
 
 @pytest.mark.long
@@ -306,7 +391,7 @@ def test_another_server_is_used_and_what_was_set_in_the_ui_stays(up: Up, running
     up.environment["PREFECT_API_URL"] = up.prefect.url
     try:
         process = up.start()
-        ready(process)
+        ready(process, up)
         again = deployed(up, "first")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
@@ -341,14 +426,14 @@ def scheduled(up: Up, deployment_name: str, /, **changes: Any) -> Iterator[None]
     """Have a deployment run every twenty seconds, with some of its parameters changed."""
     deployment = deployed(up, deployment_name)
     url = f"{up.prefect.url}/deployments/{deployment['id']}"
-    patched = requests.patch(url, json={"parameters": deployment["parameters"] | changes}, timeout=30)
+    patched = up.prefect.session.patch(url, json={"parameters": deployment["parameters"] | changes}, timeout=30)
     assert patched.ok, patched.text
     every = {"active": True, "schedule": {"interval": 20, "anchor_date": "2026-01-01T00:00:00Z"}}
     [schedule] = up.prefect.post(f"/deployments/{deployment['id']}/schedules", [every])
     try:
         yield
     finally:
-        requests.delete(f"{url}/schedules/{schedule['id']}", timeout=30)
+        up.prefect.session.delete(f"{url}/schedules/{schedule['id']}", timeout=30)
 
 
 def started(up: Up, campaign: str) -> list[str]:

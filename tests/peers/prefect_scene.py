@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
 from flows.campaign import Campaign
 from flows.crashes import BEGIN, call_silence_a_crash
@@ -30,7 +30,7 @@ class Server:
         self.prefect = prefect
         prefect.run("prefect", "work-pool", "create", "assay", "--type", "process")
         prefect.run("prefect", "--no-prompt", "deploy", "--prefect-file", "deploy/prefect.yaml", "--all")
-        with temporary_settings({PREFECT_API_URL: prefect.url}), get_client(sync_client=True) as client:
+        with temporary_settings(prefect.client_settings()), get_client(sync_client=True) as client:
             call_silence_a_crash(client)  # as `assay up` does; without it, the first run that begins does it
         self.deployment_id = prefect.get("/deployments/name/discover/quickstart")["id"]
 

@@ -1,6 +1,7 @@
 """A real Prefect server and worker, each a process of its own, in folders and on a port that nobody else has."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,8 +28,10 @@ class Prefect:
         self.url, self.folder = url, folder
         # The server says 503 while its database is locked; Prefect's own client asks again, too.
         again = Retry(total=5, status_forcelist=[503], allowed_methods=None, backoff_factor=1)
-        self._session = requests.Session()
-        self._session.mount("http://", HTTPAdapter(max_retries=again))
+        self.session = requests.Session()
+        self.session.mount("http://", HTTPAdapter(max_retries=again))
+        if word := extra.get("PREFECT_API_AUTH_STRING"):
+            self.log_in(word)
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ASSAY_"))},
             "PREFECT_API_URL": url,
@@ -42,6 +45,17 @@ class Prefect:
             "PWD": str(ROOT),
             **extra,
         }
+
+    def log_in(self, word: str) -> None:
+        """Give the API USER:PASSWORD from now on."""
+        user, _, password = word.partition(":")
+        self.session.auth = (user, password)
+
+    def client_settings(self) -> dict[Any, str]:
+        """What Prefect's client needs in this process, for `temporary_settings`."""
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+
+        return {PREFECT_API_URL: self.url, PREFECT_API_AUTH_STRING: self.environment["PREFECT_API_AUTH_STRING"]}
 
     def run(self, *command: str, code: int = 0, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run a command of this Python's environment in the checkout, as a user types it."""
@@ -75,11 +89,11 @@ class Prefect:
 
     def get(self, path: str) -> Any:
         """Read from the API."""
-        return _answer(self._session.get(self.url + path, timeout=60))
+        return _answer(self.session.get(self.url + path, timeout=60))
 
     def post(self, path: str, content: Any = None) -> Any:
         """Ask the API."""
-        return _answer(self._session.post(self.url + path, json=content or {}, timeout=60))
+        return _answer(self.session.post(self.url + path, json=content or {}, timeout=60))
 
     def state(self, flow_run_id: str) -> tuple[str, str]:
         """Say what state a flow run is in, and its message."""
@@ -111,7 +125,9 @@ class Prefect:
 
 @contextmanager
 def running(folder: Path, extra: Mapping[str, str]) -> Iterator[Prefect]:
-    """Start a server on a free loopback port; `extra` is the environment of all that is started."""
+    """Start a server on a free loopback port, with a log-in; `extra` is the environment of all that is started."""
+    word = f"somebody:{secrets.token_urlsafe(16)}"
+    extra = {"PREFECT_SERVER_API_AUTH_STRING": word, "PREFECT_API_AUTH_STRING": word, **extra}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
