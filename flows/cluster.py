@@ -45,6 +45,8 @@ SETTINGS: Mapping[str, Any] = {
     "distributed.nanny.pre-spawn-environ": dict(WORKER_ENVIRONMENT),
     **WORKER_SETTINGS,
 }
+# Of clusters that we start nobody looks at the pages, which show tasks to whoever asks.
+NO_PAGES: Mapping[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 LOCAL_S = 120.0  # within which a worker on this machine is back, however busy the machine
 CONNECT_S = 30.0  # to reach somebody's scheduler
 ATTEMPT_S = 5.0  # of that, one attempt
@@ -91,7 +93,7 @@ def open_workers(workers: Workers, *, folder: Path, say: Callable[[str], None]) 
     for name in ("distributed", "distributed.client"):  # what dies is told once, by us: as a row, or as an error
         logging.getLogger(name).setLevel(logging.CRITICAL)
     opened = {"local": _local_workers, "slurm": _slurm_workers, "address": _others_workers}[workers.kind]
-    with dask.config.set(SETTINGS), opened(workers, folder, say) as pool:
+    with dask.config.set({**SETTINGS, **NO_PAGES}), opened(workers, folder, say) as pool:
         yield pool
 
 
@@ -153,6 +155,11 @@ def _connected(address: str) -> Client:
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or time.monotonic() > deadline:
                 raise ClusterError(f"workers.address: no Dask scheduler answers at {address}: {error}") from None
+        except TypeError as error:
+            raise ClusterError(
+                f"workers.address: {address} cannot be used with the certificates that Dask's settings name here"
+                f" ({error}); configs/clusters/address.yaml says which it wants"
+            ) from None
         time.sleep(1)
 
 
@@ -218,12 +225,20 @@ def _settings_found() -> Any:
 def _local_cluster(workers: Workers) -> LocalCluster:
     """Start workers on this machine: one a core, or with `device: cuda` one a GPU.
 
+    Other users of the machine reach its loopback, too, and a scheduler runs what anybody sends it: each side shows a
+    certificate of this run's own, which stays in the memory of these processes.
+
     Raises:
         ClusterError: A GPU is asked for, and dask-cuda or a driver is missing.
     """
+    from distributed import Security
+
     options = {
+        "security": Security.temporary(),
+        "protocol": "tls",
         "threads_per_worker": 1,
         "memory_limit": int(workers.memory_gib * 2**30),
+        "scheduler_kwargs": {"dashboard": False},
         "dashboard_address": "127.0.0.1:0",  # None is port 8787, of which the next campaign would warn
         "silence_logs": logging.CRITICAL,
     }
@@ -237,7 +252,7 @@ def _local_cluster(workers: Workers) -> LocalCluster:
         ) from None
     try:
         # Each worker sees its own GPU as the first one; torch's memory is torch's affair, so nothing is spilled.
-        return LocalCUDACluster(n_workers=workers.count, device_memory_limit=None, protocol="tcp", **options)
+        return LocalCUDACluster(n_workers=workers.count, device_memory_limit=None, **options)
     except Exception as error:  # NVML raises types of its own, by driver and version
         raise ClusterError(f"workers.device: no GPU can be used here: {type(error).__name__}: {error}") from error
 

@@ -115,7 +115,7 @@ class Workers(Queue):
         description="Where the potential runs. With kind slurm, options such as --gres=gpu:1 ask for the GPU.",
     )
     address: str | None = Field(
-        default=None, title="Scheduler address", description="For kind address, such as tcp://10.0.0.5:8786."
+        default=None, title="Scheduler address", description="For kind address, such as tls://10.0.0.5:8786."
     )
     interface: str | None = Field(
         default=None,
@@ -128,7 +128,7 @@ class Workers(Queue):
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Workers:
         if (self.kind == "address") != (self.address is not None):
-            raise ValueError("kind: address and address: tcp://HOST:PORT go together")
+            raise ValueError("kind: address and address: tls://HOST:PORT (or tcp://) go together")
         if self.kind != "slurm" and (self.queue or self.account or self.options or self.set_up or self.container):
             raise ValueError("queue, account, options, set_up and container are for kind: slurm")
         if self.kind == "slurm" and self.minimum > self.resolved_count():

@@ -179,7 +179,11 @@ def _options(workers: Workers, folder: Path) -> dict[str, Any]:
         # A scheduler that nodes can reach runs what anybody sends it: each side shows a certificate of this run's own.
         "security": Security.temporary(),
         "shared_temp_directory": str(folder),
-        "scheduler_options": {"host": _host(workers.interface), "dashboard_address": "127.0.0.1:0"},
+        "scheduler_options": {
+            "host": _host(workers.interface),
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+        },
         "silence_logs": logging.CRITICAL,
         "cores": 1,
         "processes": 1,

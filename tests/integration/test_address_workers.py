@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
+import stat
+import subprocess
 import time
 from collections.abc import Callable
 from logging.handlers import QueueHandler
+from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
 from flows import cluster
@@ -17,7 +22,7 @@ from flows.stages import screen as screening
 from flows.stages.screen import screen
 from materials.errors import ClusterError
 from tests.integration.conftest import candidate
-from tests.peers.dask_processes import scheduler, worker
+from tests.peers.dask_processes import ROOT, SETTINGS, scheduler, worker
 from tests.peers.slurm import _free_ports
 
 pytestmark = pytest.mark.slow
@@ -101,6 +106,40 @@ def test_nobody_there_is_told_with_the_address(make_run: Any, port: int, monkeyp
     run = make_run("Balls", [candidate("Cu", 3.6)], hardware(port))
     with pytest.raises(ClusterError, match=f"no Dask scheduler answers at tcp://127.0.0.1:{port}"):
         screen(run)
+
+
+def exported(folder: Path) -> dict[str, str]:
+    """What the commands for certificates in configs/clusters/address.yaml leave in the environment."""
+    lines = [
+        line[4:] for line in (ROOT / "configs/clusters/address.yaml").read_text().splitlines() if line[:4] == "#   "
+    ]
+    told = lines[: lines.index("done") + 1]
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join([*told, "env -0"])],
+        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = dict(pair.partition("=")[::2] for pair in done.stdout.split("\0"))
+    return {name: value for name, value in found.items() if name.startswith("DASK_")}
+
+
+def test_with_certificates_as_the_cluster_file_says_and_without(
+    make_run: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 3.0)
+    certificates = exported(tmp_path)
+    assert stat.S_IMODE((tmp_path / "dask-key.pem").stat().st_mode) == 0o600
+    settings = SETTINGS | certificates
+    hardware = Workers(kind="address", address=f"tls://127.0.0.1:{port}")
+    run = make_run("Balls", [candidate("Cu", 3.6)], hardware)
+    with scheduler(port, settings, "tls"), worker(port, settings=settings, protocol="tls"):
+        with pytest.raises(ClusterError, match=r"certificates that Dask's settings name here .*address\.yaml"):
+            screen(run)
+        here = {name.removeprefix("DASK_").replace("__", ".").lower(): value for name, value in certificates.items()}
+        with dask.config.set({name: dask.config.interpret_value(value) for name, value in here.items()}):
+            assert screen(run) == 1
 
 
 def test_neighbours_are_not_blamed_where_workers_are_shared_and_settings_dasks_own(make_run: Any, port: int) -> None:

@@ -16,15 +16,19 @@ SETTINGS = {
 HERE = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
 
 
-def scheduler(port: int, settings: Mapping[str, str] = SETTINGS) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def scheduler(
+    port: int, settings: Mapping[str, str] = SETTINGS, protocol: str = "tcp"
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run a scheduler."""
-    return _dask("scheduler", "--port", str(port), *HERE, settings=settings)
+    return _dask("scheduler", "--protocol", protocol, "--port", str(port), *HERE, settings=settings)
 
 
-def worker(port: int, *arguments: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def worker(
+    port: int, *arguments: str, settings: Mapping[str, str] = SETTINGS, protocol: str = "tcp"
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run workers below a nanny, which end soon after their scheduler has."""
     which = arguments or ("--nthreads", "1")
-    return _dask("worker", f"tcp://127.0.0.1:{port}", "--death-timeout", "10", *HERE, *which, settings=SETTINGS)
+    return _dask("worker", f"{protocol}://127.0.0.1:{port}", "--death-timeout", "10", *HERE, *which, settings=settings)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,10 +10,14 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
-from distributed import Client, LocalCluster
+import requests
+from distributed import Client, LocalCluster, Security
+from distributed.comm import connect
 
 from flows import cluster, worker_pool
 from flows.cluster import open_workers
@@ -94,6 +99,42 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def reached(address: str, security: Security) -> bool:
+    """Whether a process of this machine can talk to a Dask process there."""
+
+    async def talk() -> bool:
+        try:
+            comm = await connect(address, timeout=3, **security.get_connection_args("client"))
+            await comm.write({"op": "identity", "reply": True})
+            return "id" in await comm.read()
+        except (OSError, TypeError, RuntimeError):  # refused there, or by our own side
+            return False
+
+    return asyncio.run(talk())
+
+
+@pytest.mark.slow
+def test_another_user_of_the_machine_reaches_neither_scheduler_nor_workers(tmp_path: Path) -> None:
+    with open_workers(ONE, folder=tmp_path, say=quiet) as pool:
+        assert pool.client.submit(abs, -1).result(timeout=60) == 1
+        [(worker, told)] = pool.client.scheduler_info()["workers"].items()
+        mine = pool.client.security
+        for address in (pool.client.scheduler.address, worker, told["nanny"]):
+            assert address.startswith("tls://127.0.0.1:")
+            assert reached(address, mine)
+            for anybody in (Security(), Security.temporary()):  # no certificate, and one that he made himself
+                assert not reached(address, anybody)
+                assert not reached(address.replace("tls:", "tcp:"), anybody)
+        here = psutil.Process()
+        for process in (here, *here.children(recursive=True)):
+            assert mine.tls_client_key not in "".join([*process.cmdline(), *process.environ().values()])
+            for socket in process.net_connections("tcp"):
+                if socket.status == psutil.CONN_LISTEN:  # what tells of tasks to whoever asks by HTTP
+                    for page in ("info/main/workers.html", "json/counts.json", "metrics", "status"):
+                        with suppress(requests.RequestException):
+                            assert not requests.get(f"http://127.0.0.1:{socket.laddr.port}/{page}", timeout=3).ok, page
 
 
 @pytest.mark.slow
