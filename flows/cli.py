@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.plain_text import printable
 from flows.replay_command import replay
 from materials.errors import AssayError
 
@@ -107,7 +108,7 @@ def up(campaigns: Path, cluster_file: Path | None, port: int, folder: Path, ledg
     from flows.up import Place, up
 
     place = Place(campaigns=campaigns, cluster=load_cluster(cluster_file), port=port, ledger_url=ledger, folder=folder)
-    up(place, lambda line: click.echo(line))
+    up(place, lambda line: click.echo(printable(line)))
 
 
 @assay.command()
@@ -269,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("assay: stopped", err=True)
         sys.exit(130)
     except AssayError as error:
-        click.echo(f"assay: {error}", err=True)
+        click.echo(f"assay: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # `assay table | head`: the reader has seen enough

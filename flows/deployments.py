@@ -16,6 +16,7 @@ from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.crashes import HEARTBEAT, call_silence_a_crash
 from flows.discovery import discover
+from flows.plain_text import paragraphs_in_markdown
 
 POOL = "assay"
 
@@ -50,7 +51,7 @@ def _deployment(campaign: Campaign, cluster: Cluster, folder: Path) -> str:
     deployment = RunnerDeployment.from_flow(
         discover,
         name=campaign.name,
-        description=campaign.description or None,
+        description=paragraphs_in_markdown(campaign.description) or None,
         parameters=parameters(campaign, cluster),
         concurrency_limit=1,
         work_pool_name=POOL,

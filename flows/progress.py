@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from flows.plain_text import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -39,6 +41,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line, above the bars where there are any."""
+        line = printable(line)
         if self._display is not None:
             self._display.console.print(line, highlight=False, markup=False)
         else:
@@ -63,6 +66,7 @@ class Progress:
     @contextmanager
     def counting(self, title: str, total: int, unit: str) -> Iterator[Counter]:
         """Count towards a total, with rate and time left."""
+        title = printable(title)
         if self._bars:
             with self._bar(title, total, unit) as counter:
                 yield counter
@@ -84,10 +88,10 @@ class Progress:
         )
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

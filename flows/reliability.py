@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from flows.plain_text import code, in_markdown
 from flows.stages.explain import foretold
 from materials.records import RankedCandidate, Selection
 from materials.targets import expected, floor_of, learned_as, spoken, surprise, unit_of
@@ -109,7 +110,7 @@ def _grouped(told: Mapping[str, Sequence[str]]) -> list[str]:
     lines = []
     for words, ids in list(groups.items())[:MOST_TOLD]:
         more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
-        lines.append(f"{', '.join(f'`{m}`' for m in ids[:MOST_NAMED])}{more}: {words}")
+        lines.append(f"{', '.join(map(code, ids[:MOST_NAMED]))}{more}: {in_markdown(words)}")
     left = sum(len(ids) for ids in list(groups.values())[MOST_TOLD:])
     return [*lines, f"and {left} more"] if left else lines
 
@@ -118,8 +119,9 @@ def doubts(pairs: Sequence[Foretold]) -> list[str]:
     """Name the answers that lie so far from their prediction that the calculation itself may be wrong."""
     far = sorted((p for p in pairs if abs(p.surprise) > FAR), key=lambda p: -abs(p.surprise))
     lines = [
-        f"check this calculation: {p.formula} (`{p.material_id}`), {spoken(learned_as(p.target))} predicted"
-        f" {p.expected:.3f} ± {p.std:.3f}, found {p.answer:.3f} {unit_of(p.target)}: {abs(p.surprise):.0f} σ"
+        f"check this calculation: {in_markdown(p.formula)} ({code(p.material_id)}),"
+        f" {spoken(learned_as(p.target))} predicted {p.expected:.3f} ± {p.std:.3f},"
+        f" found {p.answer:.3f} {unit_of(p.target)}: {abs(p.surprise):.0f} σ"
         f" {'above' if p.surprise > 0 else 'below'}"
         for p in far[:MOST_TOLD]
     ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from flows.plain_text import in_markdown, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,8 +122,8 @@ def _half_width(values: NDArray[np.float64]) -> float | None:
     return float(t.ppf(0.975, m - 1) * np.std(values, ddof=1) / np.sqrt(m)) if m > 1 else None
 
 
-def as_text(replayed: Replayed) -> str:
-    """Write the table for a person."""
+def as_text(replayed: Replayed, note: Callable[[str], str] = printable) -> str:
+    """Write the table for a person; `note` writes what stands below it."""
     from models.strategies import STRATEGIES
 
     rows = [HEADINGS, *(_row(line) for line in lines(replayed))]
@@ -140,7 +142,7 @@ def as_text(replayed: Replayed) -> str:
     ]
     notes += [f"{name}: {STRATEGIES[name].title}." for name in replayed.played]
     notes += [f"{name}: not played, {why}." for name, why in replayed.left_out.items()]
-    return "\n".join([text, *notes])
+    return "\n".join([text, *map(note, notes)])
 
 
 def _row(line: Line) -> Sequence[str]:
@@ -185,7 +187,9 @@ def _plain(value: Any) -> Any:
 def write(replayed: Replayed, folder: Path) -> Path:
     """Write table, curves and plot; return the plot's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "replay.md").write_text(as_text(replayed) + "\n\n![share found](replay.png)\n", encoding="utf-8")
+    (folder / "replay.md").write_text(
+        as_text(replayed, in_markdown) + "\n\n![share found](replay.png)\n", encoding="utf-8"
+    )
     (folder / "replay.jsonl").write_text(as_json(replayed) + "\n", encoding="utf-8")
     with (folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -214,7 +218,7 @@ def _plot(replayed: Replayed) -> bytes:
             axis.fill_between(answers, mean - half, mean + half, color=color, alpha=0.18, linewidth=0)
     wanted, n = replayed.question.n_wanted, len(replayed.question.wanted)
     axis.set(xlabel="DFT answers", ylabel=f"share of the {wanted} wanted found", ylim=(0, 1.02), xlim=(0, None))
-    figure.suptitle(textwrap.fill(replayed.asked, 100), fontsize=9)
+    figure.suptitle(textwrap.fill(printable(replayed.asked), 100), fontsize=9, parse_math=False)
     axis.set_title(f"{n} candidates; bands: 95 % intervals of the mean over seeds", fontsize=9)
     axis.grid(color="#e2e8f0", linewidth=0.6)
     axis.legend(fontsize=8, frameon=False)

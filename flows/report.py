@@ -10,6 +10,7 @@ from pathlib import Path
 from flows import reliability
 from flows.context import Run
 from flows.level_caveats import caveats
+from flows.plain_text import code, in_markdown, out_of_markdown, paragraphs_in_markdown
 from flows.progress import duration
 from materials.competing import ValidationPlan
 from materials.records import Calculation, RankedCandidate, Selection, Target
@@ -74,8 +75,8 @@ def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictu
         pictures: File name of each plot -> what its link shall be (a path, or a data URI).
     """
     campaign = run.campaign
-    parts = [f"# {campaign.name}", campaign.description.strip()]
-    parts += ["## Found", "\n".join(f"- {line}" for line in findings(run, evidence, selections))]
+    parts = [f"# {campaign.name}", paragraphs_in_markdown(campaign.description)]
+    parts += ["## Found", _list(findings(run, evidence, selections))]
     parts += [f"![{Path(name).stem.replace('-', ' ')}]({link})" for name, link in pictures.items()]
     validated = [row for row in evidence.rows if row.status == "validated"]
     if validated:
@@ -84,14 +85,18 @@ def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictu
     trust = reliability.section(evidence.rows, selections, evidence.n_answers, evidence.cautions)
     parts += [f"## {TRUST}", trust] if trust else []
     if evidence.relaxed:
-        parts += ["## Relaxed with DFT", "\n".join(f"- {line}" for line in _relaxed(evidence))]
+        parts += ["## Relaxed with DFT", _list(_relaxed(evidence))]
     if evidence.plans:
         lines = [*left_out(run, evidence), *caveats(evidence.rows)]
-        parts += ["## What the hull leaves out", "\n".join(f"- {line}" for line in lines)]
+        parts += ["## What the hull leaves out", _list(lines)]
     spent = spent_on(run.progress.seconds)
     if spent:
         parts += ["## Where the time of the last run went", spent]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {in_markdown(line)}" for line in lines)
 
 
 def findings(run: Run, evidence: Evidence, selections: Sequence[Selection]) -> list[str]:
@@ -127,7 +132,7 @@ def findings(run: Run, evidence: Evidence, selections: Sequence[Selection]) -> l
         lines.append(evidence.verdict)
     failed = [row for row in picked if row.status == "failed"]
     if failed:
-        lines.append(f"failed: {', '.join(f'{row.formula} ({row.message.splitlines()[0][:80]})' for row in failed)}")
+        lines.append(f"failed: {', '.join(f'{row.formula} ({_lines(row.message)[0][:80]})' for row in failed)}")
     return lines
 
 
@@ -179,21 +184,16 @@ def ranked_table(rows: Sequence[RankedCandidate]) -> str:
         hit = " ✓" if row.meets_targets else ""
         cells = [
             str(row.rank),
-            f"`{row.material_id}`",
-            _literal(parents),
-            row.status + hit,
-            f"{_number(row.decomposition_energy_per_atom)} {row.fidelity or ''}",
+            code(row.material_id),
+            in_markdown(parents),
+            in_markdown(row.status + hit),
+            f"{_number(row.decomposition_energy_per_atom)} {in_markdown(row.fidelity or '')}",
             _number(row.energy_above_hull),
             _number(row.band_gap, 2),
             _number(row.score, 2),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _literal(text: str) -> str:
-    """Keep what a file calls its structures from being read as Markdown or HTML."""
-    return re.sub(r"[<&\[\]`*\\]", r"\\\g<0>", " ".join(text.replace("|", "/").split()))
 
 
 def spent_on(seconds: Mapping[str, float]) -> str:
@@ -212,7 +212,7 @@ def closing_lines(run: Run) -> list[str]:
         if title in ("Found", TRUST):  # pictures and tables are for the page
             told = [line for line in told if line.startswith("- ")]
         if told:
-            lines += [f"{title}:", *[f"  {line}" for line in told]]
+            lines += [f"{title}:", *[f"  {out_of_markdown(line)}" for line in told]]
     lines.append(f"Time: {spent_on(run.progress.seconds)}")
     lines.append(f"Report: {folder(run) / 'summary.md'}")
     lines.append(
@@ -228,8 +228,8 @@ def with_pictures_inside(run: Run) -> str:
     text = (folder(run) / "summary.md").read_text(encoding="utf-8")
     for picture in sorted(folder(run).glob("*.png")):
         data = base64.b64encode(picture.read_bytes()).decode()
-        text = text.replace(f"]({picture.name})", f"](data:image/png;base64,{data})")
-    return text + f"\nTable and pictures: `{folder(run).resolve()}`; `assay table {run.campaign_id}`\n"
+        text = re.sub(rf"(?<!\\)\]\({re.escape(picture.name)}\)", f"](data:image/png;base64,{data})", text)
+    return text + f"\nTable and pictures: {code(str(folder(run).resolve()))}; `assay table {run.campaign_id}`\n"
 
 
 def artifact_key(campaign_id: str) -> str:
@@ -262,7 +262,7 @@ def _relaxed(evidence: Evidence) -> list[str]:
     for material_id, calculation in evidence.relaxed.items():
         formula = evidence.names.get(material_id, material_id)
         if calculation.status != "converged" or calculation.structure is None:
-            lines.append(f"{formula}: {calculation.status} {calculation.message.splitlines()[-1:] or ''}")
+            lines.append(f"{formula}: {calculation.status} {_lines(calculation.message)[-1]}")
             continue
         lattice = calculation.structure.lattice
         gap = calculation.properties.get("band_gap")
@@ -273,6 +273,10 @@ def _relaxed(evidence: Evidence) -> list[str]:
             + f" ({calculation.level_of_theory})"
         )
     return lines
+
+
+def _lines(message: str) -> list[str]:
+    return message.strip().splitlines() or [""]
 
 
 def _number(value: float | None, digits: int = 3) -> str:

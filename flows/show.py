@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flows.plain_text import printable
 from flows.reasons import reasons_of, told
 from materials.targets import expected
 
@@ -45,7 +46,7 @@ def show(ledger: Ledger, name: str, style: str) -> str:
         records: Sequence[Record] = evidence[key]
         if records:
             lines += ["", title, *[f"  {line}" for record in records for line in describe(record).splitlines()]]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _number(value: float | None, unit: str, digits: int = 3) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.plain_text import printable
+
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
 
@@ -125,6 +127,7 @@ def as_text(rows: Sequence[Row]) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         return "No rows.\n"
@@ -132,13 +135,13 @@ def as_text(rows: Sequence[Row]) -> str:
     for name in rows[0]:
         number = any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
         table.add_column(
-            HEADINGS.get(name, name),
+            Text(HEADINGS.get(name, name)),
             justify="right" if number else "left",
             overflow="fold" if name == "material_id" else "ellipsis",
             no_wrap=name != "parents",
         )
     for row in rows:
-        table.add_row(*[shown(row[name]) for name in row])
+        table.add_row(*[Text(shown(row[name])) for name in row])
     terminal = sys.stdout.isatty()
     console = Console(file=io.StringIO(), force_terminal=terminal, width=None if terminal else 160, highlight=False)
     console.print(table)
@@ -154,4 +157,4 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return str(value)
+    return printable(str(value))

@@ -1,16 +1,22 @@
 """The report's words and pictures."""
 
 import io
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from flows import plots, report, tables
+from flows.campaign import Campaign
+from flows.cluster_file import Cluster
 from flows.noted import Noted
-from materials.records import Selection, Target
+from flows.progress import Progress
+from materials.competing import ValidationPlan
+from materials.records import RankedCandidate, Selection, Target
 from tests.unit.materials import made_records as made
 
 TARGETS = [
@@ -43,13 +49,126 @@ def test_where_the_time_went_longest_first() -> None:
 def test_a_markdown_table_keeps_to_its_columns() -> None:
     rows = [made.ranked("a", rank=1, parents="x|y" * 40), made.ranked("b", rank=2, band_gap=None, score=None)]
     lines = report.ranked_table(rows).splitlines()
-    assert {line.count("|") for line in lines} == {9}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {9}
 
 
 def test_what_a_file_calls_its_structures_is_no_markdown() -> None:
     row = made.ranked("a", rank=1, parents="<img src=x>\n[a](b) ![c](d) *e*")
     (line,) = report.ranked_table([row]).splitlines()[2:]
-    assert "| \\<img src=x> \\[a\\](b) !\\[c\\](d) \\*e\\* |" in line
+    assert "| \\<img src=x\\> \\[a\\](b) !\\[c\\](d) \\*e\\* |" in line
+
+
+MARK = "<script>alert(1)</script> ![x](http://evil.example/x.png) [/i] [bold]b[/] `c` \x1b[31m| *e*\n\n# Big\n- item"
+
+
+def marked(**changes: Any) -> RankedCandidate:
+    """A row whose every text is markup, but for the formula, which is made of elements."""
+    texts = {name: MARK for name, value in asdict(made.ranked()).items() if isinstance(value, str)}
+    return made.ranked(
+        **texts | {"formula": "NaCl", "predicted": {"band_gap": (1.0, 0.1)}, "round": 1, "acquisition": MARK} | changes
+    )
+
+
+def a_marked_report(folder: Path) -> tuple[Any, str]:
+    """A campaign that carries markup wherever it may say something, and the report that was written of it."""
+    potential = {"kind": "ase", "model": "flows.plain_text:code", "level_of_theory": MARK}
+    campaign = Campaign.model_validate(
+        {
+            "name": "marked",
+            "description": MARK,
+            "hull_leaves_out": MARK,
+            "sources": [{"kind": "files", "path": MARK}],
+            "screening": {"potential": potential},
+        }
+    )
+    run: Any = SimpleNamespace(
+        campaign=campaign,
+        campaign_id="marked-1",
+        folder=folder / MARK.replace("/", "").replace("\n", " "),
+        targets=TARGETS,
+        progress=SimpleNamespace(seconds={"DFT": 2.0}),
+        ledger=SimpleNamespace(url="u", selections=lambda _: selections("hit", "far", "lost")),
+    )
+    rows = [
+        marked(material_id="hit", status="validated", fidelity="dft", meets_targets=True, band_gap=1.3),
+        marked(material_id="far", status="validated", fidelity="dft", meets_targets=False, band_gap=3.0),
+        marked(material_id="lost", status="failed", fidelity=None),
+        marked(material_id="silent", status="failed", fidelity=None, message=""),
+        marked(),
+    ]
+    evidence = report.Evidence(
+        rows=rows,
+        distances=[0.01],
+        plans=[ValidationPlan(material_id="hit", phases=("a",), stand_ins={"big": "a"}, left_out=("other",))],
+        relaxed={
+            "hit": made.calculation("hit", status="failed", message=MARK),
+            "silent": made.calculation("silent", status="failed", message=""),
+            "far": made.calculation("far", level_of_theory=MARK),
+        },
+        names=dict.fromkeys(("hit", "big", "other", "far"), MARK),
+        n_answers=3,
+        cautions={MARK: [MARK, MARK], "far": [MARK]},
+        verdict=MARK,
+    )
+    report.write(run, evidence)
+    return run, report.with_pictures_inside(run)
+
+
+def test_no_text_of_a_campaign_or_a_file_is_markup_in_the_report(tmp_path: Path) -> None:
+    run, text = a_marked_report(tmp_path)
+    page = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(text)
+    elements = set(re.findall(r"<([a-z0-9]+)", page))
+    ours = {"h1", "h2", "p", "ul", "li", "img", "code", "table", "thead", "tbody", "tr", "th", "td"}
+    assert elements == ours
+    assert page.count("<img") == 1
+    assert "evil.example" not in "".join(re.findall(r"(?:src|href)=.[^\"]*", page))
+    assert re.findall(r"<h[1-6]>(.*?)</h", page) == [
+        "marked",
+        "Found",
+        "Validated with DFT",
+        "Next in line",
+        report.TRUST,
+        "Relaxed with DFT",
+        "What the hull leaves out",
+        "Where the time of the last run went",
+    ]
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 15  # and it is all there, as text
+    assert {row.count("<td") for row in page.split("<tr>")[1:]} <= {0, 8}
+    assert "\x1b" not in text
+    lines = "\n".join(report.closing_lines(run))
+    assert "<script>alert(1)</script> ![x](http://evil.example/x.png) [/i]" in lines
+    assert "\\" not in lines
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_a_terminal_shows_texts_as_they_are(bars: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(bars=bars)
+    with progress.counting(MARK, 1, "structures") as counter:
+        progress.say(MARK)
+        counter.advance()
+    table = tables.as_text([{"material_id": MARK, "status": "[/i]", "[/b]": "\x1b]0;x\x07"}])
+    shown = capsys.readouterr().err + table
+    assert shown.count("[/i] [bold]b[/]") >= 3 if not bars else "[bold]b[/]" in shown
+    assert "\x1b[31m" not in shown
+    assert "\x1b]" not in shown
+
+
+def test_a_deployment_describes_itself_in_text() -> None:
+    pytest.importorskip("prefect")
+    from flows import deployments
+
+    said: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            deployments.RunnerDeployment,
+            "from_flow",
+            lambda _flow, **given: said.update(given) or SimpleNamespace(model_fields_set=set(), apply=lambda: None),
+        )
+        sources = [{"kind": "files", "path": "x.cif"}]
+        campaign = Campaign.model_validate({"name": "marked", "description": MARK, "sources": sources})
+        deployments._deployment(campaign, Cluster(), Path())
+    page = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(said["description"])
+    assert set(re.findall(r"<([a-z0-9]+)", page)) == {"p"}
 
 
 def test_pictures_only_of_what_there_is() -> None:

@@ -1,0 +1,42 @@
+"""Names and messages of campaigns, files and codes as text: never markup of a page, nor orders to a terminal."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters but line feed and tab, which move the cursor or colour what follows; what turns the direction of
+# writing; halves of characters, which no file takes.
+_ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What means something in a line of Markdown, GitHub's too, wherever it stands; an underscore inside of a word does not.
+_MARKS = re.compile(r"[\\`*\[\]<>&#~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_BEGINNING = re.compile(r"^([-+=]|\d+(?=[.)]))")  # of a list, a number in it, or a line below a heading
+
+
+def printable(text: str) -> str:
+    """Show what would be an order to a terminal as a mark that something is there."""
+    return _ORDERS.sub("\ufffd", text)
+
+
+def in_markdown(text: str) -> str:
+    """Write a text so that Markdown shows it as it is, in one line."""
+    line = _MARKS.sub(r"\\\g<0>", printable(" ".join(text.split())))
+    found = _BEGINNING.match(line)
+    if found is None:
+        return line
+    first = found[1]
+    return f"{first}\\{line[len(first) :]}" if first[0].isdigit() else f"\\{line}"
+
+
+def paragraphs_in_markdown(text: str) -> str:
+    """Likewise, with its paragraphs kept apart."""
+    return "\n\n".join(in_markdown(part) for part in re.split(r"\n\s*\n", text.strip()))
+
+
+def code(text: str) -> str:
+    """Write a name as Markdown's code."""
+    return "`" + printable(" ".join(text.split())).replace("`", "'").replace("|", "/") + "`"
+
+
+def out_of_markdown(text: str) -> str:
+    """Give back the text that `in_markdown` was given, for a terminal."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
