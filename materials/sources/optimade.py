@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from materials.errors import IncompleteAnswer, InputError, SourceError, SourceUnavailable
+from materials.errors import IncompleteAnswer, InputError, SourceError, SourceRefused, SourceUnavailable
 from materials.records import Failure, content_hash
 from materials.serialization import structure_to_json
 from materials.sources.parsing import StructureTrouble, bare, sound
@@ -27,7 +27,7 @@ from materials.sources.snapshot import (
     page_folder,
     save,
 )
-from materials.sources.web import open_session
+from materials.sources.web import on_its_server, open_session, without_secrets
 
 if TYPE_CHECKING:
     import requests
@@ -145,6 +145,7 @@ def _follow(
 
     Raises:
         IncompleteAnswer: fewer came than the provider counts, one came twice, or the pages go in a circle.
+        SourceRefused: they lead to another server.
     """
     found: dict[str, dict[str, Any]] = {}
     payload, url = first.json(), first.url
@@ -155,9 +156,15 @@ def _follow(
                 if document["id"] in found:
                     raise IncompleteAnswer(f"{who} sent {document['id']} twice; its pages overlap")
                 found[document["id"]] = document
-            following = _next(payload, url)
-            if following is None or (max_results and len(found) >= max_results):
+            link = _next(payload, url)
+            following = link and on_its_server(url, link)
+            if link is None or (max_results and len(found) >= max_results):
                 break
+            if following is None:
+                raise SourceRefused(
+                    f"{who} says that its next page is at {without_secrets(link)}, on another server, which is not"
+                    " asked; give the address of that one as the provider if you trust it"
+                )
             if following in visited:
                 raise IncompleteAnswer(f"{who} sends its pages in a circle, {len(found)} structures long")
             visited.add(following)
@@ -166,7 +173,7 @@ def _follow(
     except SourceError as error:
         raise type(error)(f"{error}. {1 + pages.count()} pages came; the same command goes on from there") from None
     counted = (payload.get("meta") or {}).get("data_returned")
-    if following is None and isinstance(counted, int) and len(found) < counted:
+    if link is None and isinstance(counted, int) and len(found) < counted:
         raise IncompleteAnswer(f"{who} sent {len(found)} structures of the {counted} that it counts; try again")
     return list(found.values())[:max_results]
 
@@ -207,7 +214,12 @@ def _objection(url: str, payload: Mapping[str, Any]) -> str | None:
 def _next(payload: Mapping[str, Any], url: str) -> str | None:
     link = (payload.get("links") or {}).get("next")
     href = link.get("href") if isinstance(link, Mapping) else link
-    return urljoin(url, href) if isinstance(href, str) and href else None
+    if not (isinstance(href, str) and href):
+        return None
+    try:
+        return urljoin(url, href)
+    except ValueError:
+        return href  # no address, which is said where it is followed
 
 
 def _pages_of(first: Mapping[str, Any], folder: Path, query: Mapping[str, Any]) -> PageFolder:

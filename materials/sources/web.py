@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -25,6 +25,8 @@ Inspect = Callable[[str, dict[str, Any]], str | None]
 
 BUSY = frozenset({408, 425, 429})
 LONGEST_WAIT_S = 120.0
+LARGEST_BODY = 2**26  # bytes, unpacked; a thousand crystals take some 2**24
+PORTS = {"http": 80, "https": 443}
 
 
 class KeptPages(Protocol):
@@ -39,6 +41,8 @@ class KeptPages(Protocol):
 
 class PatientAdapter(HTTPAdapter):
     """Sends a request until a whole, sound JSON answer has arrived, or says why none came.
+
+    Redirects are followed on one server alone, and an answer has a limit: what is asked may be anybody's.
 
     Tried again: no connection, a timeout, a body cut short, half JSON, a page that `inspect` objects to, and the
     statuses 408, 425, 429 and 5xx, after the wait that `Retry-After` asks for. All other statuses are final.
@@ -78,7 +82,7 @@ class PatientAdapter(HTTPAdapter):
         Raises:
             SourceUnavailable: Nothing sound came in all attempts.
             SourceRefused: The server does not accept the key or the query.
-            IncompleteAnswer: Each attempt brought only a part of the answer.
+            IncompleteAnswer: Each attempt brought only a part of the answer, or one that has no end.
         """
         url = request.url or ""
         body = self._pages.load(url) if self._pages else None
@@ -107,7 +111,7 @@ class PatientAdapter(HTTPAdapter):
         try:
             # stream=False only makes the Session read the body later, outside of these attempts: read it here.
             response = super().send(request, True, self._timeout_s, verify, cert, proxies)
-            body = response.content
+            body = _read(response)
         except requests.Timeout:
             return None, SourceUnavailable(f"{where} did not answer within {self._timeout_s:g} s")
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
@@ -117,10 +121,15 @@ class PatientAdapter(HTTPAdapter):
         except requests.RequestException as error:
             # Reading the rest of a body fails with a plain ConnectionError as well as a refused connection.
             return None, SourceUnavailable(f"{where} cannot be reached: {type(error).__name__}")
+        if body is None:
+            most = f"more than {LARGEST_BODY / 2**20:g} MiB in one answer"
+            raise IncompleteAnswer(f"{where} sends {most}, which is not taken in; ask for less at a time")
         if response.status_code in BUSY or response.status_code >= 500:
             return response, SourceUnavailable(f"{where} answered {response.status_code} {response.reason}")
         if response.is_redirect and self._follow_redirects:
-            return response, None
+            there = urljoin(request.url or "", response.headers["Location"])
+            if on_its_server(request.url or "", there) == there:
+                return response, None
         if response.status_code != 200:
             raise _refusal(where, response)
         return response, self._judge(where, request.url or "", body)
@@ -149,6 +158,63 @@ class PatientAdapter(HTTPAdapter):
         return min(self._backoff_s * 2 ** (attempt - 1), LONGEST_WAIT_S)
 
 
+class _Session(requests.Session):
+    """One whose redirects end, in one of our errors."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self._source = source
+        self.max_redirects = 5
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Answer a request, as the adapter does.
+
+        Raises:
+            SourceUnavailable: It is sent from one address to the next.
+        """
+        try:
+            return super().send(request, **options)
+        except requests.TooManyRedirects:
+            pass  # which carries the request
+        raise SourceUnavailable(f"{self._source} ({without_secrets(request.url or '')}) redirects too often")
+
+
+def _read(response: requests.Response) -> bytes | None:
+    """Take in a body, unpacked; None if it is larger than any that is due."""
+    parts, size = [], 0
+    for part in response.iter_content(2**16):
+        size += len(part)
+        if size > LARGEST_BODY:
+            response.close()
+            return None
+        parts.append(part)
+    response._content = b"".join(parts)  # where `content` keeps it
+    return response.content
+
+
+def on_its_server(page: str, link: str) -> str | None:
+    """Say which address a page's link means, if that is on the page's own server: same scheme, host and port.
+
+    A database behind a proxy may not know that it is asked by https, and one that is asked by http may want https:
+    both mean https, on the usual ports.
+    """
+    try:
+        here, there = urlsplit(page), urlsplit(urljoin(page, link))
+        ports = here.port or PORTS[here.scheme], there.port or PORTS[there.scheme]
+    except (ValueError, KeyError):  # no address, or not of the web
+        return None
+    if here.hostname != there.hostname or _user(there) not in ((None, None), _user(here)):
+        return None
+    if here.scheme == there.scheme:
+        return there.geturl() if ports[0] == ports[1] else None
+    usual = ports == (PORTS[here.scheme], PORTS[there.scheme])
+    return there._replace(scheme="https").geturl() if usual and not (here.port or there.port) else None
+
+
+def _user(parts: SplitResult) -> tuple[str | None, str | None]:
+    return parts.username, parts.password
+
+
 def open_session(
     *,
     source: str,
@@ -172,7 +238,7 @@ def open_session(
         pages: Where sound pages are kept and looked up.
         follow_redirects: Off where a key travels: `requests` would carry it to another host.
     """
-    session = requests.Session()
+    session = _Session(source)
     session.headers.update({"Accept": "application/json", "User-Agent": "assay", **(headers or {})})
     adapter = PatientAdapter(
         source=source,
@@ -190,14 +256,17 @@ def open_session(
 
 def without_secrets(url: str) -> str:
     """The scheme, host and path of an address: no user, password, query or fragment."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that is none"
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 def _refusal(where: str, response: requests.Response) -> SourceRefused:
     if response.is_redirect:
-        target = without_secrets(response.headers["Location"])
+        target = without_secrets(urljoin(response.url, response.headers["Location"]))
         return SourceRefused(f"{where} redirects to {target}; give that address as the endpoint if you trust it")
     what = "key" if response.status_code in (401, 403) and _key_of(response) else "request"
     said = _reason_given(response)

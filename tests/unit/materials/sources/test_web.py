@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from materials.errors import IncompleteAnswer, SourceRefused, SourceUnavailable
+from materials.sources import web
 from materials.sources.web import open_session, without_secrets
 
 SECRET = "s3cret-key-of-thirty-two-letters"
@@ -32,7 +35,8 @@ class Scripted(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # whoever has heard enough
+            self.wfile.write(body)
 
 
 @pytest.fixture
@@ -110,6 +114,84 @@ def test_a_redirect_is_followed_where_no_key_travels(server: Server) -> None:
         assert session.get(url(server)).json() == {"data": [1]}
 
 
+@pytest.mark.parametrize(
+    "there",
+    [
+        "http://127.0.0.1:9/data",  # another port
+        "http://localhost:{port}/data",  # another name
+        "https://127.0.0.1:{port}/data",
+        "http://169.254.169.254/latest/meta-data",
+        "//evil.example/data",
+        "http://127.0.0.1:{port}@evil.example/data",
+    ],
+)
+def test_a_redirect_to_another_server_is_not_followed(server: Server, there: str) -> None:
+    target = there.format(port=server.server_address[1])
+    server.answers = [(302, {"Location": target}, b""), GOOD]
+    session = open_session(source="it", follow_redirects=True)
+    with session, pytest.raises(SourceRefused, match=r"redirects to .*give that address as the endpoint if you trust"):
+        session.get(url(server))
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}, {"Content-Length": "999999999999"}])
+@pytest.mark.parametrize("status", [200, 302, 400, 503])
+def test_a_body_has_a_limit(
+    server: Server, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], status: int
+) -> None:
+    monkeypatch.setattr(web, "LARGEST_BODY", 2**20)
+    body = b'{"data": ["' + b" " * 2**22 + b'"]}'
+    sent = gzip.compress(body) if headers.get("Content-Encoding") else body
+    server.answers = [(status, {"Location": "/elsewhere", **headers}, sent)] * 2
+    session = open_session(source="it", follow_redirects=True, attempts=2, backoff_s=0)
+    with session, pytest.raises(IncompleteAnswer, match=r"more than 1 MiB in one answer"):
+        session.get(url(server))
+    assert len(server.seen) == 1  # it would send as much again
+
+
+def test_redirects_in_a_circle_end(server: Server) -> None:
+    server.answers = [(302, {"Location": url(server)}, b"")] * 100
+    with (
+        open_session(source="it", follow_redirects=True) as session,
+        pytest.raises(SourceUnavailable, match=r"it \(http://127\.0\.0\.1:\d+/data\) redirects too often") as caught,
+    ):
+        session.get(url(server))
+    assert SECRET not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+HERE = "https://db.example/optimade/v1/structures?page=1"
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "followed"),
+    [
+        (HERE, "https://db.example/other?page=2", "https://db.example/other?page=2"),
+        (HERE, "?page=2", "https://db.example/optimade/v1/structures?page=2"),
+        (HERE, "https://DB.example:443/x", "https://DB.example:443/x"),
+        # A proxy before it that the server does not know of: the same pages, and no step back to what anybody can read.
+        (HERE, "http://db.example/x?page=2", "https://db.example/x?page=2"),
+        (HERE.replace("https", "http"), "https://db.example/x", "https://db.example/x"),
+        (HERE, "https://db.example:8443/x", None),
+        (HERE, "http://db.example:8080/x", None),
+        (HERE, "http://db.example:443/x", None),
+        ("http://127.0.0.1:5000/x", "https://127.0.0.1:5000/x", None),
+        (HERE, "https://evil.example/x", None),
+        (HERE, "//evil.example/x", None),
+        (HERE, "https://db.example.evil.example/x", None),
+        (HERE, "https://db.example@evil.example/x", None),
+        (HERE, "https://user:word@db.example/x", None),
+        (HERE, "file:///etc/passwd", None),
+        (HERE, "ftp://db.example/x", None),
+        (HERE, "https://db.example:port/x", None),
+        (HERE, "https://[::1/x", None),
+        (HERE, "http://169.254.169.254/latest", None),
+    ],
+)
+def test_a_link_stays_on_its_server(page: str, link: str, followed: str | None) -> None:
+    assert web.on_its_server(page, link) == followed
+
+
 def test_nobody_listening_is_said_without_the_query() -> None:
     with (
         open_session(source="it", attempts=2, backoff_s=0) as session,
@@ -125,6 +207,8 @@ def test_nobody_listening_is_said_without_the_query() -> None:
     [
         ("https://user:pw@host.org:8080/a/b?key=1#x", "https://host.org:8080/a/b"),
         ("http://host/", "http://host/"),
+        ("http://host:port/", "an address that is none"),
+        ("http://[::1/", "an address that is none"),
     ],
 )
 def test_addresses_are_shown_without_secrets(address: str, shown: str) -> None:
