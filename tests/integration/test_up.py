@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -23,6 +24,7 @@ import pytest
 import requests
 import yaml
 from ase.io import write
+from markdown_it import MarkdownIt
 
 from flows.campaign import Campaign
 from tests.integration.test_prefect import METALS, SCREENING, crystals
@@ -34,6 +36,7 @@ from tests.peers.waiting import soon
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
 ASSAY = Path(sys.executable).with_name("assay")
+MARK = "<script>alert(1)<script>![x](http:evil.example)[bold]*e*"  # may be a file's name, too
 
 
 class Up:
@@ -51,12 +54,15 @@ class Up:
             "PYTHONUNBUFFERED": "1",
         }
         (folder / "campaigns").mkdir()
-        write(folder / "campaigns" / "few.extxyz", crystals(["Cu", "Ag", "Al"]))
+        few = f"{MARK}.extxyz"
+        write(folder / "campaigns" / few, crystals(["Cu", "Ag", "Al"]))
         for name in ("first", "second"):
             content = {
                 "name": name,
-                "sources": [{"kind": "files", "path": "few.extxyz"}],
-                "screening": SCREENING,
+                "description": f"# Which?\n\n{MARK}",
+                "hull_leaves_out": MARK,
+                "sources": [{"kind": "files", "path": few}],
+                "screening": {"potential": SCREENING["potential"] | {"level_of_theory": MARK}},
                 "dft": {"budget": 0},
             }
             (folder / "campaigns" / f"{name}.yaml").write_text(yaml.safe_dump(content))
@@ -162,7 +168,7 @@ def test_the_form_holds_the_campaign_file(up: Up, running: list[str]) -> None:
     deployment = deployed(up, "first")
     assert deployment["entrypoint"] == "flows.discovery:discover"
     parameters = deployment["parameters"]
-    assert parameters["sources"][0]["path"] == str(up.folder / "campaigns" / "few.extxyz")
+    assert parameters["sources"][0]["path"] == str(up.folder / "campaigns" / f"{MARK}.extxyz")
     sections = {name: parameters[name] for name in Campaign.model_fields}
     assert Campaign.model_validate(sections).dft.budget == 0
 
@@ -175,6 +181,14 @@ def test_two_campaigns_run_side_by_side_to_their_tables(up: Up, running: list[st
         [str(ASSAY), "table", "first"], cwd=up.folder, env=up.environment, capture_output=True, text=True, check=True
     )
     assert "CuAg" in done.stdout or "AgCu" in done.stdout
+    assert "<script>alert(1)" in done.stdout
+    for shown in [deployed(up, "first")["description"], *(a["data"] for a in up.prefect.artifacts())]:
+        page = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(shown)
+        assert "&lt;script&gt;alert(1)" in page
+        assert "<script" not in page
+        assert "<em" not in page
+        assert all(image.startswith('<img src="data:image/png;') for image in re.findall("<img[^>]*", page))
+        assert page.count("<h1") == ("Found" in page)
 
 
 EVIL = {"Origin": "https://evil.example"}
