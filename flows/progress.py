@@ -43,7 +43,7 @@ class Progress:
         """Print a line, above the bars where there are any."""
         line = printable(line)
         if self._display is not None:
-            self._display.console.print(line, highlight=False, markup=False)
+            self._display.console.print(line, highlight=False, markup=False, emoji=False)
         else:
             self._say(line)
 

@@ -58,7 +58,7 @@ def test_what_a_file_calls_its_structures_is_no_markdown() -> None:
     assert "| \\<img src=x\\> \\[a\\](b) !\\[c\\](d) \\*e\\* |" in line
 
 
-MARK = "<script>alert(1)</script> ![x](http://evil.example/x.png) [/i] [bold]b[/] `c` \x1b[31m| *e*\n\n# Big\n- item"
+MARK = "<script>alert(1)</script> ![x](http://evil.example/x.png) [/i] [bold]b[/] `c` :bell: \x1b[31m| *e*\n\n# Big\n- x"
 
 
 def marked(**changes: Any) -> RankedCandidate:
@@ -149,6 +149,8 @@ def test_a_terminal_shows_texts_as_they_are(bars: bool, capsys: pytest.CaptureFi
     table = tables.as_text([{"material_id": MARK, "status": "[/i]", "[/b]": "\x1b]0;x\x07"}])
     shown = capsys.readouterr().err + table
     assert shown.count("[/i] [bold]b[/]") >= 3 if not bars else "[bold]b[/]" in shown
+    assert ":bell:" in shown
+    assert "🔔" not in shown
     assert "\x1b[31m" not in shown
     assert "\x1b]" not in shown
 
