@@ -58,7 +58,7 @@ def test_what_a_file_calls_its_structures_is_no_markdown() -> None:
     assert "| \\<img src=x\\> \\[a\\](b) !\\[c\\](d) \\*e\\* |" in line
 
 
-MARK = "<script>alert(1)</script> ![x](http://evil.example/x.png) [/i] [bold]b[/] `c` :bell: \x1b[31m| *e*\n\n# Big\n- x"
+MARK = "<script>alert(1)</script> ![x](http://evil.example/x.png) [/i] [bold]b[/] `c`:bell: \x1b[31m| *e*\n\n# Big\n- x"
 
 
 def marked(**changes: Any) -> RankedCandidate:
