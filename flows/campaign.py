@@ -15,6 +15,7 @@ from flows.section import Section, default_or_given
 from flows.sources import Files, Source, Substitution
 from materials.errors import DFTError
 from materials.records import Target
+from materials.targets import contradiction
 from models.dft.codes import CodeChoice
 from models.dft.hubbard import check_hubbard
 from models.dft.magnetic_orders import Magnetic
@@ -281,19 +282,8 @@ class Campaign(Section):
 
     @model_validator(mode="after")
     def _targets_agree(self) -> Campaign:
-        bounds: dict[str, dict[str, float]] = {}
-        for target in self.targets:
-            seen = bounds.setdefault(target.property, {})
-            kind = next(k for k in ("near", "at_most", "at_least", "goal") if getattr(target, k) is not None)
-            if kind in seen:
-                raise ValueError(f"targets: {target.property} has two {kind} targets; keep one")
-            value = getattr(target, kind)
-            seen[kind] = value if isinstance(value, float) else 0.0
-        for name, seen in bounds.items():
-            if "at_least" in seen and "at_most" in seen and seen["at_least"] > seen["at_most"]:
-                raise ValueError(
-                    f"targets: {name} cannot be at least {seen['at_least']} and at most {seen['at_most']}; swap the two"
-                )
+        if trouble := contradiction([target.record() for target in self.targets]):
+            raise ValueError(f"targets: {trouble}")
         return self
 
     def wanted(self) -> list[Target]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,10 @@ from flows.cluster_file import Cluster
 from materials.errors import CampaignError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+SHOWN = 200  # characters of what was found, in a message
+LARGEST = 2**63  # integers that a database can hold
+_NO_TEXT = re.compile("[\ud800-\udfff\0]")  # halves of characters, and what ends a text to a database
 
 
 def load_campaign(path: Path, *, budget: int | None = None) -> Campaign:
@@ -73,10 +78,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise CampaignError(f"{path}: no such file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CampaignError(f"{path}: cannot be read: {error}") from None
+    except (OSError, ValueError) as error:  # the latter for what is no text, and for a path that no file can have
+        raise CampaignError(f"{str(path)[:SHOWN]!r}: cannot be read: {str(error)[:SHOWN]}") from None
     try:
         content = yaml.load(text, Loader=_UniqueKeys)
+    except RecursionError:
+        raise CampaignError(f"{path}: not valid YAML: nested too deep to be read") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -89,7 +96,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML that does not let a second `name:` replace the first, nor read the elements No and Y as booleans."""
+    """YAML that does not let a second `name:` replace the first, nor read the elements No and Y as booleans.
+
+    What a scalar cannot be made into is a mistake with a place: PyYAML lets whatever `int`, `float` or `datetime` raise
+    through.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            kind = node.tag.rsplit(":", 1)[-1]
+            problem = f"{str(node.value)[:40]!r} is no {kind}; quote it if it is text"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            problem = f"an integer of {len(str(node.value))} digits is too large"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            problem = "a text may hold neither NUL nor half a character (\\ud800 to \\udfff)"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return value
 
 
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -123,15 +149,20 @@ def _sentence(model: type[BaseModel], error: dict[str, Any]) -> str:
         near = difflib.get_close_matches(str(found), choices, n=1, cutoff=0.5)
         what = "no chemical element" if "Og" in choices or "Xe" in choices else f"not one of {', '.join(choices)}"
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{key}: {found!r} is {what}{hint}"
+        return f"{key}: {_short(found)} is {what}{hint}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         expected = str(context.get("expected_tags", "prototypes, substitution, files, materials_project, optimade"))
         kind_found = found.get("kind") if isinstance(found, dict) else found
-        return f"{key}.kind: found {kind_found!r}; expected one of {expected}"
+        return f"{key}.kind: found {_short(kind_found)}; expected one of {expected}"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    shown = "" if isinstance(found, dict | list | BaseModel) else f" (found {found!r})"
+    shown = "" if isinstance(found, dict | list | BaseModel) else f" (found {_short(found)})"
     return f"{key}: {message}{shown}" if key else message
+
+
+def _short(found: Any) -> str:
+    text = repr(found)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _is_tag(part: str | int) -> bool:

@@ -45,6 +45,6 @@ def default_or_given(schema: dict[str, Any]) -> None:
 
 
 class Section(BaseModel):
-    """Unknown keys are errors, and values don't change."""
+    """Unknown keys are errors, NaN and infinity are no numbers, and values don't change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_for_a_form)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_for_a_form)

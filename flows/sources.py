@@ -141,6 +141,8 @@ class MaterialsProject(Section):
             bounds = getattr(self, name)
             if bounds and bounds[0] > bounds[1]:
                 raise ValueError(f"{name}: the least ({bounds[0]}) is above the most ({bounds[1]}); swap them")
+        if both := sorted(set(self.elements) & set(self.exclude_elements)):
+            raise ValueError(f"both in elements and in exclude_elements: {', '.join(both)}; nothing can meet both")
         return self
 
 

@@ -14,6 +14,45 @@ from materials.records import Target
 DIGITS = 4
 
 
+# Values that a property cannot be below, whatever is computed.
+_LEAST = {"band_gap": 0.0, "energy_above_hull": 0.0, "volume_per_atom": 0.0}
+
+
+def contradiction(targets: Sequence[Target]) -> str | None:
+    """Say in a sentence why nothing can meet all targets; None where something may."""
+    seen: set[tuple[str, str]] = set()
+    least, most = dict(_LEAST), dict[str, float]()
+    for target in targets:
+        name, goal = target.property, target.goal
+        kind = "goal" if goal in ("minimize", "maximize") else goal
+        if (name, kind) in seen:
+            return f"{name} has two {kind} targets; keep one"
+        seen.add((name, kind))
+        if not _can_be_met(target):
+            continue
+        half = target.tolerance or 0.0
+        if goal != "at_least" and (high := _value(target) + half) < _LEAST.get(name, -math.inf):
+            return f"{name} is never below {_LEAST[name]:g}, so that nothing is at most {high:g}; give another value"
+        if goal != "at_most":
+            least[name] = max(least.get(name, -math.inf), _value(target) - half)
+        if goal != "at_least":
+            most[name] = min(most.get(name, math.inf), _value(target) + half)
+    for name, high in most.items():
+        if (low := least.get(name, -math.inf)) > high:
+            cure = "change near, within or the bound" if (name, "near") in seen else "swap the two"
+            return f"{name} cannot be at least {low} and at most {high}; {cure}"
+    high, low = (
+        most.get("energy_above_hull", math.inf),
+        least.get("decomposition_energy_per_atom", -math.inf),
+    )
+    if low > high:
+        return (
+            f"energy_above_hull is never below the decomposition energy: it cannot be at most {high:g} where"
+            f" decomposition_energy_per_atom is at least {low:g}; change one of the two"
+        )
+    return None
+
+
 def meets(targets: Sequence[Target], values: Mapping[str, float | None]) -> bool | None:
     """Say whether known values meet the targets.
 
