@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from materials.errors import DFTError
-from models.dft.contract import DFTResult, DFTSettings, Limits, last_lines
+from models.dft.contract import DFTResult, DFTSettings, DFTStatus, Limits, last_lines
 from models.dft.presets import cell_of
 
 if TYPE_CHECKING:
@@ -72,14 +73,14 @@ class DrivenCode:
 
     def finished(self, folder: Path, limits: Limits) -> bool:
         """Whether `result.json` is there and more generous limits would not better it."""
-        result = _read(folder / "result.json")
+        result, _ = _result(folder)
         if result is None:
             return False
-        task = _read(folder / "task.json") or {}
-        if result["status"] == "walltime":
-            return float(task.get("walltime_s", 0.0)) >= limits.walltime_s
-        if result["status"] == "out_of_memory":
-            return float(task.get("memory_gib", 0.0)) >= limits.memory_gib
+        task = read_object(folder / "task.json") or {}
+        if result.status == "walltime":
+            return _number(task, "walltime_s") >= limits.walltime_s
+        if result.status == "out_of_memory":
+            return _number(task, "memory_gib") >= limits.memory_gib
         return True
 
     def worker(self, folder: Path) -> int | None:
@@ -90,35 +91,22 @@ class DrivenCode:
         except FileNotFoundError:
             return None
         except BlockingIOError:
-            holder = json.loads((folder / "lock").read_text() or "{}")
-            return int(holder["pid"]) if holder.get("host") == socket.gethostname() else 0
+            holder = read_object(folder / "lock") or {}
+            here = holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int)
+            return int(holder["pid"]) if here else 0
         return None
 
     def parse(self, folder: Path) -> DFTResult:
-        """Read `result.json`; without one the process crashed."""
-        result = _read(folder / "result.json")
+        """Read `result.json`; without one, or with one that says nothing, the process crashed."""
+        result, trouble = _result(folder)
         logs = [folder / name for name in (*self.logs, "driver.log")]
         if result is None:
-            message = f"{folder}: it ended without a result\n{last_lines(logs)}"
-            return DFTResult(status="out_of_memory" if _lacked_memory(message) else "crashed", message=message)
-        status, message = result["status"], result.get("message", "")
-        if status == "failed" and _lacked_memory(message):
-            status = "out_of_memory"
-        if status != "converged":
-            message = f"{message}\n{folder}\n{last_lines(logs)}"
-        return DFTResult(
-            status=status,
-            energy=result.get("energy"),
-            structure=_structure(result) if "cell" in result else None,
-            band_gap=result.get("band_gap"),
-            max_force=result.get("max_force"),
-            max_stress=result.get("max_stress"),
-            n_steps=result.get("n_steps", 0),
-            wall_time_s=result.get("wall_time_s", 0.0),
-            attempts=result.get("attempts", 1),
-            message=message.strip(),
-            properties=result.get("properties", {}),
-        )
+            message = f"{folder}: it ended without a result\n{trouble}\n{last_lines(logs)}"
+            return DFTResult(status="out_of_memory" if _lacked_memory(message) else "crashed", message=message.strip())
+        if result.status == "converged":
+            return result
+        status = "out_of_memory" if result.status == "failed" and _lacked_memory(result.message) else result.status
+        return replace(result, status=status, message=f"{result.message}\n{folder}\n{last_lines(logs)}".strip())
 
     def give_up(self, folder: Path, result: DFTResult) -> None:
         """Write a result without an energy for a process that died or was ended from outside."""
@@ -126,25 +114,103 @@ class DrivenCode:
         _write(folder / "result.json", content)
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is none, whatever stands there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def _lacked_memory(text: str) -> bool:
     return any(words in text for words in OUT_OF_MEMORY)
 
 
-def _structure(result: Mapping[str, Any]) -> Structure:
+def _result(folder: Path) -> tuple[DFTResult | None, str]:
+    """Read `result.json` as it stands; None for one that is none, and why.
+
+    Half a file, or an empty one, is what a full disk or a power failure leaves: then there is no result, and the
+    calculation is done again.
+    """
+    path = folder / "result.json"
+    content = read_object(path)
+    if content is None:
+        return None, f"{path}: no result" if path.exists() else ""
+    try:
+        return _read_result(content), ""
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        return None, f"{path}: no result ({type(error).__name__}: {str(error)[:200]})"
+
+
+def _read_result(content: Mapping[str, Any]) -> DFTResult:
+    status, energy = content["status"], content.get("energy")
+    if status not in get_args(DFTStatus):
+        raise ValueError(f"{status!r} is no status")
+    result = DFTResult(
+        status=status,
+        energy=None if energy is None else _float(energy),
+        structure=_structure(content) if "cell" in content else None,
+        band_gap=_optional(content, "band_gap"),
+        max_force=_optional(content, "max_force"),
+        max_stress=_optional(content, "max_stress"),
+        n_steps=_whole(content.get("n_steps", 0)),
+        wall_time_s=_float(content.get("wall_time_s", 0.0)),
+        attempts=_whole(content.get("attempts", 1)),
+        message=_text(content.get("message", "")).strip(),
+        properties=_mapping(content.get("properties", {})),
+    )
+    if status != "converged":
+        return result
+    if result.structure is None:
+        raise ValueError("converged, and no crystal")
+    if result.energy is None or not math.isfinite(result.energy):  # the code would say so again
+        return replace(result, status="failed", energy=None, message=f"no finite energy: {energy} {result.message}")
+    return result
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def _optional(content: Mapping[str, Any], name: str) -> float | None:
+    return None if content.get(name) is None else _float(content[name])
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is no object")
+    return value
+
+
+def _number(content: Mapping[str, Any], name: str) -> float:
+    try:
+        return _float(content.get(name, 0.0))
+    except TypeError:
+        return 0.0
+
+
+def _structure(content: Mapping[str, Any]) -> Structure:
     from pymatgen.core import Element, Lattice, Structure
 
-    species = [Element.from_Z(z).symbol for z in result["numbers"]]
-    return Structure(Lattice(result["cell"]), species, result["scaled_positions"])
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except json.JSONDecodeError as error:
-        raise DFTError(f"{path}: not JSON ({error}); remove its folder to have it computed anew") from error
-    return content
+    species = [Element.from_Z(z).symbol for z in content["numbers"]]
+    if len(species) != len(content["scaled_positions"]):
+        raise ValueError("atoms without a position")
+    return Structure(Lattice(content["cell"]), species, content["scaled_positions"])
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

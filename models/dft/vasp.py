@@ -6,7 +6,6 @@ No VASP was at hand when this was written: it is tested with a program that read
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from materials.corrections import MP2020_LEVEL, correction_of_vasp
 from materials.errors import CodeNotInstalled, DFTError, HullError
 from models.dft.contract import DFTResult, DFTSettings, Limits
-from models.dft.folder import DRIVER, DrivenCode
+from models.dft.folder import DRIVER, DrivenCode, read_object
 from models.dft.presets import symmetrised
 from models.dft.vasp_potcars import library, potcar
 from models.dft.vasp_sets import SetChoice, input_set, potcars_of, settings_of
@@ -137,8 +136,11 @@ class Vasp(DrivenCode):
         result = super().parse(folder)
         if result.energy is None:
             return result
-        task = json.loads((folder / "task.json").read_text())
-        return corrected(result, task["settings"]["level"])
+        try:
+            level = str((read_object(folder / "task.json") or {})["settings"]["level"])
+        except (KeyError, TypeError):  # nobody knows what the energy means
+            return DFTResult(status="crashed", message=f"{folder / 'task.json'}: no task, so that its result is none")
+        return corrected(result, level)
 
 
 def corrected(result: DFTResult, level: str) -> DFTResult:

@@ -4,11 +4,12 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from materials.errors import CodeNotInstalled, DFTError
+from materials.errors import CodeNotInstalled
 from models.dft import gpaw
 from models.dft.contract import DFTResult, DFTSettings, Limits
 
@@ -82,16 +83,84 @@ def test_without_a_result_it_crashed_and_the_log_says_more(tmp_path: Path) -> No
     assert result.message.endswith("one\ntwo")
 
 
-def test_a_torn_result_is_told(tmp_path: Path) -> None:
-    (tmp_path / "result.json").write_text('{"status": "conv')
-    with pytest.raises(DFTError, match=r"result\.json: not JSON"):
-        gpaw.Gpaw().parse(tmp_path)
+CONVERGED: dict[str, Any] = {
+    "status": "converged",
+    "energy": -1.0,
+    "numbers": [14],
+    "cell": [[3.0, 0, 0], [0, 3.0, 0], [0, 0, 3.0]],
+    "scaled_positions": [[0, 0, 0]],
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"5",
+        b"null",
+        b'"converged"',
+        b"\xff\xfe\x00",
+        b"\0" * 4096,
+        b'{"status": "conv',
+        b"[" * 100_000,
+        b'{"status": "fine"}',
+        b'{"status": ["failed"]}',
+        b'{"status": "failed", "message": 5}',
+        b'{"status": "failed", "wall_time_s": "long"}',
+        b'{"status": "converged"}',
+        json.dumps(CONVERGED | {"energy": "low"}).encode(),
+        json.dumps(CONVERGED | {"energy": True}).encode(),
+        json.dumps(CONVERGED | {"numbers": [999]}).encode(),
+        json.dumps(CONVERGED | {"numbers": [14, 14]}).encode(),
+        json.dumps(CONVERGED | {"cell": [[1, 2], [3, 4]]}).encode(),
+        json.dumps(CONVERGED | {"cell": 5}).encode(),
+        json.dumps(CONVERGED | {"scaled_positions": [["x", 0, 0]]}).encode(),
+        json.dumps(CONVERGED | {"properties": [1]}).encode(),
+        json.dumps(CONVERGED | {"band_gap": {}}).encode(),
+        json.dumps(CONVERGED | {"n_steps": None}).encode(),
+    ],
+)
+def test_what_is_no_result_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    """A full disk, a power failure or a hand: what cannot be read is computed again, and harms nobody."""
+    code = gpaw.Gpaw()
+    code.write_inputs(tmp_path, SILICON, SETTINGS, Limits())
+    (tmp_path / "result.json").write_bytes(content)
+    assert not code.finished(tmp_path, Limits())
+    result = code.parse(tmp_path)
+    assert result.status == "crashed"
+    assert f"{tmp_path / 'result.json'}: no result" in result.message
+
+
+@pytest.mark.parametrize("energy", [float("nan"), float("inf"), None])
+def test_an_energy_that_is_no_number_is_a_failure(tmp_path: Path, energy: float | None) -> None:
+    """The code would say so again."""
+    code = gpaw.Gpaw()
+    code.write_inputs(tmp_path, SILICON, SETTINGS, Limits())
+    (tmp_path / "result.json").write_text(json.dumps(CONVERGED | {"energy": energy}))
+    assert code.finished(tmp_path, Limits())
+    result = code.parse(tmp_path)
+    assert (result.status, result.energy) == ("failed", None)
+    assert "no finite energy" in result.message
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"5", b"\xff", b'{"walltime_s": "x"}', b"[" * 100_000])
+def test_a_task_or_a_lock_that_says_nothing_ends_nothing(tmp_path: Path, content: bytes) -> None:
+    code = gpaw.Gpaw()
+    (tmp_path / "result.json").write_text('{"status": "walltime", "message": ""}')
+    (tmp_path / "task.json").write_bytes(content)
+    (tmp_path / "lock").write_bytes(content)
+    assert not code.finished(tmp_path, Limits())
+    with open(tmp_path / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert code.worker(tmp_path) == 0  # somebody works there, and nobody knows who
 
 
 @pytest.mark.parametrize(
     ("status", "had", "has", "finished"),
     [
-        ("converged", Limits(walltime_s=1), Limits(walltime_s=100), True),
+        ("scf_not_converged", Limits(walltime_s=1), Limits(walltime_s=100), True),
         ("walltime", Limits(walltime_s=1), Limits(walltime_s=1), True),
         ("walltime", Limits(walltime_s=1), Limits(walltime_s=2), False),
         ("out_of_memory", Limits(memory_gib=1), Limits(memory_gib=1, walltime_s=9e9), True),
