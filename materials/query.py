@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,6 +37,10 @@ from materials.expressions import (
 )
 
 Item = TypeVar("Item")
+
+DEEPEST = 40  # parentheses and nots within each other; databases and this parser take somewhat more
+LONGEST = 20_000  # words and signs, as many as values that a database takes in one question
+SHOWN = 60  # characters of a query before and behind the place that cannot be understood
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.:-]))
@@ -101,6 +106,8 @@ def parse_columns(text: str, columns: Mapping[str, ColumnKind]) -> list[str]:
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Say ` (did you mean X?)` for the choice that is most like the word, or nothing."""
     lower = {choice.lower(): choice for choice in choices}
+    if len(word) > SHOWN:
+        return ""
     close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
     return f" (did you mean {lower[close[0]]}?)" if close else ""
 
@@ -109,7 +116,7 @@ def _column(word: str, columns: Mapping[str, ColumnKind]) -> str:
     for column in columns:
         if column.lower() == word.lower():
             return column
-    raise QueryError(f"There is no column {word!r}{nearest(word, columns)}. There are: {', '.join(columns)}")
+    raise QueryError(f"There is no column {word[:SHOWN]!r}{nearest(word, columns)}. There are: {', '.join(columns)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +134,7 @@ class _Parser:
         self.columns = columns
         self.tokens = self._tokens()
         self.place = 0
+        self.depth = 0
 
     @property
     def token(self) -> _Token:
@@ -143,11 +151,17 @@ class _Parser:
             kind = str(match.lastgroup)
             tokens.append(_Token(kind=kind, text=match[kind], start=match.start(kind)))
             place = match.end()
+            if len(tokens) > LONGEST:
+                raise QueryError(f"--where is too long: it has more than {LONGEST} words and signs")
         return [*tokens, _Token(kind="end", text="", start=end)]
 
     def error(self, message: str, start: int | None = None) -> QueryError:
         place = self.token.start if start is None else start
-        return QueryError(f"Cannot understand --where: {message}\n  {self.text}\n  {' ' * place}^")
+        first = max(0, place - SHOWN)
+        shown = self.text[first : place + SHOWN]
+        before, behind = "…" * (first > 0), "…" * (len(self.text) > place + SHOWN)
+        pointer = " " * (len(before) + place - first)
+        return QueryError(f"Cannot understand --where: {message}\n  {before}{shown}{behind}\n  {pointer}^")
 
     def take(self, *words: str) -> bool:
         """Step over the next token if it is one of these words or signs."""
@@ -174,9 +188,11 @@ class _Parser:
 
     def factor(self) -> Expression:
         if self.take("not"):
-            return Not(term=self.factor())
+            with self.deeper():
+                return Not(term=self.factor())
         if self.take("("):
-            expression = self.either()
+            with self.deeper():
+                expression = self.either()
             self.expect(")")
             return expression
         if self.take("has"):
@@ -185,6 +201,14 @@ class _Parser:
             self.expect("in")
             return ElementsIn(elements=self.listed(self.element))
         return self.test()
+
+    @contextmanager
+    def deeper(self) -> Iterator[None]:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise self.error(f"more than {DEEPEST} parentheses and nots within each other")
+        yield
+        self.depth -= 1
 
     def test(self) -> Expression:
         if self.token.kind != "word":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from sqlalchemy import ColumnElement, and_, func, not_, or_
 from sqlalchemy.sql import operators
 
@@ -18,6 +20,7 @@ from materials.expressions import (
 )
 from materials.store import tables
 
+GROUP = 200
 _OPERATORS = {
     "=": operators.eq,
     "!=": operators.ne,
@@ -41,7 +44,7 @@ def condition(expression: Expression, chemsys: ColumnElement[str] | None = None)
         case Comparison():
             return _OPERATORS[expression.operator](view.c[expression.column], expression.value)
         case Membership():
-            return view.c[expression.column].in_(expression.values)
+            return view.c[expression.column].in_(dict.fromkeys(expression.values))
         case IsNull():
             return view.c[expression.column].is_(None)
         case Has():
@@ -49,12 +52,24 @@ def condition(expression: Expression, chemsys: ColumnElement[str] | None = None)
         case ElementsIn():
             # "K-Mg-Sb" -> "-K--Mg--Sb-": take out the allowed ones, and nothing may be left.
             left: ColumnElement[str] = "-" + func.replace(system, "-", "--") + "-"
-            for element in expression.elements:
+            for element in dict.fromkeys(expression.elements):
                 left = func.replace(left, f"-{element}-", "")
             return left == ""
         case Not():
             return not_(condition(expression.term, chemsys))
         case Both():
-            return and_(*[condition(term, chemsys) for term in expression.terms])
+            return _joined(and_, [condition(term, chemsys) for term in dict.fromkeys(expression.terms)])
         case Either():
-            return or_(*[condition(term, chemsys) for term in expression.terms])
+            return _joined(or_, [condition(term, chemsys) for term in dict.fromkeys(expression.terms)])
+
+
+def _joined(join: Callable[..., ColumnElement[bool]], conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
+    """Join conditions in groups: to SQLite a chain of n is an expression n deep, and a thousand is its limit.
+
+    SQLAlchemy takes the parentheses off a chain within one of its kind: so all groups true is said as none untrue.
+    """
+    if len(conditions) <= GROUP:
+        return join(*conditions)
+    groups = [join(*conditions[start : start + GROUP]) for start in range(0, len(conditions), GROUP)]
+    other = or_ if join is and_ else and_
+    return not_(_joined(other, [not_(group) for group in groups]))

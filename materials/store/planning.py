@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, func, literal, literal_column,
 
 from materials.expressions import Both, Comparison, Either, ElementsIn, Expression, Has, Not
 from materials.store import tables
-from materials.store.conditions import condition
+from materials.store.conditions import GROUP, condition
 from materials.store.rows import CHUNK
 
 _FEW_ROWS = 20_000  # quick to read and sort; more, and the sort's own index meets enough of them soon
@@ -19,13 +19,16 @@ def planned(connection: Connection, campaign_id: str | None, where: Expression) 
 
     What few rows meet is looked up by its own index; what many meet is left to be met on the way along the sort's.
     """
-    conditions = [condition(term) for term in _terms(where)]
+    terms = _terms(where)
+    if len(terms) > GROUP:  # of a program's making: to ask about each term would take longer than any plan saves
+        return [condition(where)]
+    conditions = [condition(term) for term in terms]
     if campaign_id is None:
         return conditions
     if connection.dialect.name == "sqlite":  # whose planner takes any range for a narrow one
         conditions = [
             said if share is None else func.likelihood(said, literal_column(share))
-            for term, said in zip(_terms(where), conditions, strict=True)
+            for term, said in zip(terms, conditions, strict=True)
             for share in [_share(connection, campaign_id, term)]
         ]
     return [*conditions, *_systems(connection, campaign_id, where)]

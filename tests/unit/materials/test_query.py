@@ -24,7 +24,9 @@ from materials.expressions import (
     SortKey,
 )
 from materials.query import nearest, parse, parse_columns, parse_sort
+from materials.store.answering import columns
 from materials.store.conditions import condition
+from materials.store.ledger import Ledger
 from materials.store.tables import ranked_candidates
 
 COLUMNS = {
@@ -54,6 +56,24 @@ def test_what_it_understands() -> None:
     assert parse("not has Cd", COLUMNS) == Not(term=Has(element="Cd"))
     assert parse("meets_targets", COLUMNS) == parse("Meets_Targets == TRUE", COLUMNS)
     assert parse("score<>-1e-3", COLUMNS) == Comparison(column="score", operator="!=", value=-0.001)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 1000 + "has Li" + ")" * 1000,
+        "not " * 1000 + "has Li",
+        "(has Li or (has Mg and " * 500 + "has P" + "))" * 500,
+        "(" * 100_000,
+        "rank = 1" + " or rank = 1" * 100_000,
+        "formula = " + "x" * 1_000_000 + " and (",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_filter_beyond_measure_is_a_short_sentence(text: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        parse(text, COLUMNS)
+    assert len(str(caught.value)) < 500
 
 
 def test_and_binds_tighter_than_or() -> None:
@@ -256,3 +276,35 @@ def test_no_text_escapes_its_quotation_marks(connection, value: str) -> None:
     if "\x00" not in value and value.isprintable():
         found = connection.execute(select(ranked_candidates.c.rank).where(condition(parsed))).scalars().all()
         assert found == [row["rank"] for row in ROWS if row["formula"] == value]
+
+
+CHAIN = 3000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "elements in (" + ", ".join(["Li", "Mg", "P"] * 1000) + ")",
+        "has Li" + " or has Li or has Mg" * CHAIN,
+        "has Li" + " and has Li" * CHAIN,
+        " or ".join(f"rank = {i}" for i in range(CHAIN)),
+        " and ".join(f"rank != {-i}" for i in range(1, CHAIN)),
+        "rank in (" + ", ".join(map(str, range(CHAIN))) + ")",
+        "(" * 30 + "has Li" + ")" * 30,
+        "not " * 30 + "has Li",
+        "".join(f"(rank > {-i} {'and' if i % 2 else 'or'} not (" for i in range(13)) + "has Li" + "))" * 13,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_long_filters_are_answered(connection, text: str) -> None:
+    parsed = parse(text, COLUMNS)
+    found = connection.execute(select(ranked_candidates.c.rank).where(condition(parsed))).scalars()
+    assert sorted(found) == [row["rank"] for row in ROWS if truth(parsed, row) is True]
+
+
+def test_a_long_filter_goes_through_the_planner() -> None:
+    with Ledger.open("sqlite://") as ledger:
+        campaign_id = ledger.add_campaign("test", {"name": "test"})
+        for joint in ("and", "or"):
+            where = f" {joint} ".join(f"rank != {-i}" for i in range(1, CHAIN))
+            assert ledger.table(campaign_id, where=parse(where, columns()), sort=()) == []
