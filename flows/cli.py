@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from flows import terminal
 from flows.plain_text import printable
 from flows.replay_command import replay
-from materials.errors import AssayError
+from materials.errors import AssayError, InputError
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
@@ -67,7 +70,10 @@ def run(
     """Run a campaign, or go on with it: what the ledger knows is not computed again."""
     from flows.load import load_campaign, load_cluster
     from flows.loop import Request, run_request
+    from flows.places import require_file
 
+    if profile is not None:
+        require_file(profile, "--profile")
     request = Request(
         campaign=load_campaign(campaign_file, budget=budget),
         cluster=load_cluster(cluster_file),
@@ -108,7 +114,7 @@ def up(campaigns: Path, cluster_file: Path | None, port: int, folder: Path, ledg
     from flows.up import Place, up
 
     place = Place(campaigns=campaigns, cluster=load_cluster(cluster_file), port=port, ledger_url=ledger, folder=folder)
-    up(place, lambda line: click.echo(printable(line)))
+    up(place, lambda line: terminal.say(printable(line), sys.stdout))
 
 
 @assay.command()
@@ -205,7 +211,7 @@ def doctor(cluster_file: Path | None, style: str, folder: Path, ledger: str | No
     if cluster is not None:
         from flows.cluster_doctor import examine_cluster
 
-        results += examine_cluster(cluster, folder=folder, say=lambda line: click.echo(line, err=True))
+        results += examine_cluster(cluster, folder=folder, say=terminal.say)
     click.echo(checks.written(results, style))
     if any(check.needed and not check.ok for check in results):
         sys.exit(1)
@@ -260,19 +266,45 @@ def _open(url: str | None) -> Ledger:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; a foreseen error is one sentence and an exit code."""
+    """Run the command; an error is one sentence and an exit code, whatever it is."""
+    terminal.make_whole()
     try:
+        _require_text(sys.argv[1:] if arguments is None else arguments)
         code: Any = assay.main(args=arguments, prog_name="assay", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):  # nobody is there to read it
+            error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("assay: stopped", err=True)
+        terminal.say("assay: stopped")
         sys.exit(130)
     except AssayError as error:
-        click.echo(f"assay: {printable(str(error))}", err=True)
-        sys.exit(error.exit_code)
+        _end(error)
     except BrokenPipeError:
-        sys.stderr.close()  # `assay table | head`: the reader has seen enough
+        terminal.let_go()  # `assay table | head`: the reader has seen enough
         sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - nobody foresaw it, and a person is told in a sentence
+        from flows.unforeseen import foreseen
+
+        _end(foreseen(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(error: AssayError) -> NoReturn:
+    terminal.say(f"assay: {printable(str(error))}")
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is full, or gone: what is left in its buffer would be told as an error at exit
+        terminal.let_go()
+    sys.exit(error.exit_code)
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Refuse what is no text: it would end a campaign where it is first written down."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("ASSAY_")}
+    for name, value in (*(("an argument", argument) for argument in arguments), *ours.items()):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{name} is no UTF-8: {value!r}; rename the file, or write it in UTF-8") from None

@@ -281,7 +281,7 @@ def _environment_kept() -> Iterator[None]:
 
 
 def _deaf_to_interrupts() -> WorkerPlugin:
-    """Let Ctrl-C, which a terminal sends to every process of the group, end the campaign and not its workers.
+    """Let Ctrl-C and a hang-up, which a terminal sends to all of its processes, end the campaign and not its workers.
 
     They end when the cluster is closed, and what they had finished by then is kept.
     """
@@ -289,6 +289,7 @@ def _deaf_to_interrupts() -> WorkerPlugin:
 
     class Deaf(WorkerPlugin):
         def setup(self, worker: object) -> None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
 
     return Deaf()

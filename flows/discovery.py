@@ -34,6 +34,7 @@ from flows.loop import discover as run_stages
 from flows.progress import Progress
 from flows.sources import Source
 from flows.stages.publish import publish
+from flows.unforeseen import foreseen
 from materials.errors import AssayError, InputError
 
 Result = TypeVar("Result")
@@ -115,8 +116,8 @@ def discover(
         if deployment.id is not None and not _is_cancelling(UUID(str(flow_run.id))):
             raise TerminationSignal(signal.SIGTERM) from None  # Prefect's worker ends, or its machine: a crash
         return Cancelled(message=str(stopped))
-    except AssayError as error:
-        return _failed(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, a person is told in a sentence
+        return _failed(foreseen(error, Path(os.environ.get("ASSAY_RUN_DIR", "assay-runs"))))
     return None
 
 
@@ -189,9 +190,9 @@ class _Tasks:
             except Interrupted as stopped:
                 ended.append(stopped)
                 return Cancelled(message=str(stopped))
-            except AssayError as error:
-                ended.append(error)
-                return _failed(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, a person is told in a sentence
+                ended.append(foreseen(error, self.run.folder))
+                return _failed(ended[0])
 
         result = work()
         if ended:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows import tables
+from flows.places import require_folder
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -43,7 +44,11 @@ def export(
         campaign: Name or id; None for the latest.
         where: A query; None for all rows.
         limit: Most structures; None for all.
+
+    Raises:
+        InputError: The folder cannot be written to.
     """
+    require_folder(folder, "DIR")
     rows = tables.query(
         ledger, campaign, where=where, sort=None, limit=limit, columns="rank,material_id,energy_above_hull,band_gap"
     )

@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
 from flows.crashes import HEARTBEAT
 from flows.log_in import use_kept
+from flows.places import require_folder
 from flows.progress import Progress
 from flows.sources import elements_of
 from flows.stages.assess import assess_screened
@@ -25,6 +26,9 @@ from flows.stages.propose import propose
 from flows.stages.publish import publish
 from flows.stages.screen import screen
 from flows.stages.validate import relax_best, validate
+from flows.terminal import stop_signals
+from flows.unforeseen import foreseen
+from materials.errors import LedgerError
 from models.dft.codes import open_code
 
 Result = TypeVar("Result")
@@ -88,9 +92,17 @@ def run_request(request: Request) -> None:
         return
     # Tens of thousands of structures live as long as the campaign: to look through them often finds nothing.
     gc.set_threshold(50_000, 20, 100)
-    with opened(request, Progress()) as run:
-        discover(run)
-        _say_end(run)
+    progress = Progress()
+    try:
+        with opened(request, progress) as run:
+            discover(run)
+            tables, lines = _ending(run)
+    except Exception as error:  # noqa: BLE001 - whatever it is, a person is told in a sentence
+        raise foreseen(error, request.folder) from None
+    # The campaign is through, whoever still listens.
+    print(tables, end="", flush=True)  # before what is said on standard error
+    for line in lines:
+        progress.say(line)
 
 
 @contextmanager
@@ -104,6 +116,7 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
         code = open_code(campaign.dft.choice())
         code.version()
         code.find_potentials(elements_of((*campaign.sources, *campaign.competing)))
+    require_folder(request.folder, "--folder")
     _upgrade_own(request.ledger_url, progress)
     with Ledger.open(request.ledger_url) as ledger:
         run = Run(
@@ -123,16 +136,15 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
             budget=campaign.dft.budget if request.use_dft else 0,
         )
         progress.say(f"Campaign {run.campaign_id} in {ledger.url}, files in {request.folder}")
-        state = "failed"
         try:
             with _stopping(run), _heard(progress):
                 yield run
-            state = "finished"
-        except (Interrupted, KeyboardInterrupt):
-            state = "stopped"
+        except BaseException as error:
+            state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            with suppress(LedgerError):  # what went wrong first is what is told
+                ledger.end_run(run_id, state)
             raise
-        finally:
-            ledger.end_run(run_id, state)
+        ledger.end_run(run_id, "finished")
 
 
 def _upgrade_own(url: str | None, progress: Progress) -> None:
@@ -167,7 +179,7 @@ def _heard(progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def _stopping(run: Run) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into a clean stop; the second one ends at once."""
+    """Turn the first Ctrl-C, SIGTERM or hang-up into a clean stop; the second one ends at once."""
     import threading
 
     if threading.current_thread() is not threading.main_thread():
@@ -179,7 +191,7 @@ def _stopping(run: Run) -> Iterator[None]:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         run.progress.say("Stopping: what runs is ended, what has ended is kept. Again, to end at once.")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
         yield
     finally:
@@ -187,16 +199,16 @@ def _stopping(run: Run) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say_end(run: Run) -> None:
-    """End with the ranked table, where the time went, and where everything lies."""
+def _ending(run: Run) -> tuple[str, list[str]]:
+    """Write the ranked table, and in lines where the time went and where everything lies."""
     from flows import report, tables
 
+    written = ""
     for title, where, limit in (
         ("Validated with DFT", "status = validated", None),
         ("Next in line", "status != validated", NEXT_SHOWN),
     ):
         rows = tables.query(run.ledger, run.campaign_id, where=where, sort=None, limit=limit)
         if rows:
-            print(f"{title}\n{tables.as_text(rows)}", flush=True)  # before what is said on standard error
-    for line in report.closing_lines(run):
-        run.progress.say(line)
+            written += f"{title}\n{tables.as_text(rows)}\n"
+    return written, report.closing_lines(run)

@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO, cast
+
+from flows import terminal
 
 from flows.plain_text import printable
 
@@ -33,8 +35,8 @@ class Progress:
             say: Where lines go; by default to standard error, so that standard output stays the table's.
             bars: Draw bars; by default where standard error is a terminal.
         """
-        self._say = say or _to_stderr
-        self._bars = (sys.stderr.isatty() and say is None) if bars is None else bars
+        self._say = say or terminal.say
+        self._bars = (say is None and sys.stderr.isatty()) if bars is None else bars
         self._display: RichProgress | None = None
         self.seconds: dict[str, float] = {}
         self._inner = [0.0]  # seconds of the stages inside each that is under way
@@ -96,7 +98,7 @@ class Progress:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True)) as display:
+        with Progress(*columns, console=Console(file=cast(TextIO, terminal.Lossy(sys.stderr)))) as display:
             self._display = display
             try:
                 yield _Bar(display, title, total, unit)
@@ -148,7 +150,3 @@ def duration(seconds: float) -> str:
 def _rate(done: int, start: float, unit: str) -> str:
     per_second = done / max(time.perf_counter() - start, 1e-9)
     return f"{per_second:.1f} {unit}/s" if per_second >= 0.1 else f"{per_second * 60:.1f} {unit}/min"
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

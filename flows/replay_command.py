@@ -55,6 +55,7 @@ def replay(**options: Any) -> None:
     from flows import replay as replaying
     from flows import replay_report as report
     from flows.load import load_campaign, load_cluster
+    from flows.places import require_folder
     from flows.progress import Progress
     from materials.wishes import read_wish
 
@@ -73,7 +74,7 @@ def replay(**options: Any) -> None:
         relax=options["relax"],
     )
     where = options["output"] or options["folder"] / "replays" / Path(options["table"]).name
-    _check_writable(where)
+    require_folder(where, "--output")
     progress = Progress()
     replayed = replaying.replay(request, progress)
     click.echo(report.as_text(replayed) if options["style"] == "table" else report.as_json(replayed))
@@ -102,19 +103,3 @@ def _target(options: Mapping[str, Any]) -> Target | None:
     if name is None:
         return None
     return Target(property=name, goal=given[0] if given else "minimize", value=near)
-
-
-def _check_writable(folder: Path) -> None:
-    """Try now whether the folder can be had: after minutes of playing is no time to find out that it cannot."""
-    import tempfile
-
-    from materials.errors import InputError
-
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise InputError(f"--output: {folder}: {there} is a file; name another folder")
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise InputError(f"--output: {folder}: {there} cannot be written to ({error.strerror}); name another") from None

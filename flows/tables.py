@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.plain_text import printable
+from flows.places import require_file
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
@@ -89,7 +90,10 @@ def write(rows: Sequence[Row], style: str, output: Path | None = None) -> None:
 
     Raises:
         click.UsageError: Parquet was asked for on a terminal.
+        InputError: The file cannot be written.
     """
+    if output is not None:
+        require_file(output, "--output")
     if style == "parquet":
         if output is None:
             raise click.UsageError("--format parquet needs --output FILE")

@@ -18,6 +18,7 @@ from flows import log_in
 from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.prefect_server import HOST, LOG_IN
+from flows.terminal import stop_signals
 from materials.errors import AssayError, CampaignError, InputError
 
 START_S = 180.0  # until the server answers: its first start makes a database
@@ -256,7 +257,7 @@ class _Stopped(Exception):
 
 @contextmanager
 def _told_to_stop(say: Callable[[str], None]) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end it; the second one finds the first under way.
+    """Let Ctrl-C, SIGTERM and a hang-up end it; the second one finds the first under way.
 
     What the handler raises ends whatever goes on, unless it goes on where Python lets no exception out (after a fork,
     in `__del__`): so what was heard is there to look at, too. A list, for an event's lock may be held just then.
@@ -270,5 +271,5 @@ def _told_to_stop(say: Callable[[str], None]) -> Iterator[list[int]]:
         say("Stopping: runs write down what has ended, then the server ends.")
         raise _Stopped
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
     yield told

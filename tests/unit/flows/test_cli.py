@@ -1,5 +1,6 @@
 """The command line: what it answers at once, and what it says to mistakes."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flows import tables
 from flows.cli import main
+from flows.progress import Progress
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
@@ -64,6 +67,24 @@ def test_table_in_each_format(capsys: pytest.CaptureFixture[str], ledger: str, t
     assert len(pd.read_parquet(target)) == 3
     _, out, _ = call(capsys, "table", "--ledger", ledger)
     assert "NaCl-a" in out
+
+
+@pytest.mark.parametrize("name", ["[/i]", "[bold]a[/bold]", "[link=x]", "a[", "[/", "\\[x]", "[red on"])
+def test_names_are_text_and_no_markup(name: str) -> None:
+    written = tables.as_text([{"material_id": name, "parents": name, "message": name}])
+    assert written.count(name) == 3
+
+
+@pytest.mark.parametrize("name", ["[/i]", "[bold]a[/bold]"])
+def test_titles_are_text_and_no_markup(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    progress = Progress(bars=True)
+    with progress.counting(f"Screening with {name}", 2, name) as counter:
+        progress.say(f"said {name}")
+        counter.advance()
+    assert f"said {name}" in screen.getvalue()
+    assert f"Screening with {name}" in screen.getvalue()
 
 
 def test_an_unknown_column_names_the_nearest(capsys: pytest.CaptureFixture[str], ledger: str) -> None:
