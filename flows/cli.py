@@ -53,6 +53,11 @@ def assay() -> None:
 @click.option("--cluster", "cluster_file", type=click.Path(path_type=Path), help="Hardware. [default: this machine]")
 @click.option("--budget", type=click.IntRange(min=0), help="Candidate validations in all, in place of the file's.")
 @click.option("--no-dft", is_flag=True, help="Propose, screen and rank; validate nothing.")
+@click.option(
+    "--retry",
+    type=click.Choice(["failed"]),
+    help="Try once more what failed for good, or was cancelled. What ended from outside always is: a kill, a node lost.",
+)
 @FOLDER
 @click.option(
     "--profile", type=click.Path(path_type=Path, dir_okay=False), help="Write a cProfile of this process here."
@@ -63,6 +68,7 @@ def run(
     cluster_file: Path | None,
     budget: int | None,
     no_dft: bool,
+    retry: str | None,
     folder: Path,
     profile: Path | None,
     ledger: str | None,
@@ -80,6 +86,7 @@ def run(
         ledger_url=ledger,
         folder=folder,
         use_dft=not no_dft,
+        retry_failed=retry == "failed",
     )
     if profile is None:
         run_request(request)

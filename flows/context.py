@@ -43,6 +43,8 @@ class Run:
     folder: Path  # DFT calculations, snapshots and reports lie below it
     progress: Progress
     use_dft: bool = True
+    retry_failed: bool = False  # what failed for good is tried once more
+    tried: set[str] = field(default_factory=set)  # DFT calculations of this run: each is tried once more at most
     stop: threading.Event = field(default_factory=threading.Event)
 
     def check_stop(self) -> None:

@@ -75,6 +75,9 @@ def discover(
     learning: Annotated[Learning, _as_in_file("learning", "How the next are chosen.")] = FIELDS["learning"].default,
     use_dft: Annotated[bool, _shown(title="Use DFT", description="Off: propose, screen and rank only.")] = True,
     dft: Annotated[DFT, _as_in_file("dft", "How the chosen are validated.")] = FIELDS["dft"].default,
+    retry_failed: Annotated[
+        bool, _shown(title="Retry what failed", description="On: what failed for good, or was cancelled, once more.")
+    ] = False,
     cluster: Annotated[
         Cluster,
         _shown(
@@ -106,6 +109,7 @@ def discover(
             ledger_url=os.environ.get("ASSAY_DATABASE_URL"),
             folder=Path(os.environ.get("ASSAY_RUN_DIR", "assay-runs")),
             use_dft=use_dft,
+            retry_failed=retry_failed,
         )
         with get_client(sync_client=True) as client:
             call_silence_a_crash(client)
@@ -273,6 +277,7 @@ def run_as_flow(request: Request) -> None:
         **{name: getattr(campaign, name) for name in FIELDS},
         cluster=request.cluster,
         use_dft=request.use_dft,
+        retry_failed=request.retry_failed,
         return_state=True,
     )
     if state.is_cancelled():

@@ -115,6 +115,7 @@ def run_jobs(
     most: Limits | None = None,
     executor: Executor | None = None,
     say: Callable[[str], None] = lambda line: None,
+    retry: bool = False,
 ) -> None:
     """Run the calculations, the most expensive first, and deliver each result as it comes.
 
@@ -129,6 +130,7 @@ def run_jobs(
         most: What a calculation that needs more may be given at most; None: no more than `limits`.
         executor: Who runs them; None: processes of this machine.
         say: Told what a person should know, once.
+        retry: Whether what ended for good without a result is tried once more.
 
     Raises:
         DFTError: No more can be sent, and why. What runs is left running.
@@ -142,6 +144,7 @@ def run_jobs(
         on_result=on_result,
         stop=stop,
         say=say,
+        retry=retry,
     )
     once = {job.calculation_id: job for job in sorted(jobs, key=lambda j: -relative_cost(j.structure, j.settings))}
     watch.run([Entry(job=job, folder=folder_of(runs_dir, key)) for key, job in once.items()], concurrent)

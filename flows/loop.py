@@ -52,6 +52,7 @@ class Request:
     ledger_url: str | None = None
     folder: Path = Path("assay-runs")
     use_dft: bool = True
+    retry_failed: bool = False
 
 
 def direct(name: str, stage: Callable[..., Result], *arguments: Any) -> Result:
@@ -127,6 +128,7 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
             folder=request.folder,
             progress=progress,
             use_dft=request.use_dft,
+            retry_failed=request.retry_failed,
         )
         run_id = ledger.start_run(
             run.campaign_id,

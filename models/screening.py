@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from materials.corrections import correct
 from materials.errors import HullError
-from materials.records import Calculation, WrittenCalculation, content_hash
+from materials.records import Calculation, CalculationStatus, WrittenCalculation, content_hash
 from materials.serialization import structure_from_json
 from materials.store.rows import write_calculation
 from models.relaxation import Frame, RelaxationSettings, Relaxed, relax
@@ -94,7 +94,11 @@ def relax_chunk(choice: PotentialChoice, settings: RelaxationSettings, written: 
 
 
 def failed_calculations(
-    identity: PotentialIdentity, hashed: str, written: Mapping[str, str], message: str
+    identity: PotentialIdentity,
+    hashed: str,
+    written: Mapping[str, str],
+    message: str,
+    status: CalculationStatus = "failed",
 ) -> list[WrittenCalculation]:
     """Record structures that no worker brought back."""
     lost = [
@@ -104,7 +108,7 @@ def failed_calculations(
             fidelity="mlip",
             level_of_theory=identity.level_of_theory,
             settings_hash=hashed,
-            status="failed",
+            status=status,
             structure=structure_from_json(text),
             energy=None,
             message=message,

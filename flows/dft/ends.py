@@ -5,6 +5,8 @@ deploy/README.md shows the same table; a test keeps the two equal.
 
 from __future__ import annotations
 
+import re
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,12 +18,22 @@ if TYPE_CHECKING:
 
 # What a calculation did wrong itself gets few chances, what befell it many.
 ATTEMPTS = 3
+KILLS = 6  # by somebody's hand, or by a machine without memory: each may have cost hours
 MANY = 20
-# How a full disk reads, from whichever program meets it.
-NO_SPACE = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
+# How a disk reads that is full, or gone, from whichever program meets it.
+NO_SPACE = (
+    *("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]"),
+    *("Input/output error", "Read-only file system", "Stale file handle", "[Errno 5]", "[Errno 30]", "[Errno 116]"),
+)
 
 # How a shell ends that cannot run a command.
 NO_COMMAND = (126, 127)
+# By which signals a program dies of its own; others are sent to it.
+OWN_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
+)
+STOPPED_BY_SIGTERM = 20  # the driver's exit code
+_PROGRAM_KILLED = re.compile(r"exit code (?:-(?:1|2|9|15)|129|130|137|143)\b")  # as the driver tells of what it started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,7 @@ class End:
         most: Attempts of one calculation that may end so; None for any number.
         status: What is recorded when there is no other attempt; None: what stands in the folder, and where nothing
             does, no more is sent.
+        outside: It came from outside of the calculation: what is recorded is not final, and the next run tries again.
         note: What else is worth saying.
         mend: What a person has to do, for those that stop the sending.
     """
@@ -46,6 +59,7 @@ class End:
     more: Literal["", "time", "memory"] = ""
     most: int | None = None
     status: DFTStatus | None = None
+    outside: bool = False
     note: str = ""
     mend: str = ""
 
@@ -58,11 +72,13 @@ class End:
             "stop": "stop sending, say so: the campaign ends with an error that names the folder and what to do; "
             "what runs is left running",
         }[self.then]
+        last = "stop sending"
+        if self.status:
+            last = f"`{self.status}`, and again at the next run" if self.outside else f"final: `{self.status}`"
         if self.more:
             limit = {"time": "max_walltime_s", "memory": "max_memory_gib"}[self.more]
-            said += f", with twice the {self.more}, up to `{limit}`; then final: `{self.status}`"
+            said += f", with twice the {self.more}, up to `{limit}`; then {last}"
         elif self.then == "again":
-            last = f"final: `{self.status}`" if self.status else "stop sending"
             said += f", {self.most} times in all; then {last}" if self.most else ", any number of times"
         return said + (f". {self.note}" if self.note else "")
 
@@ -101,12 +117,21 @@ MEMORY = End(
     more="memory",
     status="out_of_memory",
 )
+CROWDED = End(
+    name="crowded",
+    shows="the log tells of a refused allocation, and other calculations ran on this machine",
+    then="again",
+    more="memory",
+    status="out_of_memory",
+    outside=True,
+)
 NODE = End(
     name="node",
     shows="Slurm says NODE_FAIL or BOOT_FAIL",
     then="again",
     most=MANY,
     status="crashed",
+    outside=True,
 )
 PREEMPTED = End(
     name="preempted",
@@ -114,6 +139,7 @@ PREEMPTED = End(
     then="again",
     most=MANY,
     status="crashed",
+    outside=True,
 )
 UNKNOWN = End(
     name="unknown",
@@ -121,6 +147,7 @@ UNKNOWN = End(
     then="again",
     most=MANY,
     status="crashed",
+    outside=True,
 )
 STOPPED = End(
     name="stopped",
@@ -140,9 +167,17 @@ CANCELLED = End(
     then="deliver",
     status="cancelled",
 )
+KILLED = End(
+    name="killed",
+    shows="a signal ended it that is sent to a program: SIGKILL, SIGTERM, SIGHUP, …",
+    then="again",
+    most=KILLS,
+    status="crashed",
+    outside=True,
+)
 CRASH = End(
     name="crash",
-    shows="it died without a result: killed, a segmentation fault",
+    shows="it died of its own without a result, such as by a segmentation fault",
     then="again",
     most=ATTEMPTS,
     status="crashed",
@@ -170,9 +205,9 @@ SET_UP = End(
 )
 DISK = End(
     name="disk",
-    shows="the log tells of a full disk or quota, or the folder cannot be written from here",
+    shows="the log tells of a disk that is full, read-only or gone, or the folder cannot be written from here",
     then="stop",
-    mend="Make room, or name another folder for calculations with --folder or ASSAY_RUN_DIR.",
+    mend="Make room, mend the disk, or name another folder for calculations with --folder or ASSAY_RUN_DIR.",
 )
 NO_RESULT = End(
     name="no result",
@@ -187,12 +222,14 @@ ENDS = (
     SCF,
     TIMEOUT,
     MEMORY,
+    CROWDED,
     NODE,
     PREEMPTED,
     UNKNOWN,
     STOPPED,
     OCCUPIED,
     CANCELLED,
+    KILLED,
     CRASH,
     REFUSED,
     LAUNCH,
@@ -201,7 +238,8 @@ ENDS = (
     NO_RESULT,
 )
 # What may only seem so while a result is on its way over the network.
-WITHOUT_A_RESULT = (CRASH, LAUNCH, NO_RESULT)
+WITHOUT_A_RESULT = (KILLED, CRASH, LAUNCH, NO_RESULT)
+OUTSIDE = frozenset(end.name for end in ENDS if end.outside)
 _BY_WORD = {
     "timeout": TIMEOUT,
     "memory": MEMORY,
@@ -222,6 +260,7 @@ class Found:
         began: Whether the job's script wrote its first line.
         occupied: Whether a process works there now.
         taken_back: Whether a run of ours asked for its end.
+        crowded: Whether other calculations ran on its machine.
     """
 
     result: DFTResult | None
@@ -230,6 +269,7 @@ class Found:
     began: bool = True
     occupied: bool = False
     taken_back: bool = False
+    crowded: bool = False
 
 
 def end_of(seen: Seen, found: Found) -> End:
@@ -260,7 +300,7 @@ def end_of(seen: Seen, found: Found) -> End:
     if lacks_space(found.log):
         return DISK
     if found.without == "out_of_memory":
-        return MEMORY
+        return CROWDED if found.crowded else MEMORY
     if seen.word == "unknown":
         return UNKNOWN
     if found.occupied:
@@ -269,11 +309,23 @@ def end_of(seen: Seen, found: Found) -> End:
         return LAUNCH
     if SET_UP_FAILED in found.log or seen.exit_code in NO_COMMAND:
         return SET_UP
+    if _is_killed(seen.exit_code, found.log):
+        return KILLED
     return NO_RESULT if seen.exit_code == 0 else CRASH
 
 
+def _is_killed(exit_code: int | None, log: str) -> bool:
+    """Whether a signal from outside ended it; shells and MPI's starters tell of one by 128 and its number."""
+    if exit_code is None:
+        return False
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    if 0 < number < signal.NSIG:
+        return number not in OWN_SIGNALS
+    return exit_code == STOPPED_BY_SIGTERM or bool(exit_code and _PROGRAM_KILLED.search(log))
+
+
 def lacks_space(text: str) -> bool:
-    """Whether a text tells of a full disk."""
+    """Whether a text tells of a disk that is full, or gone."""
     return any(words in text for words in NO_SPACE)
 
 

@@ -53,6 +53,8 @@ class Entry:
         sent: Whether the last one is known to have been sent, by us or by an earlier run.
         is_new: Whether the last one is only in our mind, and not in the folder.
         missed_since: When its job was first seen to have ended without a result.
+        anew: Whether a result that stands in the folder, and is none that converged, is to be had once more.
+        earlier: Attempts of earlier runs, which don't count any more where it is had once more.
     """
 
     job: Job
@@ -61,6 +63,8 @@ class Entry:
     sent: bool = False
     is_new: bool = False
     missed_since: float | None = None
+    anew: bool = False
+    earlier: int = 0
 
     @property
     def attempt(self) -> Attempt:
@@ -79,6 +83,16 @@ class Entry:
     def read(self) -> None:
         """Read the attempts as the folder has them now."""
         self.attempts = book.read(self.folder)
+
+    def begin(self, retry: bool) -> None:
+        """Read the attempts of earlier runs; what ended from outside is tried once more, or all if that is asked for.
+
+        Args:
+            retry: Whether what ended for good is tried once more, too.
+        """
+        self.read()
+        if not self.is_open() and (retry or (self.attempts and self.attempt.end in ends.OUTSIDE)):
+            self.anew, self.earlier = True, len(self.attempts)
 
     def write(self) -> None:
         """Write them there."""
@@ -103,8 +117,14 @@ class Entry:
         """Whether the attempt's script has run."""
         return script.began(self.name, self.folder / book.LOG)
 
-    def found(self, code: DFTCode, limits: Limits) -> ends.Found:
-        """Look at what the folder says of an attempt that has ended; `limits` are its own."""
+    def found(self, code: DFTCode, limits: Limits, *, crowded: bool) -> ends.Found:
+        """Look at what the folder says of an attempt that has ended; `limits` are its own.
+
+        Args:
+            code: It reads the folder.
+            limits: Its own.
+            crowded: Whether other calculations ran on its machine.
+        """
         os.listdir(self.folder)  # network file systems look again at what is in it
         result = code.parse(self.folder)
         return ends.Found(
@@ -114,11 +134,12 @@ class Entry:
             began=self.began(),
             occupied=code.worker(self.folder) is not None,
             taken_back=self.attempt.taken_back,
+            crowded=crowded,
         )
 
     def count(self, end: ends.End) -> int:
-        """How many attempts have ended so."""
-        return sum(attempt.end == end.name for attempt in self.attempts)
+        """How many of the attempts that count have ended so."""
+        return sum(attempt.end == end.name for attempt in self.attempts[self.earlier :])
 
     def is_spent(self, end: ends.End, most: Limits) -> bool:
         """Whether this was the last attempt that may end so."""

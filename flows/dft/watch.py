@@ -15,7 +15,7 @@ from flows.dft.entry import Entry, Job
 from flows.dft.executor import ALIVE, Executor, Seen
 from materials.errors import DFTError, JobRefused, SchedulerUnreachable
 from models.dft.contract import DFTCode, DFTResult, Limits
-from models.dft.record import with_limits
+from models.dft.record import from_outside, with_limits
 
 REPORT_S = 60.0  # between two lines on how many wait and run
 TICK_S = 1.0  # between two glances at the folders, which cost the scheduler nothing
@@ -32,6 +32,7 @@ class Watch:
     on_result: Callable[[Job, DFTResult], None]
     stop: threading.Event
     say: Callable[[str], None]
+    retry: bool = False
     entries: list[Entry] = field(default_factory=list)
     results: list[tuple[Job, DFTResult]] = field(default_factory=list)  # not handed over yet
     happened: bool = True  # anything in the last pass
@@ -48,7 +49,8 @@ class Watch:
         """
         # What an earlier run has sent comes first: it has its place already.
         for entry in queue:
-            entry.read()
+            with self._on_disk(entry):
+                entry.begin(self.retry)
         queue.sort(key=lambda entry: not entry.is_open())
         take_back = True
         try:
@@ -88,6 +90,8 @@ class Watch:
         if not self.code.finished(entry.folder, self.most):
             return None
         result = self.code.parse(entry.folder)
+        if entry.anew and result.status != "converged":
+            return None
         return None if result.status == "failed" and ends.lacks_space(result.message) else result
 
     def _pass(self) -> None:
@@ -145,6 +149,7 @@ class Watch:
         entry.write()
         book.put_log_aside(entry.folder, entry.attempt.number)
         self.code.write_inputs(entry.folder, entry.job.structure, entry.job.settings, task.limits)
+        entry.anew = False
         try:
             self.executor.submit(task, lock)
         except JobRefused as error:
@@ -162,7 +167,8 @@ class Watch:
             return
         entry.attempts = now
         task = entry.task(self.limits)
-        found = entry.found(self.code, task.limits)
+        crowded = self.executor.kind == "local" and sum(other.sent for other in self.entries) > 1
+        found = entry.found(self.code, task.limits, crowded=crowded)
         end = ends.end_of(seen, found)
         if end in ends.WITHOUT_A_RESULT and self._may_be_late(entry):
             return
@@ -206,9 +212,11 @@ class Watch:
         if entry in self.entries:
             self.entries.remove(entry)
         self.happened = True
-        self.results.append(
-            (entry.job, with_limits(result, entry.task(self.limits).limits) if entry.attempts else result)
-        )
+        if entry.attempts:
+            result = with_limits(result, entry.task(self.limits).limits)
+            if entry.attempt.end in ends.OUTSIDE and result.status != "converged":
+                result = from_outside(result)
+        self.results.append((entry.job, result))
 
     def _hand_over(self) -> None:
         # After the pass: what goes wrong with the caller is no trouble with a folder or a scheduler.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter as Counts
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -16,7 +18,7 @@ from flows.export import write_trajectory
 from flows.progress import Counter
 from flows.worker_pool import LOOK_S, WorkerPool
 from materials.errors import AssayError, ClusterError
-from materials.records import Failure, WrittenCalculation
+from materials.records import CalculationStatus, Failure, WrittenCalculation
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -30,6 +32,9 @@ FIRST_CHUNK_SITES = 240  # before anything is measured
 LEAST_SITES = 40  # of the last chunks, which are small so that the workers end together
 MOST_STRUCTURES = 2000  # in a chunk, however quick they are: a GPU wants many, a message not too many
 SUSPECTS = 8  # structures that fail one after the other, with no success before
+PROOFS = 2  # times that a structure kills its workers with nothing else beside it, before it is to blame
+# Calculations that are no answer: something from outside ended them.
+OUTSIDE: CalculationStatus = "crashed"
 LIVES = 3  # workers that may end before a chunk does, by their walltime or by somebody's hand
 RESULT_S = 30.0  # to fetch what a worker has done
 
@@ -64,7 +69,9 @@ def _missing(run: Run) -> dict[str, int]:
     """Count the sites of each material without an answer, the largest first, so that the last chunks are quick ones."""
     identity = run.potential_identity
     with run.progress.timed("ledger"):
-        done = set(run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash))
+        answered = run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash)
+        again = {OUTSIDE, "failed"} if run.retry_failed else {OUTSIDE}
+        done = {material_id for material_id, status in answered.items() if status not in again}
         energies = run.ledger.best_calculations(
             run.campaign_id,
             fidelity="dft",
@@ -117,8 +124,30 @@ class _Chunks:
         return chunk or None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Suspect:
+    """A structure that did not come back, and why.
+
+    Attributes:
+        chunk: The structure alone.
+        error: A short name.
+        message: The same in words.
+        final: Whether it is to blame: what came from outside is tried again at the next run.
+    """
+
+    chunk: Chunk
+    error: str
+    message: str
+    final: bool
+
+
 class _Screening:
-    """Keeps every worker busy, writes what comes back, and finds the structure that kills."""
+    """Keeps every worker busy, writes what comes back, and finds the structure that kills.
+
+    A chunk whose worker died is done again one by one; what dies then comes last, with nothing else beside it, for
+    others may have been what filled the memory or was killed. What dies there too is tried once more after a structure
+    that is known to be sound has come back: so the workers are well, and nobody is about who kills them.
+    """
 
     def __init__(self, run: Run, pool: WorkerPool, counter: Counter) -> None:
         self.run, self.pool, self.counter = run, pool, counter
@@ -127,9 +156,13 @@ class _Screening:
         self.last: deque[Chunk] = deque()  # of those the ones that killed again: others may have done it
         self.flying: dict[Future[Any], Chunk] = {}
         self.landed: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        self.suspect: list[tuple[Chunk, str, str]] = []  # failed before anything succeeded: theirs, or our fault?
+        self.suspect: list[_Suspect] = []  # failed before anything succeeded: theirs, or our fault?
         self.succeeded = False
         self.proving = False  # the last ones, with no other beside them
+        self.deaths: Counts[str] = Counts()  # of those, by material_id
+        self.sound: Chunk = {}  # a structure that came back
+        self.asked: dict[str, bool] = {}  # those for whose sake it was sent once more -> whether it came back
+        self.asking = ""  # for whose sake it is under way now
 
     def work(self, chunks: _Chunks) -> None:
         self._fill(chunks)
@@ -160,8 +193,24 @@ class _Screening:
         chunk = chunks.cut(self.pool.most)
         if chunk is None and self.last and not self.flying:
             self.proving = True
-            chunk = self.last.popleft()
+            (material_id,) = self.last[0]
+            if self.deaths[material_id] and material_id not in self.asked and (sound := self._sound()):
+                self.asking = material_id
+                return sound
+            return self.last.popleft()
         return chunk
+
+    def _sound(self) -> Chunk:
+        """Give a structure that a worker has brought back, in this run or an earlier one; empty where there is none."""
+        if not self.sound:
+            ledger, identity = self.run.ledger, self.run.potential_identity
+            answered = ledger.computed(
+                identity.method, identity.level_of_theory, self.run.screening_hash, statuses=["converged"]
+            )
+            sizes = ledger.candidate_sizes(self.run.campaign_id)
+            known = sorted((m for m in answered if m in sizes), key=lambda m: (sizes[m], m))
+            self.sound = dict(ledger.written_structures(known[:1]))
+        return self.sound
 
     def _land(self, future: Future, chunks: _Chunks) -> None:
         if future.cancelled():
@@ -176,12 +225,18 @@ class _Screening:
         except TimeoutError:  # the worker that had it is gone, and it is being done again
             future.add_done_callback(self.landed.put)
             return
-        if answers is not None:
+        if self.asking:
+            self.asked[self.asking], self.asking = answers is not None, ""
+            self.succeeded = self.succeeded or answers is not None
+        elif answers is not None:
             self._keep(answers.calculations, answers.trajectories)
             took = sum(calculation.wall_time_s or 0.0 for calculation in answers.calculations)
             chunks.measured(self.flying[future], took)
             self.busy_s += took
             self.succeeded = True
+            if not self.sound:
+                first, written = next(iter(self.flying[future].items()))
+                self.sound = {first: written}
             self._judge_suspects()
         elif isinstance(error, AssayError):
             raise error
@@ -196,20 +251,21 @@ class _Screening:
 
     def _doubt(self, chunk: Chunk, error: BaseException) -> None:
         """Find the culprit in a chunk that did not come back."""
-        from distributed import KilledWorker
-
-        killed = isinstance(error, KilledWorker | _ShortLived)
         if len(chunk) > 1:
             self.alone.extend({material_id: written} for material_id, written in chunk.items())
-        elif killed and not self.proving and (self.succeeded or not self.pool.ours_alone):
+            return
+        (material_id,) = chunk
+        may_be_others = _may_be_others(error)
+        if may_be_others and not self.proving:
             self.last.append(chunk)
+        elif may_be_others and not isinstance(error, OSError) and self.deaths[material_id] + 1 < PROOFS:
+            self.deaths[material_id] += 1
+            self.last.appendleft(chunk)
         else:
-            name = "KilledWorker" if killed else type(error).__name__
-            what = "its worker process died each time it was tried (memory, or a crash)"
-            if isinstance(error, _ShortLived) or not killed:
-                what = str(error) if killed else repr(error)
-            self.suspect.append((chunk, name, what))
-            self._judge_suspects()
+            name, message = _in_words(error)
+            final = not may_be_others or (self.asked.get(material_id, False) and not isinstance(error, OSError))
+            self.suspect.append(_Suspect(chunk=chunk, error=name, message=message, final=final))
+        self._judge_suspects(error)
 
     def _recall_short_lived(self) -> None:
         """Take back what outlives one worker after the other: Dask would try it for ever."""
@@ -217,26 +273,35 @@ class _Screening:
             if self.pool.lives(future.key) > LIVES:
                 future.cancel()
                 self._end(future)
-                self._doubt(chunk, _ShortLived(f"{LIVES} workers ended before it did: its relaxation takes too long"))
+                if self.asking:
+                    self.asked[self.asking], self.asking = False, ""
+                else:
+                    told = f"{LIVES} workers ended before it did: its relaxation takes too long"
+                    self._doubt(chunk, _ShortLived(told))
 
-    def _judge_suspects(self, *, at_end: bool = False) -> None:
+    def _judge_suspects(self, error: BaseException | None = None, *, at_end: bool = False) -> None:
         """Record what failed; but where nothing works at all, it is not the structures' fault."""
-        if not self.succeeded and (len(self.suspect) >= SUSPECTS or (at_end and len(self.suspect) > 1)):
-            _, error, message = self.suspect[-1]
+        doubtful = len(self.suspect) + (len(self.last) if self.pool.ours_alone else 0)
+        if not self.succeeded and (doubtful >= SUSPECTS or (at_end and doubtful > 1)):
+            name, message = _in_words(error) if error else (self.suspect[-1].error, self.suspect[-1].message)
             raise ClusterError(
-                f"No worker brought back a single structure; the last one ended with {error}: {message}."
+                f"No worker brought back a single structure; the last one ended with {name}: {message}."
                 " Nothing of it was recorded: `assay doctor` tells what is wrong with the potential or the workers."
             )
         if self.succeeded or at_end:
-            for chunk, error, message in self.suspect:
-                self._give_up(chunk, error, message)
+            for suspect in self.suspect:
+                self._give_up(suspect)
             self.suspect.clear()
 
-    def _give_up(self, chunk: Chunk, error: str, message: str) -> None:
+    def _give_up(self, suspect: _Suspect) -> None:
         from models.screening import failed_calculations
 
         run = self.run
-        self._keep(failed_calculations(run.potential_identity, run.screening_hash, chunk, f"{error}: {message}"), {})
+        status, message = "failed", f"{suspect.error}: {suspect.message}"
+        if not suspect.final:
+            status, message = OUTSIDE, f"{message}; it is tried again at the next `assay run`"
+        identity, hashed = run.potential_identity, run.screening_hash
+        self._keep(failed_calculations(identity, hashed, suspect.chunk, message, status), {})
 
     def _keep(self, calculations: Sequence[WrittenCalculation], trajectories: Mapping[str, Sequence[Frame]]) -> None:
         ledger, campaign_id = self.run.ledger, self.run.campaign_id
@@ -251,6 +316,25 @@ class _Screening:
 
 class _ShortLived(Exception):
     """Workers ended, each before its chunk did."""
+
+
+def _may_be_others(error: BaseException) -> bool:
+    """Whether something else than the structure may have done it: a kill, a memory that others filled, a disk."""
+    from distributed import KilledWorker
+
+    named = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)  # torch's
+    return named or isinstance(error, KilledWorker | _ShortLived | MemoryError | OSError)
+
+
+def _in_words(error: BaseException) -> tuple[str, str]:
+    """Name an error, and say what happened."""
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return "KilledWorker", "its worker process died each time it was tried (memory, or a crash)"
+    if isinstance(error, _ShortLived):
+        return "KilledWorker", str(error)
+    return type(error).__name__, repr(error)
 
 
 def _failure(calculation: WrittenCalculation) -> Failure:

@@ -210,13 +210,17 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     _take_up_earlier(run, jobs)
     _take_back_earlier(run, [job.before.calculation_id for job in jobs if job.before])
     known = answers(run, jobs)
-    missing = [
-        job
-        for job in jobs
-        if (calculation := known.get(job.calculation_id)) is None
-        or not is_final(calculation, most)
-        or (calculation.status == "cancelled" and _is_gone(run, calculation))
-    ]
+
+    def is_missing(job: Job) -> bool:
+        calculation = known.get(job.calculation_id)
+        if calculation is None:
+            return True
+        if calculation.status == "cancelled" and _is_gone(run, calculation):
+            return True
+        again = run.retry_failed and calculation.status != "converged"
+        return job.calculation_id not in run.tried and (again or not is_final(calculation, most))
+
+    missing = [job for job in jobs if is_missing(job)]
     if not missing:
         return 0
     _tell_again(run, missing)
@@ -227,6 +231,7 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
         def keep(job: Job, result: DFTResult) -> None:
             calculation = calculation_from(result, job.material_id, method, job.settings)
             run.ledger.add_calculations([calculation])
+            run.tried.add(job.calculation_id)
             if calculation.status != "converged":
                 run.ledger.add_failures(run.campaign_id, [_failure(calculation)])
             counter.advance()
@@ -242,6 +247,7 @@ def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
             on_result=keep,
             stop=run.stop,
             say=run.progress.say,
+            retry=run.retry_failed,
         )
     run.check_stop()
     return len(missing)

@@ -160,11 +160,8 @@ def _read_result(content: Mapping[str, Any]) -> DFTResult:
         message=_text(content.get("message", "")).strip(),
         properties=_mapping(content.get("properties", {})),
     )
-    if status != "converged":
-        return result
-    if result.structure is None:
-        raise ValueError("converged, and no crystal")
-    if result.energy is None or not math.isfinite(result.energy):  # the code would say so again
+    if status == "converged" and result.energy is not None and not math.isfinite(result.energy):
+        # The code would say so again.
         return replace(result, status="failed", energy=None, message=f"no finite energy: {energy} {result.message}")
     return result
 

@@ -43,6 +43,9 @@ def calculation_from(result: DFTResult, material_id: str, method: str, settings:
         method: From `method_of`.
         settings: The question.
     """
+    if result.status == "converged" and (result.energy is None or result.structure is None):
+        message = f"it converged without an energy or a crystal {result.message}".strip()
+        result = replace(result, status="failed", energy=None, message=message)
     properties: dict[str, Any] = dict(result.properties)
     if result.band_gap is not None:
         properties["band_gap"] = result.band_gap
@@ -100,12 +103,19 @@ def with_limits(result: DFTResult, limits: Limits) -> DFTResult:
     return replace(result, properties={**result.properties, named: getattr(limits, named)})
 
 
+def from_outside(result: DFTResult) -> DFTResult:
+    """Note that it was ended from outside, so that the ledger too knows that it is no answer to the question."""
+    return replace(result, properties={**result.properties, "from_outside": True})
+
+
 def is_final(calculation: Calculation, limits: Limits) -> bool:
-    """Whether the ledger's answer stands: one that ran into a limit does for that limit only.
+    """Whether the ledger's answer stands: one that ran into a limit does for that limit only, none from outside does.
 
     Args:
         calculation: As the ledger has it.
         limits: The most that it may be given now.
     """
+    if calculation.properties.get("from_outside"):
+        return False
     named = _LIMIT_OF.get(calculation.status)
     return named is None or bool(calculation.properties.get(named, 0.0) >= getattr(limits, named))

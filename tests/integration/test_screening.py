@@ -3,6 +3,7 @@
 import os
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +45,61 @@ def test_a_structure_whose_workers_were_killed_by_others_is_tried_once_more_at_t
     assert screen(run) == 21
     assert len((tmp_path / "deaths").read_text()) == 4
     assert not run.ledger.failures(run.campaign_id)
+
+
+def unlucky(make_run: Any, candidates: list[Any], times: int, error: str = "") -> Any:
+    potential = {
+        "kind": "ase",
+        "model": "tests.peers.calculators:Unlucky",
+        "level_of_theory": "toy",
+        "calculator_arguments": {"times": times, "error": error},
+    }
+    return make_run("Unlucky", candidates, potential=potential)
+
+
+def statuses_of(run: Any) -> dict[str, str]:
+    identity = run.potential_identity
+    return run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash)  # type: ignore[no-any-return]
+
+
+def test_six_kills_leave_the_ledger_of_an_undisturbed_run(make_run: Any, tmp_path: Path) -> None:
+    """All six of the worker that has one structure: what kills again and again is tried beside one that is sound."""
+    run = unlucky(make_run, [*[candidate("Cu", 3.4 + 0.02 * i) for i in range(6)], candidate("Xe", 3.6)], times=6)
+    assert screen(run) == 7
+    assert len((tmp_path / "deaths").read_text()) == 6
+    assert set(statuses_of(run).values()) == {"converged"}
+    assert not run.ledger.failures(run.campaign_id)
+
+
+def test_a_lone_structure_that_nobody_vouches_for_is_tried_again_at_the_next_run(make_run: Any, tmp_path: Path) -> None:
+    lone = candidate("Xe", 3.6)
+    run = unlucky(make_run, [lone], times=4)
+    assert screen(run) == 1
+    assert statuses_of(run) == {lone.material_id: "crashed"}
+    (failure,) = run.ledger.failures(run.campaign_id)
+    assert "tried again at the next `assay run`" in failure.message
+    assert screen(run) == 1
+    assert statuses_of(run) == {lone.material_id: "converged"}
+    assert screen(run) == 0
+
+
+def test_a_full_disk_of_a_worker_is_no_fault_of_the_structure(make_run: Any) -> None:
+    xenon, copper = candidate("Xe", 3.6), candidate("Cu", 3.6)
+    run = unlucky(make_run, [copper, xenon], times=3, error="disk")
+    screen(run)
+    assert statuses_of(run) == {copper.material_id: "converged", xenon.material_id: "crashed"}
+    assert screen(run) == 1
+    assert statuses_of(run)[xenon.material_id] == "converged"
+
+
+def test_what_fills_the_memory_of_a_worker_alone_is_to_blame_until_somebody_asks_again(make_run: Any) -> None:
+    xenon, copper = candidate("Xe", 3.6), candidate("Cu", 3.6)
+    run = unlucky(make_run, [copper, xenon], times=4, error="memory")
+    screen(run)
+    assert statuses_of(run) == {copper.material_id: "converged", xenon.material_id: "failed"}
+    assert screen(run) == 0
+    assert screen(replace(run, retry_failed=True)) == 1
+    assert statuses_of(run)[xenon.material_id] == "converged"
 
 
 def test_workers_that_can_do_nothing_are_no_fault_of_the_structures(

@@ -1,5 +1,6 @@
 """ASE calculators for tests: cheap, and as nasty as asked for."""
 
+import errno
 import os
 import signal
 import time
@@ -34,16 +35,24 @@ class Poisoned(Balls):
 
 
 class Unlucky(Balls):
-    """Balls whose process is killed by others four times when it has got to xenon."""
+    """Balls whose process is killed by others some times, or whose disk is full then, when it has got to xenon."""
+
+    def __init__(self, times: int = 4, error: str = "") -> None:
+        super().__init__()
+        self._times, self._error = times, error
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
     ) -> None:
         if "Xe" in atoms.get_chemical_symbols():
             deaths = Path("deaths")
-            if not deaths.exists() or deaths.stat().st_size < 4:
+            if not deaths.exists() or deaths.stat().st_size < self._times:
                 with deaths.open("a") as file:
                     file.write("x")
+                if self._error == "disk":
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                if self._error == "memory":
+                    raise MemoryError
                 os.kill(os.getpid(), signal.SIGKILL)
         super().calculate(atoms, properties, system_changes)
 

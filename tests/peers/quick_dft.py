@@ -32,6 +32,8 @@ def compute(code, task, started):
     kind = task["settings"]["preset"]
     if kind == "dies" or (kind == "dies-once" and starts == 1):
         os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "killed" or (kind == "killed-thrice" and starts <= 3):
+        os.kill(os.getpid(), signal.SIGKILL)
     if kind == "slow":
         time.sleep(1.5)
     if kind == "long":
@@ -139,6 +141,7 @@ class Calculations:
         stop: threading.Event | None = None,
         concurrent: int = 2,
         hardware: DFTJobs | None = None,
+        retry: bool = False,
         **limits: float,
     ) -> dict[str, DFTResult]:
         """Run jobs to their ends; `limits` are those of a cluster file."""
@@ -162,6 +165,7 @@ class Calculations:
             on_result=deliver,
             stop=stop or threading.Event(),
             say=self.said.append,
+            retry=retry,
         )
         return results
 

@@ -51,6 +51,12 @@ def test_each_row_is_reached() -> None:
         (end("cancelled", had_node=False, began=False), ends.CANCELLED),
         (end("cancelled", began=False), ends.LAUNCH),
         (end("ended", code=1, began=False), ends.LAUNCH),
+        (end("ended", code=-9), ends.KILLED),
+        (end("ended", code=137), ends.KILLED),
+        (end("ended", code=20), ends.KILLED),
+        (end("ended", code=22, log="pw.x ended with exit code -9 and without a result"), ends.KILLED),
+        (end("ended", code=22, log="pw.x ended with exit code -11 and without a result"), ends.CRASH),
+        (end("ended", code=1, without="out_of_memory", crowded=True), ends.CROWDED),
         (end("ended", code=-11), ends.CRASH),
         (end("ended", code=None), ends.CRASH),
         (end("refused"), ends.REFUSED),
@@ -58,6 +64,8 @@ def test_each_row_is_reached() -> None:
         (end("ended", code=127), ends.SET_UP),
         (end("ended", code=1, log="OSError: [Errno 28] No space left on device"), ends.DISK),
         (end("ended", "failed", 14, message="OSError: Disk quota exceeded"), ends.DISK),
+        (end("ended", "failed", 14, message="OSError: [Errno 116] Stale file handle"), ends.DISK),
+        (end("ended", code=1, log="forrtl: Input/output error"), ends.DISK),
         (end("ended", code=0), ends.NO_RESULT),
     ]
     assert [got.name for got, _ in rows] == [meant.name for _, meant in rows]
@@ -107,7 +115,13 @@ class Played:
         self.taken_back += [task.name for task in tasks]
 
 
-def play(folder: Path, *words: Any, said: list[str] | None = None) -> tuple[Played, DFTResult, list[attempts.Attempt]]:
+def from_outside(result: DFTResult) -> bool:
+    return bool(result.properties.get("from_outside"))
+
+
+def play(
+    folder: Path, *words: Any, said: list[str] | None = None, retry: bool = False
+) -> tuple[Played, DFTResult, list[attempts.Attempt]]:
     queue = Played(*words)
     results: list[DFTResult] = []
     run_jobs(
@@ -121,6 +135,7 @@ def play(folder: Path, *words: Any, said: list[str] | None = None) -> tuple[Play
         on_result=lambda _, result: results.append(result),
         stop=Event(),
         say=(said if said is not None else []).append,
+        retry=retry,
     )
     (result,) = results
     return queue, result, attempts.read(folder_of(folder, "k"))
@@ -145,18 +160,48 @@ def test_limits_double_up_to_the_maximum_and_stay_doubled(tmp_path: Path) -> Non
     ("word", "most", "status"),
     [
         (Seen(word="ended", how="by SIGSEGV", exit_code=-11), ends.ATTEMPTS, "crashed"),
-        ("node", ends.MANY, "crashed"),
-        ("preempted", ends.MANY, "crashed"),
         ("cancelled", 1, "cancelled"),
     ],
 )
-def test_chances_are_counted_for_each_end(tmp_path: Path, word: Any, most: int, status: str) -> None:
+def test_its_own_chances_are_counted_for_each_end(tmp_path: Path, word: Any, most: int, status: str) -> None:
     queue, result, tries = play(tmp_path, *[word] * most)
     assert result.status == status
     assert len(queue.sent) == len(tries) == most
     again = play(tmp_path)  # for good: nothing is sent
     assert again[1].status == status
     assert not again[0].sent
+    assert not from_outside(again[1])
+    queue, result, tries = play(tmp_path, word, "converged", retry=True) if most > 1 else play(
+        tmp_path, "converged", retry=True
+    )
+    assert result.status == "converged"
+    assert [attempt.number for attempt in tries] == list(range(1, most + len(queue.sent) + 1))
+
+
+@pytest.mark.parametrize(
+    ("word", "most"),
+    [
+        ("node", ends.MANY),
+        ("preempted", ends.MANY),
+        (Seen(word="ended", how="by SIGKILL", exit_code=-9), ends.KILLS),
+        (Seen(word="ended", how="with exit code 143", exit_code=143), ends.KILLS),
+    ],
+)
+def test_what_befell_it_is_never_final(tmp_path: Path, word: Any, most: int) -> None:
+    for run in (1, 2):  # in the second one all chances are there again
+        queue, result, tries = play(tmp_path, *[word] * most)
+        assert (result.status, from_outside(result)) == ("crashed", True)
+        assert len(queue.sent) == most
+        assert len(tries) == run * most
+    _, result, _ = play(tmp_path, word, "converged")
+    assert (result.status, from_outside(result)) == ("converged", False)
+
+
+def test_three_kills_harm_no_result(tmp_path: Path) -> None:
+    kill = Seen(word="ended", how="by SIGKILL", exit_code=-9)
+    queue, result, _ = play(tmp_path, kill, kill, kill, "converged")
+    assert result.status == "converged"
+    assert len(queue.sent) == 4
 
 
 def test_what_befell_it_does_not_count_as_its_crash(tmp_path: Path) -> None:

@@ -69,6 +69,22 @@ def test_killed_always_is_crashed_for_good(calculations: Calculations) -> None:
     assert len(calculations.times("dies")) == ATTEMPTS
 
 
+def test_three_kills_of_its_process_leave_the_result_of_an_undisturbed_run(calculations: Calculations) -> None:
+    result = calculations.run(job("killed-thrice"))["killed-thrice"]
+    assert result.status == "converged"
+    assert [attempt.end for attempt in calculations.attempts("killed-thrice")] == ["killed"] * 3 + ["result"]
+
+
+def test_what_a_code_refuses_is_final_until_somebody_asks_again(calculations: Calculations) -> None:
+    assert calculations.run(job("broken"))["broken"].status == "failed"
+    assert calculations.run(job("broken"))["broken"].status == "failed"
+    assert len(calculations.times("broken")) == 1
+    assert calculations.run(job("broken"), job("good"), retry=True)["broken"].status == "failed"
+    assert len(calculations.times("broken")) == 2
+    calculations.run(job("good"), retry=True)
+    assert len(calculations.times("good")) == 1
+
+
 def test_walltime_ends_it_and_more_walltime_tries_again(calculations: Calculations) -> None:
     for _ in range(2):
         ended = calculations.run(job("slow"), walltime_s=0.7, max_walltime_s=0.7)["slow"]

@@ -65,6 +65,8 @@ def opened(folder: Path, said: list[str] | None = None, **limits: float) -> Iter
             progress=Progress((said if said is not None else []).append),
             stop=threading.Event(),
             check_stop=lambda: None,
+            retry_failed=False,
+            tried=set[str](),
         )
         yield cast(Run, run)
 
@@ -95,6 +97,27 @@ def test_a_cancelled_one_is_asked_again_once_its_folder_is_gone(tmp_path: Path) 
         shutil.rmtree(folder)
         assert _run_missing(run, [named], "DFT") == 1
         assert run.ledger.calculations_by_id({named.calculation_id})[named.calculation_id].status == "converged"
+
+
+def test_what_failed_for_good_is_asked_again_once_a_run_if_somebody_says_so(tmp_path: Path) -> None:
+    def asked(kind: str, *, retry: bool) -> list[int]:
+        with opened(tmp_path) as run:
+            run = cast(Run, SimpleNamespace(**vars(run) | {"retry_failed": retry}))
+            named = job_for(kind, SILICON, job(kind).settings, run.dft_code)
+            return [_run_missing(run, [named], "DFT") for _ in range(2)]
+
+    assert asked("broken", retry=False) == [1, 0]
+    assert asked("broken", retry=False) == [0, 0]
+    assert asked("broken", retry=True) == [1, 0]
+    assert asked("good", retry=True) == [1, 0]
+    assert asked("good", retry=True) == [0, 0]
+
+
+def test_what_a_kill_ended_is_asked_again_at_the_next_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        with opened(tmp_path) as run:
+            named = job_for("killed", SILICON, job("killed").settings, run.dft_code)
+            assert [_run_missing(run, [named], "DFT") for _ in range(2)] == [1, 0]
 
 
 def asked_now_and_before(run: Run) -> tuple[Job, Job]:

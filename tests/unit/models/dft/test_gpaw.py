@@ -12,6 +12,7 @@ from pymatgen.core import Lattice, Structure
 from materials.errors import CodeNotInstalled
 from models.dft import gpaw
 from models.dft.contract import DFTResult, DFTSettings, Limits
+from models.dft.record import calculation_from
 
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [(0, 0, 0)])
 SETTINGS = DFTSettings(
@@ -109,7 +110,6 @@ CONVERGED: dict[str, Any] = {
         b'{"status": ["failed"]}',
         b'{"status": "failed", "message": 5}',
         b'{"status": "failed", "wall_time_s": "long"}',
-        b'{"status": "converged"}',
         json.dumps(CONVERGED | {"energy": "low"}).encode(),
         json.dumps(CONVERGED | {"energy": True}).encode(),
         json.dumps(CONVERGED | {"numbers": [999]}).encode(),
@@ -133,7 +133,7 @@ def test_what_is_no_result_counts_as_none(tmp_path: Path, content: bytes) -> Non
     assert f"{tmp_path / 'result.json'}: no result" in result.message
 
 
-@pytest.mark.parametrize("energy", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("energy", [float("nan"), float("inf"), float("-inf")])
 def test_an_energy_that_is_no_number_is_a_failure(tmp_path: Path, energy: float | None) -> None:
     """The code would say so again."""
     code = gpaw.Gpaw()
@@ -143,6 +143,17 @@ def test_an_energy_that_is_no_number_is_a_failure(tmp_path: Path, energy: float 
     result = code.parse(tmp_path)
     assert (result.status, result.energy) == ("failed", None)
     assert "no finite energy" in result.message
+
+
+@pytest.mark.parametrize("left_out", ["energy", "cell", "both"])
+def test_a_result_that_converged_to_nothing_is_a_failure(tmp_path: Path, left_out: str) -> None:
+    code = gpaw.Gpaw()
+    code.write_inputs(tmp_path, SILICON, SETTINGS, Limits())
+    lacking = ("energy", "cell") if left_out == "both" else (left_out,)
+    (tmp_path / "result.json").write_text(json.dumps({k: v for k, v in CONVERGED.items() if k not in lacking}))
+    calculation = calculation_from(code.parse(tmp_path), "Si", "gpaw-1", SETTINGS)
+    assert (calculation.status, calculation.energy) == ("failed", None)
+    assert "without an energy or a crystal" in calculation.message
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"5", b"\xff", b'{"walltime_s": "x"}', b"[" * 100_000])
@@ -160,7 +171,7 @@ def test_a_task_or_a_lock_that_says_nothing_ends_nothing(tmp_path: Path, content
 @pytest.mark.parametrize(
     ("status", "had", "has", "finished"),
     [
-        ("scf_not_converged", Limits(walltime_s=1), Limits(walltime_s=100), True),
+        ("converged", Limits(walltime_s=1), Limits(walltime_s=100), True),
         ("walltime", Limits(walltime_s=1), Limits(walltime_s=1), True),
         ("walltime", Limits(walltime_s=1), Limits(walltime_s=2), False),
         ("out_of_memory", Limits(memory_gib=1), Limits(memory_gib=1, walltime_s=9e9), True),

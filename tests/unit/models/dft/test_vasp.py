@@ -502,7 +502,7 @@ def test_without_a_result_it_crashed_and_the_log_says_more(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("status", "had", "has", "finished"),
     [
-        ("scf_not_converged", Limits(walltime_s=1), Limits(walltime_s=100), True),
+        ("converged", Limits(walltime_s=1), Limits(walltime_s=100), True),
         ("walltime", Limits(walltime_s=1), Limits(walltime_s=2), False),
         ("out_of_memory", Limits(memory_gib=1), Limits(memory_gib=2), False),
     ],
