@@ -25,7 +25,8 @@ from flows.stages.pool import gather_pool
 from flows.stages.propose import propose
 from flows.stages.publish import publish
 from flows.stages.screen import screen
-from flows.stages.validate import relax_best, validate
+from flows.stages.unsound import tell_missing_references
+from flows.stages.validate import relax_best, require_corners, validate
 from flows.terminal import stop_signals
 from flows.unforeseen import foreseen
 from materials.errors import LedgerError
@@ -63,6 +64,7 @@ def direct(name: str, stage: Callable[..., Result], *arguments: Any) -> Result:
 def discover(run: Run, step: Step = direct) -> None:
     """Propose, screen, then choose and validate round by round, and publish what is known after each."""
     step("propose", propose, run)
+    tell_missing_references(run)
     step("screen", screen, run)
     screened = step("assess", assess_screened, run)
     pool = step("describe", gather_pool, run, screened)
@@ -71,6 +73,7 @@ def discover(run: Run, step: Step = direct) -> None:
         while picks := step(f"choose, round {round_number}", choose, run, screened, pool, round_number):
             step(f"validate, round {round_number}", validate, run, screened, picks)
             step(f"publish, round {round_number}", publish, run, screened, pool)
+            require_corners(run, screened, picks)
             round_number += 1
         step("relax the best", relax_best, run, screened)
     step("publish", publish, run, screened, pool)

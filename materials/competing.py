@@ -87,6 +87,31 @@ def plan_validation(
     )
 
 
+def lost_corners(entries: Sequence[HullEntry], plan: ValidationPlan, computed: Collection[str]) -> list[str]:
+    """List the phases of a plan without which its candidate's hull has a hole.
+
+    Those are the elements, and what the candidate decomposes into by the potential, where no polymorph of the
+    composition has been computed.
+
+    Args:
+        entries: Of the potential's hull, as for the plan.
+        plan: The candidate's.
+        computed: Phases that have an energy.
+    """
+    known = {entry.entry_id: entry for entry in entries}
+    candidate = known[plan.material_id]
+    own = _composition(candidate)
+    others = [e for e in entries if e.elements <= candidate.elements and _composition(e) != own]
+    corners = {((element, 1.0),) for element in candidate.elements}
+    corners |= {_composition(known[name]) for name, _ in competing_phases(others, candidate, within=0.0)}
+    lost = []
+    for composition in sorted(corners - {own}):
+        asked = [phase for phase in plan.phases if _composition(known[phase]) == composition]
+        if not any(phase in computed for phase in asked):
+            lost += asked
+    return lost
+
+
 def _near(
     inside: Mapping[str, HullEntry],
     candidate: HullEntry,

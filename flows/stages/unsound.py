@@ -17,6 +17,33 @@ if TYPE_CHECKING:
 Why = tuple[CalculationStatus, str]
 
 
+def tell_missing_references(run: Run) -> None:
+    """Say, before anything is computed, which elements have no phase of their own, with the lines that bring one.
+
+    Raises:
+        MissingTerminals: So many that there would be no hull at all.
+    """
+    with run.progress.timed("ledger"):
+        systems = run.ledger.chemical_systems(run.campaign_id)
+        candidates = run.ledger.chemical_systems(run.campaign_id, "candidate")
+    pure = {system for system in systems if "-" not in system}
+    lacking = {system: sorted(missing) for system in systems if (missing := set(system.split("-")) - pure)}
+    without = sorted({element for system in candidates for element in lacking.get(system, ())})
+    if not without:
+        return
+    count = sum(n for system, n in candidates.items() if system in lacking)
+    line = f"- {{kind: prototypes, roles: {{element: [{', '.join(without)}]}}, n_elements: [1]}}"
+    where = "under competing in the campaign file" if run.campaign.competing else "to the campaign file"
+    lines = f"  {line}" if run.campaign.competing else f"  competing:\n    {line}"
+    told = (
+        f"{count} of {sum(candidates.values())} candidates have no hull: nothing proposes a phase of"
+        f" {', '.join(without)}. To have their phases computed too, add {where}:\n{lines}"
+    )
+    if len(lacking) == len(systems):
+        raise MissingTerminals(told)
+    run.progress.say(f"{told}\nThe others are ranked; these will be rows that say why they are not.")
+
+
 def take_out_unsound(entries: dict[str, HullEntry]) -> dict[str, Why]:
     """Take out what no hull can be built of: absurd energies, and compounds of elements that have no phase.
 

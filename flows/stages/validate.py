@@ -10,13 +10,16 @@ from flows.context import Run
 from flows.dft.entry import Job
 from flows.jobs import folder_of, job_for, run_jobs, take_back
 from flows.stages.assess import Screened, assess_validated, hull_level
-from materials.competing import ValidationPlan, plan_validation
+from materials.competing import ValidationPlan, lost_corners, plan_validation
 from materials.corrections import MP2020_LEVEL
+from materials.errors import DFTError
 from materials.records import Calculation, Failure, Selection
 from models.dft.record import has_gap, level_of_theory
 
 if TYPE_CHECKING:
     from models.dft.contract import DFTResult
+
+TOLD = 5  # of many, in a message
 
 
 def plans(run: Run, screened: Screened, until: int | None = None) -> list[ValidationPlan]:
@@ -109,6 +112,38 @@ def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
     stabilities = assess_validated(run, screened, results, this_round)
     _note_unjudged(run, picks, stabilities, results)
     return count
+
+
+def require_corners(run: Run, screened: Screened, picks: Sequence[Selection]) -> None:
+    """Go on only if each pick that has an energy has a hull to stand on: more picks could not be judged either.
+
+    Raises:
+        DFTError: A corner of a hull has no result; what ended so, and what to do.
+    """
+    this_round = picks[0].round
+    results = collect(run, screened, this_round)
+    computed = {material_id for calculations in results.values() for material_id in calculations}
+    lost: dict[str, list[str]] = {}
+    for pick in picks:
+        if pick.material_id in computed and pick.material_id in screened.stabilities:
+            plan = plan_of(run, screened, pick.material_id)
+            entries = screened.inside(run, str(screened.phase(pick.material_id).chemsys))
+            for phase in lost_corners(entries, plan, computed):
+                lost.setdefault(phase, []).append(pick.material_id)
+    if not lost:
+        return
+    failed = {failure.material_id: failure for failure in run.ledger.failures(run.campaign_id, "dft")}
+    lines = []
+    for phase, ours in sorted(lost.items())[:TOLD]:
+        why = failed[phase].error if phase in failed else "no result"
+        lines.append(f"{phase} ({screened.phase(phase).formula}): {why}, wanted for {', '.join(sorted(ours)[:TOLD])}")
+    more = [f"and {len(lost) - TOLD} more"] if len(lost) > TOLD else []
+    raise DFTError(
+        f"Round {this_round} stops: of the hulls of its picks, corners have no DFT energy. "
+        + "; ".join([*lines, *more])
+        + ". `assay show MATERIAL_ID` tells why, with the folder of the calculation. What was killed is tried again by "
+        "the same command; what failed for good by `assay run --retry failed`, once its cause is mended."
+    )
 
 
 def collect(run: Run, screened: Screened, until: int | None = None) -> dict[str, dict[str, Calculation]]:

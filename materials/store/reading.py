@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, Select, select
+from sqlalchemy import Engine, Select, func, select
 
 from materials.records import (
     Candidate,
@@ -61,6 +61,24 @@ class Reading:
         query = select(crystals.c.material_id, crystals.c.n_sites).where(crystals.c.material_id.in_(mine))
         with reading(self.engine) as connection:
             return {row.material_id: row.n_sites for row in connection.execute(query)}
+
+    @persistent
+    def chemical_systems(self, campaign_id: str, role: Role | None = None) -> dict[str, int]:
+        """Count the materials of each chemical system, those left alone that were refused when they were proposed."""
+        crystals, proposals, failures = tables.candidates, tables.proposals, tables.failures
+        mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
+        refused = select(failures.c.material_id).where(
+            failures.c.campaign_id == campaign_id, failures.c.stage == "propose"
+        )
+        if role is not None:
+            mine = mine.where(proposals.c.role == role)
+        query = (
+            select(crystals.c.chemsys, func.count().label("n"))
+            .where(crystals.c.material_id.in_(mine), crystals.c.material_id.not_in(refused))
+            .group_by(crystals.c.chemsys)
+        )
+        with reading(self.engine) as connection:
+            return {row.chemsys: row.n for row in connection.execute(query)}
 
     def iter_candidates(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -21,8 +22,9 @@ from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened
 from flows.stages.choose import believe, choose
 from flows.stages.pool import gather_pool
-from flows.stages.validate import collect, jobs_of, plans, superseded
-from materials.records import Target
+from flows.stages.validate import collect, jobs_of, plans, require_corners, superseded
+from materials.errors import DFTError
+from materials.records import Failure, Target
 from materials.store.ledger import Ledger
 from models.dft.presets import BOTH_MESHES
 from models.scoring import score_pool
@@ -421,3 +423,29 @@ def test_above_the_hull_polymorphs_count(run: Run) -> None:
     assert after.known["energy_above_hull"][row["LiF-b"]] == 0
     assert after.known[ENERGY][row["LiF-b"]] == low
     assert all(name == ENERGY for name in after.posteriors)
+
+
+@pytest.mark.parametrize(
+    ("failed", "lost"),
+    [((), ()), (("Na",), ("Na",)), (("Na", "Cl"), ("Cl", "Na")), (("NaCl",), ()), (("K",), ())],
+)
+def test_a_corner_that_failed_stops_the_round_that_needs_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, failed: tuple[str, ...], lost: tuple[str, ...]
+) -> None:
+    screened = assess_screened(run)
+    run.ledger.add_selections(run.campaign_id, [made.selection("NaCl")])
+    picks = run.ledger.selections(run.campaign_id)
+    run.ledger.add_failures(
+        run.campaign_id, [Failure(material_id=m, stage="dft", error="crashed", message="by SIGKILL") for m in failed]
+    )
+    computed = {m: made.calculation(m) for m in ("Na", "Cl", "K", "NaCl") if m not in failed}
+    monkeypatch.setattr("flows.stages.validate.collect", lambda *_: {"PBE": computed})
+    if not lost:
+        require_corners(run, screened, picks)
+        return
+    with pytest.raises(DFTError, match=r"^Round 1 stops: ") as caught:
+        require_corners(run, screened, picks)
+    for m in lost:
+        assert re.search(rf"\b{m} \({m}2?\): crashed, wanted for NaCl", str(caught.value))
+    assert "assay run --retry failed" in str(caught.value)
+    assert "\n" not in str(caught.value)

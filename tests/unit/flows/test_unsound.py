@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from pymatgen.core import Lattice, Structure
 
 from flows.campaign import Campaign
 from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
+from flows.sources import Prototypes
 from flows.stages.assess import Screened, assess_screened, phases_of
 from flows.stages.choose import believe
 from flows.stages.pool import gather_pool
 from flows.stages.publish import publish
+from flows.stages.unsound import tell_missing_references
 from flows.stages.validate import collect, jobs_of, plan_of, validate
-from materials.records import Calculation, Selection
+from materials.errors import MissingTerminals
+from materials.records import Calculation, Candidate, Failure, Role, Selection
+from materials.sources import prototypes
 from materials.store.ledger import Ledger
 from models.dft.record import level_of_theory
 from tests.unit.materials import made_records as made
@@ -195,3 +201,66 @@ def test_a_collapsed_crystal_in_an_older_ledger_is_no_phase(run: Run) -> None:
     assert (failure.material_id, failure.error) == ("NaCl3", "exploded")
     assert phases_of(run)
     assert "NaCl3" not in {entry.entry_id for entry in phases_of(run)}
+
+
+def proposed(run: Run, *names: str, role: Role = "candidate") -> None:
+    crystals = [
+        made.candidate(
+            name,
+            structure=Structure(Lattice.cubic(4.0), elements, [[0, 0, 0], [0.5, 0.5, 0.5]][: len(elements)]),
+            formula=name,
+            chemsys="-".join(sorted(elements)),
+            role=role,
+        )
+        for name in names
+        for elements in [re.findall("[A-Z][a-z]?", name)]
+    ]
+    run.ledger.add_candidates(run.campaign_id, crystals)
+
+
+def test_a_missing_reference_is_told_before_anything_is_computed_with_the_lines_to_add(run: Run) -> None:
+    said: list[str] = []
+    object.__setattr__(run, "progress", Progress(said.append))
+    proposed(run, "NaCl", "BaS", "BaCl")
+    proposed(run, "Na", "Cl", role="competing")
+    tell_missing_references(run)
+    (told,) = said
+    assert told.startswith("2 of 3 candidates have no hull: nothing proposes a phase of Ba, S. ")
+    lines = told.split("\n", 1)[1].rsplit("\n", 1)[0]
+    content = run.campaign.model_dump(mode="json", exclude={"competing"}) | yaml.safe_load(lines)
+    (source,) = Campaign.model_validate(content).competing
+    assert isinstance(source, Prototypes)
+    found = prototypes.propose(roles=source.roles, n_elements=source.n_elements, prototypes=source.prototypes)
+    assert {candidate.chemsys for candidate in found if isinstance(candidate, Candidate)} == {"Ba", "S"}
+    proposed(run, "Ba", role="competing")
+    proposed(run, "S")  # a candidate is a phase, too
+    tell_missing_references(run)
+    assert len(said) == 1
+
+
+def test_a_reference_that_was_refused_is_none(run: Run) -> None:
+    proposed(run, "NaCl", "Na", "Cl")
+    refused = Failure(material_id="Cl", stage="propose", error="UncoveredElement", message="Cl")
+    run.ledger.add_failures(run.campaign_id, [refused])
+    said: list[str] = []
+    object.__setattr__(run, "progress", Progress(said.append))
+    tell_missing_references(run)
+    assert said[0].startswith("1 of 2 candidates have no hull: nothing proposes a phase of Cl. ")
+
+
+def test_without_any_hull_nothing_is_computed(run: Run) -> None:
+    proposed(run, "NaCl", "BaS")
+    with pytest.raises(MissingTerminals, match=r"roles: \{element: \[Ba, Cl, Na, S\]\}"):
+        tell_missing_references(run)
+
+
+def test_where_there_are_competing_phases_the_line_goes_among_them(run: Run) -> None:
+    content = run.campaign.model_dump(mode="json")
+    competing = [{"kind": "prototypes", "roles": {"A": ["Na"], "X": ["Cl"]}}]
+    object.__setattr__(run, "campaign", Campaign.model_validate(content | {"competing": competing}))
+    proposed(run, "NaCl", "BaCl", "Na", "Cl")
+    said: list[str] = []
+    object.__setattr__(run, "progress", Progress(said.append))
+    tell_missing_references(run)
+    line = "  - {kind: prototypes, roles: {element: [Ba]}, n_elements: [1]}\n"
+    assert f"add under competing in the campaign file:\n{line}" in said[0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from materials.competing import plan_validation
+from materials.competing import lost_corners, plan_validation
 from materials.hull import HullEntry
 
 
@@ -85,3 +85,32 @@ def test_what_a_database_has_computed_is_not_computed_again() -> None:
         ENTRIES, SIZES, "LiMgP", within=0.5, max_sites=2, polymorphs=3, known=[e.entry_id for e in ENTRIES]
     )
     assert everything.phases == ()
+
+
+@pytest.mark.parametrize(
+    ("failed", "lost"),
+    [
+        ([], []),
+        (["Li"], ["Li"]),
+        (["P"], ["P"]),
+        (["Li3P"], ["Li3P"]),
+        (["Li3P", "Li", "Mg3P2 small"], ["Li", "Li3P", "Mg3P2 small"]),
+        (["LiMgP other"], []),  # a polymorph of its own is no corner
+    ],
+)
+def test_a_corner_that_failed_is_found(failed: list[str], lost: list[str]) -> None:
+    found = plan()
+    assert sorted(lost_corners(ENTRIES, found, set(found.phases) - set(failed))) == lost
+
+
+def test_a_polymorph_keeps_its_corner() -> None:
+    found = plan(within=0.03, polymorphs=3)
+    kept = set(found.phases)
+    assert lost_corners(ENTRIES, found, kept - {"Li3P"}) == []
+    assert lost_corners(ENTRIES, found, kept - {"Li3P", "Li3P second", "Li3P third"}) == [
+        "Li3P",
+        "Li3P second",
+        "Li3P third",
+    ]
+    near = kept - {"Mg3P2 small"}  # it is no corner by itself, but stands for one that is too large
+    assert lost_corners(ENTRIES, found, near) == ["Mg3P2 small"]
