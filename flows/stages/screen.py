@@ -66,7 +66,10 @@ def screen(run: Run) -> int:
 
 
 def _missing(run: Run) -> dict[str, int]:
-    """Count the sites of each material without an answer, the largest first, so that the last chunks are quick ones."""
+    """Count the sites of each material without an answer: elements first, then small cells.
+
+    So a run that is stopped early has the corners of its hulls, and most of its crystals.
+    """
     identity = run.potential_identity
     with run.progress.timed("ledger"):
         answered = run.ledger.computed(identity.method, identity.level_of_theory, run.screening_hash)
@@ -80,13 +83,14 @@ def _missing(run: Run) -> dict[str, int]:
         )
         done |= {failure.material_id for failure in run.ledger.failures(run.campaign_id, "propose")}
         sizes = run.ledger.candidate_sizes(run.campaign_id)
+        elements = run.ledger.element_ids(run.campaign_id)
         for material_id in done:
             sizes.pop(material_id, None)
         if energies:  # a competing phase with a database's energy of the same level needs no estimate
             for material_id, role in run.ledger.roles(run.campaign_id).items():
                 if role == "competing" and material_id in energies:
                     sizes.pop(material_id, None)
-    return dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
+    return dict(sorted(sizes.items(), key=lambda item: (item[0] not in elements, item[1], item[0])))
 
 
 class _Chunks:

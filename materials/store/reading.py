@@ -63,6 +63,17 @@ class Reading:
             return {row.material_id: row.n_sites for row in connection.execute(query)}
 
     @persistent
+    def element_ids(self, campaign_id: str) -> set[str]:
+        """Name the materials of a campaign that are elements."""
+        crystals, proposals = tables.candidates, tables.proposals
+        mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
+        query = select(crystals.c.material_id).where(
+            crystals.c.material_id.in_(mine), crystals.c.chemsys.not_like("%-%")
+        )
+        with reading(self.engine) as connection:
+            return set(connection.execute(query).scalars())
+
+    @persistent
     def chemical_systems(self, campaign_id: str, role: Role | None = None) -> dict[str, int]:
         """Count the materials of each chemical system, those left alone that were refused when they were proposed."""
         crystals, proposals, failures = tables.candidates, tables.proposals, tables.failures

@@ -20,6 +20,7 @@ from flows.stages.assess import Screened, assess_screened, phases_of
 from flows.stages.choose import believe
 from flows.stages.pool import gather_pool
 from flows.stages.publish import publish
+from flows.stages.screen import _missing
 from flows.stages.unsound import tell_missing_references
 from flows.stages.validate import collect, jobs_of, plan_of, validate
 from materials.errors import MissingTerminals
@@ -30,6 +31,7 @@ from models.dft.record import level_of_theory
 from tests.unit.materials import made_records as made
 
 ENERGY = "decomposition_energy_per_atom"
+SALT = Structure(Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 
 @pytest.fixture
@@ -264,3 +266,17 @@ def test_where_there_are_competing_phases_the_line_goes_among_them(run: Run) -> 
     tell_missing_references(run)
     line = "  - {kind: prototypes, roles: {element: [Ba]}, n_elements: [1]}\n"
     assert f"add under competing in the campaign file:\n{line}" in said[0]
+
+
+def test_elements_and_small_cells_are_screened_first(run: Run) -> None:
+    proposed(run, "NaCl", "BaS")
+    large = Structure(Lattice.cubic(8.0), ["Na"] * 4, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    run.ledger.add_candidates(
+        run.campaign_id,
+        [
+            made.candidate("larger", structure=SALT * (2, 1, 1), formula="NaCl", chemsys="Cl-Na"),
+            made.candidate("large element", structure=large, formula="Na", chemsys="Na", role="competing"),
+        ],
+    )
+    proposed(run, "Na", "Ba", role="competing")
+    assert list(_missing(run)) == ["Ba", "Na", "large element", "BaS", "NaCl", "larger"]
