@@ -112,6 +112,7 @@ def run_request(request: Request) -> None:
 @contextmanager
 def opened(request: Request, progress: Progress) -> Iterator[Run]:
     """Open the ledger, note the run and how it ended, and let Ctrl-C end it cleanly."""
+    from flows import process
     from flows.versions import versions
     from materials.store.ledger import Ledger
 
@@ -135,7 +136,7 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
         )
         run_id = ledger.start_run(
             run.campaign_id,
-            versions=versions(),
+            versions=versions() | process.here(),
             weights_hash=run.potential_identity.weights_hash,
             config=campaign.model_dump(mode="json"),
             budget=campaign.dft.budget if request.use_dft else 0,

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from flows import process
+
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
 
@@ -29,18 +31,23 @@ def status(ledger: Ledger, campaign: str | None, style: str) -> str:
 def _describe(ledger: Ledger, campaign: Mapping[str, Any]) -> dict[str, Any]:
     counts = ledger.status(campaign["campaign_id"])
     runs = campaign["runs"]
-    proposed = sum(counts["proposed"].values())
-    energies = sum(counts["mlip"].values())
+    last = runs[-1] if runs else {"state": None, "budget": None, "versions": {}}
+    by, state = last["versions"], last["state"]
+    missing = ledger.missing(campaign["campaign_id"], str(campaign["config"].get("dft", {}).get("code", "")))
+    alive = process.lives(by) if state == "running" and "process" in by else None
     return {
         "campaign_id": campaign["campaign_id"],
         "name": campaign["name"],
         "created_at": campaign["created_at"],
         "runs": len(runs),
-        "last_run": runs[-1]["state"] if runs else None,
-        "budget": runs[-1]["budget"] if runs else None,
+        "last_run": "died" if alive is False else state,
+        "alive": alive,
+        "host": by.get("host"),
+        "process": by.get("process"),
+        "budget": last["budget"],
         "missing": {
-            "screened": max(0, proposed - energies),
-            "validated": max(0, ((runs[-1]["budget"] or 0) if runs else 0) - sum(counts["selected"].values())),
+            "screened": missing["screened"],
+            "validated": missing["validated"] + max(0, (last["budget"] or 0) - sum(counts["selected"].values())),
         },
         **counts,
     }
@@ -49,6 +56,13 @@ def _describe(ledger: Ledger, campaign: Mapping[str, Any]) -> dict[str, Any]:
 def _written(d: Mapping[str, Any]) -> str:
     # Only a replay proposes and screens without a run.
     state = d["last_run"] or ("screened for a replay" if d["proposed"] else "never run")
+    if state == "died":
+        state = f"died (process {d['process']} is gone; the same command goes on from there)"
+    elif state == "running" and d["alive"]:
+        state = f"running ({d['host']}, process {d['process']})"
+    elif state == "running":  # on another machine, or by a version that did not say where
+        place = f", on {d['host']}, process {d['process']}" if d["process"] else ""
+        state = f"running, when last heard of{place}"
     lines = [f"{d['campaign_id']}: {state} ({d['runs']} runs, first {d['created_at']})"]
     for title, key in (
         ("proposed", "proposed"),

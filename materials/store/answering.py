@@ -119,6 +119,45 @@ class Answering:
         return counts
 
     @persistent
+    def missing(self, campaign_id: str, code: str) -> dict[str, int]:
+        """Count what a campaign would do when it is run again.
+
+        Args:
+            campaign_id: Whose.
+            code: That validates, as its method begins.
+
+        Returns:
+            `screened`: materials without an answer of a potential, but for those that were refused when they were
+            proposed and competing phases that a database has energies of. `validated`: chosen ones without an answer
+            of DFT. What came from outside, or from a person who cancelled it, is no answer.
+        """
+        table, proposals, failures = tables.calculations, tables.proposals, tables.failures
+        columns = [table.c.material_id, table.c.status, table.c.properties, table.c.method]
+        mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
+        answers = select(*columns[:2]).where(table.c.material_id.in_(mine), table.c.fidelity == "mlip")
+        by_dft = select(*columns).where(table.c.material_id.in_(mine), table.c.fidelity == "dft")
+        chosen = select(tables.selections.c.material_id).where(tables.selections.c.campaign_id == campaign_id)
+        refused = select(failures.c.material_id).where(
+            failures.c.campaign_id == campaign_id, failures.c.stage == "propose"
+        )
+        with reading(self.engine) as connection:
+            roles: dict[str, str] = {}
+            for material_id, role in connection.execute(
+                select(proposals.c.material_id, proposals.c.role).where(proposals.c.campaign_id == campaign_id)
+            ):
+                roles[material_id] = min(role, roles.get(material_id, role))
+            done = set(connection.execute(refused).scalars())
+            done |= {row.material_id for row in connection.execute(answers) if row.status != "crashed"}
+            validated = set()
+            for row in connection.execute(by_dft):
+                if not row.method.startswith(f"{code}-"):
+                    done |= {row.material_id} if roles[row.material_id] == "competing" else set()
+                elif row.status != "cancelled" and not (row.properties or {}).get("from_outside"):
+                    validated.add(row.material_id)
+            picks = set(connection.execute(chosen).scalars())
+        return {"screened": len(roles.keys() - done), "validated": len(picks - validated)}
+
+    @persistent
     def table(
         self,
         campaign_id: str | None = None,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.engine import URL
@@ -83,6 +86,8 @@ def engine_of(url: URL, *, only_asked: bool = False) -> Engine:
             engine = create_engine(url, pool_pre_ping=True, connect_args=connect, **settings)
             event.listen(engine, "connect", _prepare_postgresql)
             return engine
+        if only_asked and (read_only := _read_only(url)) is not None:
+            settings["creator"] = read_only
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **settings)
     except (ImportError, NoSuchModuleError):
         raise LedgerError(
@@ -91,6 +96,31 @@ def engine_of(url: URL, *, only_asked: bool = False) -> Engine:
     event.listen(engine, "connect", _prepare_asked_sqlite if only_asked else _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _read_only(url: URL) -> Callable[[], sqlite3.Connection] | None:
+    """Open an SQLite file that lies where nothing can be written: to be read it otherwise makes two files beside it.
+
+    Where those are there, somebody writes, and they are read as well; where they are not, nobody does, and the file is
+    taken for one that does not change.
+
+    Returns:
+        What makes a connection; None where the folder can be written to.
+    """
+    if url.database in (None, "", ":memory:") or "uri" in url.query:
+        return None
+    path = Path(str(url.database)).absolute()
+    if os.access(path.parent, os.W_OK):
+        return None
+    log = path.with_name(f"{path.name}-wal")
+    options = "mode=ro" if log.exists() else "mode=ro&immutable=1"
+
+    def opened() -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"file:{quote(str(path))}?{options}", uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False
+        )
+
+    return opened
 
 
 def _prepare_postgresql(connection: Any, _record: Any) -> None:

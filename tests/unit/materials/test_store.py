@@ -431,6 +431,59 @@ def test_campaigns_and_status(ledger: Ledger) -> None:
     assert (status["dft"], status["selected"]) == ({}, {"1": 1})
 
 
+def told_ledger(folder: Path) -> Path:
+    path = folder / "archive" / "as say?#%.db"
+    path.parent.mkdir()
+    with Ledger.open(str(path)) as ledger:
+        campaign_id = ledger.add_campaign("test", {"seed": 1})
+        ledger.add_candidates(campaign_id, [made.candidate()])
+        ledger.publish(campaign_id, [made.ranked("m1", rank=1)])
+    return path
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """A folder that may only be read: permissions bind no administrator, who may run the tests."""
+    allowed = os.access
+
+    def access(path: Any, mode: int, **more: Any) -> bool:
+        return allowed(path, mode, **more) and not (mode & os.W_OK and Path(path).is_relative_to(folder))
+
+    monkeypatch.setattr(os, "access", access)
+
+
+def test_a_ledger_in_a_folder_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = told_ledger(tmp_path)
+    read_only(monkeypatch, path.parent)
+    before = path.read_bytes()
+    with Ledger.open(str(path), must_exist=True) as ledger:
+        (row,) = ledger.table()
+        assert row["material_id"] == "m1"
+        assert [campaign["name"] for campaign in ledger.campaigns()] == ["test"]
+        assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing is made beside it
+        with pytest.raises(LedgerError, match="readonly"):
+            ledger.add_campaign("other", {})
+    assert path.read_bytes() == before
+
+
+def test_what_somebody_writes_meanwhile_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = told_ledger(tmp_path)
+    with Ledger.open(str(path)) as theirs:
+        theirs.add_campaign("another", {"seed": 2})  # in the log beside the file, which is not part of it yet
+        read_only(monkeypatch, path.parent)
+        with Ledger.open(str(path), must_exist=True) as ledger:
+            assert len(ledger.campaigns()) == 2
+
+
+def test_a_ledger_that_is_read_only_and_misses_its_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = told_ledger(tmp_path)
+    read_only(monkeypatch, path.parent)
+    path.write_bytes(path.read_bytes()[:4096])
+    with pytest.raises(LedgerError):
+        Ledger.open(str(path), must_exist=True)
+
+
 def test_a_newer_ledger_is_refused_and_left_untouched(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     with sqlite3.connect(path) as connection:

@@ -1,0 +1,110 @@
+"""What `assay status` says of a campaign: which run lives, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import process
+from flows.status import status
+from materials.records import Failure
+from materials.store.ledger import Ledger
+from tests.unit.materials import made_records as made
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(str(tmp_path / "assay.db")) as opened:
+        yield opened
+
+
+def begun(ledger: Ledger, budget: int = 0, **by: str) -> str:
+    campaign_id = ledger.add_campaign("test", {"name": "test", "dft": {"code": "gpaw"}})
+    ledger.start_run(campaign_id, versions={"python": "3"} | by, weights_hash=None, config={}, budget=budget)
+    return campaign_id
+
+
+def described(ledger: Ledger) -> dict[str, Any]:
+    (found,) = json.loads(status(ledger, None, "json"))
+    return found  # type: ignore[no-any-return]
+
+
+def test_a_run_that_lives(ledger: Ledger) -> None:
+    begun(ledger, **process.here())
+    assert described(ledger)["last_run"] == "running"
+    assert f"running ({socket.gethostname()}, process {os.getpid()})" in status(ledger, None, "text")
+
+
+@pytest.mark.parametrize("what", ["killed", "another process of that number"])
+def test_a_run_that_died(ledger: Ledger, what: str) -> None:
+    by = process.here()
+    if what == "killed":
+        code = "import json; from flows.process import here; print(json.dumps(here()))"
+        by = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    else:
+        by["process_started"] = str(float(by["process_started"]) - 3600)
+    begun(ledger, **by)
+    assert described(ledger)["last_run"] == "died"
+    assert f"died (process {by['process']} is gone; the same command goes on from there)" in status(
+        ledger, None, "text"
+    )
+
+
+def test_a_run_elsewhere_is_said_to_be_there(ledger: Ledger) -> None:
+    begun(ledger, **process.here() | {"host": "node17"})
+    assert described(ledger)["last_run"] == "running"
+    assert "running, when last heard of, on node17, process " in status(ledger, None, "text")
+
+
+def test_a_run_of_an_older_version_says_nothing_of_its_process(ledger: Ledger) -> None:
+    begun(ledger)
+    assert "test-" in status(ledger, None, "text")
+    assert ": running, when last heard of (1 runs" in status(ledger, None, "text")
+
+
+def test_refused_rows_are_not_to_be_screened_and_what_a_kill_ended_is(ledger: Ledger) -> None:
+    campaign_id = begun(ledger)
+    names = ["done", "refused", "crashed", "failed", "waiting"]
+    ledger.add_candidates(campaign_id, [made.candidate(name) for name in names])
+    ledger.add_candidates(campaign_id, [made.candidate("known", role="competing")])
+    ledger.add_failures(
+        campaign_id, [Failure(material_id="refused", stage="propose", error="TooClose", message="0.1 Å")]
+    )
+    ledger.add_calculations(
+        [
+            made.calculation("done"),
+            made.calculation("crashed", status="crashed", energy=None),
+            made.calculation("failed", status="failed", energy=None),
+            made.calculation("known", fidelity="dft", method="materials-project-1"),
+        ]
+    )
+    assert described(ledger)["missing"] == {"screened": 2, "validated": 0}
+    assert "2 not yet screened" in status(ledger, None, "text")
+
+
+def test_after_a_cancel_something_is_missing(ledger: Ledger) -> None:
+    campaign_id = begun(ledger, budget=5)
+    names = ["done", "refused", "cancelled", "killed", "never"]
+    ledger.add_candidates(campaign_id, [made.candidate(name) for name in names])
+    ledger.add_calculations([made.calculation(name) for name in names])
+    ledger.add_selections(campaign_id, [made.selection(name, rank=i) for i, name in enumerate(names, start=1)])
+    dft: dict[str, Any] = {"fidelity": "dft", "method": "gpaw-1"}
+    ledger.add_calculations(
+        [
+            made.calculation("done", **dft),
+            made.calculation("never", fidelity="dft", method="materials-project-1"),
+            made.calculation("refused", status="failed", energy=None, **dft),
+            made.calculation("cancelled", status="cancelled", energy=None, **dft),
+            made.calculation("killed", status="crashed", energy=None, properties={"from_outside": True}, **dft),
+        ]
+    )
+    assert described(ledger)["missing"] == {"screened": 0, "validated": 3}
+    assert "3 not yet validated" in status(ledger, None, "text")
