@@ -56,7 +56,7 @@ def assay() -> None:
 @click.option(
     "--retry",
     type=click.Choice(["failed"]),
-    help="Try once more what failed for good, or was cancelled. What ended from outside always is: a kill, a node lost.",
+    help="Once more what failed for good, or was cancelled. What was ended from outside always is tried again.",
 )
 @FOLDER
 @click.option(

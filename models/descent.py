@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from materials.records import CalculationStatus
+from models.batching import Raised
 from models.minimizers import FIRE, LBFGS, STIFFNESS, capped, moved
 from models.potentials.interface import Batch, Evaluation
 from models.symmetry import Symmetries, Symmetry
@@ -126,7 +127,7 @@ class Descents:
                 setattr(other.point, name, known.new_full((size, *known.shape[1:]), torch.nan))
         return joined(self, other, len(self.trial.numbers), len(other.trial.numbers))
 
-    def tell(self, answer: Evaluation, raised: Mapping[int, str]) -> dict[int, Ending]:
+    def tell(self, answer: Evaluation, raised: Mapping[int, Raised]) -> dict[int, Ending]:
         """Take in what the potential says of `trial`; return which crystals have ended, and how.
 
         Args:
@@ -247,9 +248,10 @@ class Descents:
         what = f"a force of {force:.3g} eV/Å" if force > LARGEST_FORCE else f"{ratio:.3g} times its first volume"
         return f"{what} after {int(self.n_steps[k])} steps"
 
-    def _without_answer(self, k: int, problems: Mapping[int, str], raised: Mapping[int, str]) -> Ending:
+    def _without_answer(self, k: int, problems: Mapping[int, str], raised: Mapping[int, Raised]) -> Ending:
         if k in raised:
-            return Ending(status="failed", message=raised[k])
+            status, message = raised[k]
+            return Ending(status=status, message=message)
         if k not in problems:
             return Ending(status="failed", message="the potential answered with something that is not a number")
         begun = bool(self.point.answered[k])

@@ -35,6 +35,8 @@ SUSPECTS = 8  # structures that fail one after the other, with no success before
 PROOFS = 2  # times that a structure kills its workers with nothing else beside it, before it is to blame
 # Calculations that are no answer: something from outside ended them.
 OUTSIDE: CalculationStatus = "crashed"
+# What a potential raised that may have been the machine's fault, by the status that came back.
+LACKED: dict[str, type[Exception]] = {"out_of_memory": MemoryError, "crashed": OSError}
 LIVES = 3  # workers that may end before a chunk does, by their walltime or by somebody's hand
 RESULT_S = 30.0  # to fetch what a worker has done
 
@@ -230,18 +232,23 @@ class _Screening:
             future.add_done_callback(self.landed.put)
             return
         if self.asking:
-            self.asked[self.asking], self.asking = answers is not None, ""
-            self.succeeded = self.succeeded or answers is not None
+            came = answers is not None and answers.calculations[0].status not in LACKED
+            self.asked[self.asking], self.asking = came, ""
+            self.succeeded = self.succeeded or came
         elif answers is not None:
-            self._keep(answers.calculations, answers.trajectories)
+            whole = [c for c in answers.calculations if c.status not in LACKED]
+            self._keep(whole, answers.trajectories)
             took = sum(calculation.wall_time_s or 0.0 for calculation in answers.calculations)
             chunks.measured(self.flying[future], took)
             self.busy_s += took
-            self.succeeded = True
-            if not self.sound:
-                first, written = next(iter(self.flying[future].items()))
-                self.sound = {first: written}
+            chunk = self.flying[future]
+            if whole:
+                self.succeeded, material_id = True, whole[0].material_id
+                self.sound = self.sound or {material_id: chunk[material_id]}
             self._judge_suspects()
+            for lost in answers.calculations:
+                if lost.status in LACKED:
+                    self._doubt({lost.material_id: chunk[lost.material_id]}, LACKED[lost.status](lost.message))
         elif isinstance(error, AssayError):
             raise error
         elif error is not None:
@@ -338,6 +345,8 @@ def _in_words(error: BaseException) -> tuple[str, str]:
         return "KilledWorker", "its worker process died each time it was tried (memory, or a crash)"
     if isinstance(error, _ShortLived):
         return "KilledWorker", str(error)
+    if type(error) in LACKED.values():
+        return type(error).__name__, str(error) or "the machine refused it"
     return type(error).__name__, repr(error)
 
 

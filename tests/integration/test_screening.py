@@ -73,7 +73,7 @@ def test_six_kills_leave_the_ledger_of_an_undisturbed_run(make_run: Any, tmp_pat
 
 def test_a_lone_structure_that_nobody_vouches_for_is_tried_again_at_the_next_run(make_run: Any, tmp_path: Path) -> None:
     lone = candidate("Xe", 3.6)
-    run = unlucky(make_run, [lone], times=4)
+    run = unlucky(make_run, [lone], times=6)
     assert screen(run) == 1
     assert statuses_of(run) == {lone.material_id: "crashed"}
     (failure,) = run.ledger.failures(run.campaign_id)

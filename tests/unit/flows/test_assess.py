@@ -21,7 +21,7 @@ from flows.stages.pool import gather_pool
 from flows.stages.propose import _named_as_kept
 from flows.stages.publish import publish
 from materials.errors import CampaignError
-from materials.records import Calculation
+from materials.records import Calculation, Failure
 from materials.store.ledger import Ledger
 from models.descriptors import feature_names
 from models.projection import freeze
@@ -100,6 +100,20 @@ def test_two_that_relax_into_one_crystal_are_one_row_with_two_parents(run: Run) 
     assert rows["second"]["parents"] == "wurtzite: Na on 2b; CsCl: Na on 1a"
     assert rows["second"]["known_as"] == "mp-1"
     assert rows["third"]["parents"] == "NiAs: Na on 2a"
+
+
+def test_what_failed_and_came_back_when_it_was_tried_again_is_no_failure(run: Run) -> None:
+    screened(run)
+    run.ledger.add_failures(
+        run.campaign_id,
+        [
+            Failure(material_id=m, stage="screen", error="crashed", message="its worker died")
+            for m in ("first", "second", "third")
+        ],
+    )
+    found = assess_screened(run)
+    publish(run, found, gather_pool(run, found))
+    assert {row["status"] for row in run.ledger.table(run.campaign_id)} == {"screened"}
 
 
 def test_without_dft_nobody_is_described_and_the_table_is_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

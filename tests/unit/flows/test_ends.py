@@ -171,8 +171,8 @@ def test_its_own_chances_are_counted_for_each_end(tmp_path: Path, word: Any, mos
     assert again[1].status == status
     assert not again[0].sent
     assert not from_outside(again[1])
-    queue, result, tries = play(tmp_path, word, "converged", retry=True) if most > 1 else play(
-        tmp_path, "converged", retry=True
+    queue, result, tries = (
+        play(tmp_path, word, "converged", retry=True) if most > 1 else play(tmp_path, "converged", retry=True)
     )
     assert result.status == "converged"
     assert [attempt.number for attempt in tries] == list(range(1, most + len(queue.sent) + 1))

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -474,9 +475,7 @@ def test_what_somebody_writes_meanwhile_is_read_too(tmp_path: Path, monkeypatch:
             assert len(ledger.campaigns()) == 2
 
 
-def test_a_ledger_that_is_read_only_and_misses_its_log_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ledger_that_is_read_only_and_misses_its_log_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = told_ledger(tmp_path)
     read_only(monkeypatch, path.parent)
     path.write_bytes(path.read_bytes()[:4096])
