@@ -102,7 +102,7 @@ def lost_corners(entries: Sequence[HullEntry], plan: ValidationPlan, computed: C
     candidate = known[plan.material_id]
     own = _composition(candidate)
     others = [e for e in entries if e.elements <= candidate.elements and _composition(e) != own]
-    corners = {((element, 1.0),) for element in candidate.elements}
+    corners: set[Composition] = {((element, 1.0),) for element in candidate.elements}
     corners |= {_composition(known[name]) for name, _ in competing_phases(others, candidate, within=0.0)}
     lost = []
     for composition in sorted(corners - {own}):

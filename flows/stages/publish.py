@@ -76,11 +76,7 @@ def gather_evidence(
     came_back = {m for m, outcome in screened.outcomes.items() if outcome.status == "converged"}
     came_back.update(screened.duplicates)
     for failure in run.ledger.failures(run.campaign_id):
-        outcome = screened.outcomes.get(failure.material_id)
-        came_back = failure.material_id in screened.duplicates or (
-            outcome is not None and outcome.status == "converged"
-        )
-        if failure.stage == "screen" and came_back:
+        if failure.stage == "screen" and failure.material_id in came_back:
             continue  # it was tried again
         # A competing phase that DFT failed for is a gap in another's hull, not a failed candidate.
         if failure.stage in ("propose", "screen") or failure.material_id in selections:

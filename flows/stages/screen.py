@@ -308,9 +308,10 @@ class _Screening:
         from models.screening import failed_calculations
 
         run = self.run
-        status, message = "failed", f"{suspect.error}: {suspect.message}"
+        status: CalculationStatus = "failed" if suspect.final else OUTSIDE
+        message = f"{suspect.error}: {suspect.message}"
         if not suspect.final:
-            status, message = OUTSIDE, f"{message}; it is tried again at the next `assay run`"
+            message += "; it is tried again at the next `assay run`"
         identity, hashed = run.potential_identity, run.screening_hash
         self._keep(failed_calculations(identity, hashed, suspect.chunk, message, status), {})
 

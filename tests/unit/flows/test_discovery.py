@@ -32,7 +32,7 @@ def form() -> dict[str, Any]:
 
 
 def test_the_form_has_every_section_of_a_campaign(form: dict[str, Any]) -> None:
-    assert set(form["properties"]) == set(Campaign.model_fields) | {"cluster", "use_dft"}
+    assert set(form["properties"]) == set(Campaign.model_fields) | {"cluster", "use_dft", "retry_failed"}
     assert set(form["required"]) == {"name", "sources"}
 
 
