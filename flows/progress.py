@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO, cast
 
 from flows import terminal
-
 from flows.plain_text import printable
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.plain_text import printable
 from flows.places import require_file
+from flows.plain_text import printable
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
