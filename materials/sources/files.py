@@ -9,25 +9,33 @@ import glob
 import hashlib
 import io
 import os
+import re
 import warnings
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from materials.errors import InputError
 from materials.records import Candidate, Failure
+from materials.sources.cif import parse_cif
 from materials.sources.parsing import (
-    StructureTrouble,
     attempt,
-    parse_cif,
-    parse_json,
-    parse_poscar,
+    is_crystal,
+    parse_json_or_lines,
     structure_from_atoms,
     structure_from_mapping,
 )
-from materials.sources.tables import TABLE_SUFFIXES, read_rows
-from materials.sources.unpacking import content_suffix, unpacked_text
+from materials.sources.poscar import parse_poscar
+from materials.sources.sound import StructureTrouble, check_size, printable, unreadable
+from materials.sources.tables import (
+    ID_COLUMNS,
+    TABLE_SUFFIXES,
+    read_rows,
+    read_table,
+    structure_column_of,
+    table_of_json,
+)
+from materials.sources.unpacking import PICKLE, content_suffix, packed, unpacked_text
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -64,7 +72,7 @@ def read(
 def _files(path: str) -> list[tuple[Path, str]]:
     """The files to read, sorted, each with the name that messages and parents show."""
     root = Path(path).expanduser()
-    if root.is_file():
+    if os.path.lexists(root) and not root.is_dir():
         return [(root, root.name)]
     if root.is_dir():
         found = sorted(_below(root))
@@ -73,7 +81,7 @@ def _files(path: str) -> list[tuple[Path, str]]:
         return [(file, file.relative_to(root.parent).as_posix()) for file in found]
     if glob.has_magic(path):
         matches = sorted(Path(match) for match in glob.glob(str(root), recursive=True))
-        files = [match for match in matches if match.is_file()]
+        files = [match for match in matches if not match.is_dir()]
         if not files:
             raise InputError(f"{path} matches no file; check the pattern and the folder you are in")
         return [(file, file.as_posix()) for file in files]
@@ -92,15 +100,18 @@ def _below(root: Path) -> Iterator[Path]:
 def _read_file(
     file: Path, shown: str, structure_column: str | None, id_column: str | None
 ) -> Iterator[Candidate | Failure]:
-    found: Iterator[_Found] = _from_structure_file(file)
-    if content_suffix(file) in TABLE_SUFFIXES:
-        found = ((f"#{row}", result) for row, result in read_rows(file, structure_column, id_column))
     version = ""
     try:
-        version = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        version = hashlib.sha256(packed(file)).hexdigest()[:16]
+        found: Iterator[_Found] = _from_structure_file(file)
+        if content_suffix(file) in TABLE_SUFFIXES:
+            rows = read_rows(file, read_table(file), structure_column, id_column)
+            found = ((f"#{row}", result) for row, result in rows)
+        elif content_suffix(file) == ".json":
+            found = _from_json(file, structure_column, id_column)
         for place, result in found:
             yield _record(result, f"{shown}{place}", version)
-    except (StructureTrouble, OSError, EOFError, zlib.error, UnicodeError) as error:
+    except (StructureTrouble, OSError) as error:
         trouble = error if isinstance(error, StructureTrouble) else StructureTrouble("UnreadableStructure", str(error))
         yield _record(trouble, shown, version)
 
@@ -108,8 +119,9 @@ def _read_file(
 def _record(result: Structure | StructureTrouble, origin: str, version: str) -> Candidate | Failure:
     from materials.identity import material_id
 
+    origin = printable(origin)
     if isinstance(result, StructureTrouble):
-        return Failure(material_id=origin, stage="propose", error=result.error, message=f"{origin} {result}")
+        return Failure(material_id=origin, stage="propose", error=result.error, message=printable(f"{origin} {result}"))
     return Candidate(
         material_id=material_id(result),
         formula=result.composition.reduced_formula,
@@ -130,22 +142,34 @@ def _from_structure_file(file: Path) -> Iterator[_Found]:
         yield "", parse_poscar(unpacked_text(file))
     elif kind in (".xyz", ".extxyz"):
         yield from _from_xyz(unpacked_text(file))
-    elif kind == ".json":
-        yield from _from_json(unpacked_text(file))
     elif kind in ASE_FORMATS:
         yield from _from_ase(unpacked_text(file), ASE_FORMATS[kind])
+    elif kind in (".pkl", ".pickle"):
+        raise StructureTrouble("UnknownFormat", f"is {PICKLE}")
     else:
         raise StructureTrouble(
             "UnknownFormat", f"is of no kind that is read here ({', '.join(STRUCTURE_SUFFIXES)}, POSCAR, CONTCAR)"
         )
 
 
-def _from_json(text: str) -> Iterator[_Found]:
-    content = parse_json(text)
-    if isinstance(content, list):
+def _from_json(file: Path, structure_column: str | None, id_column: str | None) -> Iterator[_Found]:
+    """A crystal, a list of crystals, or a table."""
+    content = parse_json_or_lines(unpacked_text(file))
+    if isinstance(content, list) and structure_column is id_column is None and not _is_rows(content):
         yield from ((f"#{n}", attempt(item)) for n, item in enumerate(content, 1))
-    else:
+        return
+    table = table_of_json(content)
+    if table is None or (structure_column is None and structure_column_of(table) is None):
         yield "", structure_from_mapping(content)
+    else:
+        yield from ((f"#{row}", found) for row, found in read_rows(file, table, structure_column, id_column))
+
+
+def _is_rows(content: list[Any]) -> bool:
+    """Whether a list holds the rows of a table, and not crystals."""
+    if any(isinstance(item, Mapping) and item.keys() & set(ID_COLUMNS) for item in content):
+        return True
+    return all(isinstance(item, (Mapping, list)) for item in content) and not any(map(is_crystal, content))
 
 
 def _from_xyz(text: str) -> Iterator[_Found]:
@@ -153,16 +177,22 @@ def _from_xyz(text: str) -> Iterator[_Found]:
     lines = text.splitlines()
     starts: list[int] = []
     at = 0
-    while at < len(lines) and lines[at].strip():
-        if not lines[at].strip().isdigit():
-            break
+    while at < len(lines) and re.fullmatch(r"\s*[0-9]{1,12}\s*", lines[at]):
         starts.append(at)
         at += int(lines[at]) + 2
-    many = len(starts) > 1
     for n, start in enumerate(starts, 1):
-        frame = lines[start : start + int(lines[start]) + 2]
-        for _, result in _from_ase("\n".join(frame) + "\n", "extxyz"):
-            yield f"#{n}" if many else "", result
+        place = f"#{n}" if len(starts) > 1 else ""
+        count, there = int(lines[start]), max(0, len(lines) - start - 2)
+        if count > there:
+            yield place, StructureTrouble("UnreadableStructure", f"is cut short: {there} of {count} atoms are there")
+            return
+        try:
+            check_size(count)
+        except StructureTrouble as trouble:
+            yield place, trouble
+            continue
+        for _, result in _from_ase("\n".join(lines[start : start + count + 2]) + "\n", "extxyz"):
+            yield place, result
     if not starts or any(line.strip() for line in lines[at:]):
         raise StructureTrouble(
             "UnreadableStructure", f"has no number of atoms on line {at + 1}; from there on nothing could be read"
@@ -177,10 +207,7 @@ def _from_ase(text: str, kind: str) -> Iterator[_Found]:
         try:
             frames = ase.io.read(io.StringIO(text), index=":", format=kind)
         except Exception as error:  # noqa: BLE001 - a damaged file raises anything; it becomes a Failure
-            yield (
-                "",
-                StructureTrouble("UnreadableStructure", f"cannot be read as {kind}: {type(error).__name__}: {error}"),
-            )
+            yield "", unreadable(kind, error)
             return
     for n, atoms in enumerate(frames, 1):
         place = f"#{n}" if len(frames) > 1 else ""

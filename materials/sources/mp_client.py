@@ -16,8 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 from materials.corrections import MP2020_LEVEL
 from materials.errors import IncompleteAnswer, SourceRefused
 from materials.records import Failure
-from materials.sources.parsing import StructureTrouble, structure_from_mapping
+from materials.sources.parsing import structure_from_mapping
 from materials.sources.snapshot import KnownEnergy, KnownStructure
+from materials.sources.sound import StructureTrouble
 from materials.sources.web import Inspect
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from urllib.parse import urljoin, urlsplit
 from materials.errors import IncompleteAnswer, InputError, SourceError, SourceRefused, SourceUnavailable
 from materials.records import Failure, content_hash
 from materials.serialization import structure_to_json
-from materials.sources.parsing import StructureTrouble, bare, sound
 from materials.sources.snapshot import (
     KnownStructure,
     PageFolder,
@@ -27,6 +26,7 @@ from materials.sources.snapshot import (
     page_folder,
     save,
 )
+from materials.sources.sound import StructureTrouble, bare, sound
 from materials.sources.web import on_its_server, open_session, without_secrets
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import time
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import ase.io
 import numpy as np
 import pandas
 import pytest
+from ase.constraints import FixAtoms
 from ase.spacegroup import crystal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from pymatgen.io.vasp import Poscar
 
 from materials.errors import InputError
 from materials.records import Candidate, Failure
+from materials.serialization import structure_from_json, structure_to_json
 from materials.sources.files import read
 from materials.sources.tables import read_table
 
@@ -165,6 +168,148 @@ def test_an_unreadable_file_says_why(tmp_path: Path, name: str, text: str, says:
     assert found.error == "UnreadableStructure"
     assert says in found.message
     assert "\n" not in found.message
+
+
+RUTILE = ["0 0 0", ".5 .5 .5", ".305 .305 0", ".695 .695 0", ".805 .195 .5", ".195 .805 .5"]
+
+
+def poscar(rows: list[str], head: str = "Ti O\n2 4\nDirect", scale: str = "1.0") -> str:
+    return "\n".join(["rutile", scale, "4.594 0 0", "0 4.594 0", "0 0 2.959", head, *rows, ""])
+
+
+@pytest.mark.parametrize("flags", ["F F F", "T T F", ".TRUE. .FALSE. .TRUE."])
+@pytest.mark.parametrize("head", ["2 4\nDirect", "Ti O\n2 4\nDirect"])
+def test_flags_that_nothing_announces_are_refused(tmp_path: Path, head: str, flags: str) -> None:
+    (tmp_path / "POSCAR").write_text(poscar([f"{row} {flags}" for row in RUTILE], head))
+    assert "Selective dynamics" in failure(tmp_path / "POSCAR").message
+
+
+def test_symbols_behind_the_positions(tmp_path: Path) -> None:
+    rows = [f"{row} {symbol}" for row, symbol in zip(RUTILE, ["Mg"] * 2 + ["F"] * 4, strict=True)]
+    (tmp_path / "POSCAR").write_text(poscar(rows, "2 4\nDirect"))
+    assert only(tmp_path / "POSCAR").formula == "MgF2"
+
+
+@pytest.mark.parametrize("head", ["Selective dynamics\nDirect", "s\nC"])
+def test_sites_that_are_held_stay_held(tmp_path: Path, head: str) -> None:
+    flags = ["F F F", "T T T", "T T F", "f f f", ".FALSE. .FALSE. .FALSE.", "T T T"]
+    rows = [f"{row} {flag}" for row, flag in zip(RUTILE, flags, strict=True)]
+    (tmp_path / "POSCAR").write_text(poscar(rows, f"Ti O\n2 4\n{head}"))
+    found = structure_from_json(structure_to_json(only(tmp_path / "POSCAR").structure))
+    free = [[False] * 3, [True] * 3, [True, True, False], [False] * 3, [False] * 3, [True] * 3]
+    assert found.site_properties["selective_dynamics"] == free
+    (tmp_path / "x.json").write_text(found.to_json())
+    assert only(tmp_path / "x.json").structure.site_properties["selective_dynamics"] == free
+    (tmp_path / "POSCAR").write_text(poscar([f"{row} T T T" for row in RUTILE], f"Ti O\n2 4\n{head}"))
+    assert only(tmp_path / "POSCAR").structure.site_properties == {}
+    (tmp_path / "POSCAR").write_text(poscar(RUTILE, f"Ti O\n2 4\n{head}"))
+    assert "T or F" in failure(tmp_path / "POSCAR").message
+
+
+def test_sites_that_ase_holds_stay_held(tmp_path: Path) -> None:
+    atoms = ase.build.bulk("NaCl", "rocksalt", 5.6)
+    atoms.set_constraint(FixAtoms([1]))
+    ase.io.write(tmp_path / "x.extxyz", atoms, format="extxyz", columns=["symbols", "positions", "move_mask"])
+    held = only(tmp_path / "x.extxyz").structure.site_properties["selective_dynamics"]
+    assert held == [[True] * 3, [False] * 3]
+
+
+@pytest.mark.parametrize("mode", ["Cartesian", "Direct"])
+def test_a_cell_given_by_its_volume(tmp_path: Path, mode: str) -> None:
+    at = ".25 .25 .25"
+    text = f"ZnS\n-39.6\n0 .5 .5\n.5 0 .5\n.5 .5 0\nZn S\n1 1\n{mode}\n0 0 0\n{at}\n"
+    (tmp_path / "POSCAR").write_text(text)
+    found = only(tmp_path / "POSCAR").structure
+    assert found.volume == pytest.approx(39.6)
+    assert found.get_distance(0, 1) == pytest.approx(158.4 ** (1 / 3) * 3**0.5 / 4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "head", "says"),
+    [
+        (RUTILE[:5], "Ti O\n2 4\nDirect", "fewer"),
+        (RUTILE, "Ti O\n2 3\nDirect", "more"),
+        (RUTILE, "Ti O\n2 99999999\nDirect", "sites"),
+        (RUTILE, "Ti O\n2 4", "Direct or Cartesian"),
+        (["0 0 0", "nan 0 0"], "Ti O\n1 1\nDirect", "finite"),
+        (["0 0 0", "1e20 0 0"], "Ti O\n1 1\nDirect", "away"),
+        (["0 0 0", "0 0 .5"], "Vac O\n1 1\nDirect", "Vac"),
+    ],
+)
+def test_a_poscar_whose_counts_do_not_fit(tmp_path: Path, rows: list[str], head: str, says: str) -> None:
+    (tmp_path / "POSCAR").write_text(poscar(rows, head))
+    assert says in failure(tmp_path / "POSCAR").message
+
+
+def test_a_contcar_with_velocities(tmp_path: Path) -> None:
+    (tmp_path / "CONTCAR").write_text(poscar(RUTILE) + " \n" + "0.1 0.1 0.1\n" * 6)
+    assert only(tmp_path / "CONTCAR").formula == "TiO2"
+
+
+@pytest.mark.parametrize("count", ["²", "٣", "99999999999", "9" * 5000, "-1", "1e3", "1_0"])
+def test_a_count_that_is_none(tmp_path: Path, count: str) -> None:
+    (tmp_path / "x.xyz").write_text(f'{count}\nLattice="5 0 0 0 5 0 0 0 5"\nNa 0 0 0\n', encoding="utf-8")
+    assert failure(tmp_path / "x.xyz").error == "UnreadableStructure"
+
+
+@pytest.mark.parametrize("suffix", ["json", "extxyz", "vasp"])
+@pytest.mark.parametrize("far", [1e6, -1e6, 1e9])
+def test_a_site_far_away_is_taken_into_the_cell(tmp_path: Path, suffix: str, far: float) -> None:
+    written = Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [far + 0.5, 0.5, 0.5]])
+    file = tmp_path / f"x.{suffix}"
+    if suffix == "extxyz":
+        ase.io.write(file, AseAtomsAdaptor.get_atoms(written, msonable=False), format="extxyz")
+    else:
+        file.write_text(written.to(fmt={"vasp": "poscar"}.get(suffix, suffix)))
+    found = only(file).structure
+    assert np.all((found.frac_coords >= 0) & (found.frac_coords < 1))
+    assert found.get_distance(0, 1) == pytest.approx(4 * 3**0.5 / 2, abs=1e-5)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.cif")
+    (tmp_path / "b.cif").symlink_to("/dev/zero")
+    (tmp_path / "c.cif").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "POSCAR")
+    records = list(read(path=tmp_path))
+    assert len(records) == 4
+    assert all(isinstance(record, Failure) for record in records)
+    assert sum("not a regular" in record.message for record in records if isinstance(record, Failure)) == 3
+    assert len(list(read(path=f"{tmp_path}/*.cif"))) == 3
+    assert "not a regular" in failure(tmp_path / "a.cif").message
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(InputError, match="not a regular"):
+        list(read(path=tmp_path / "t.csv"))
+
+
+def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("materials.sources.unpacking.LARGEST_FILE", 2**20)
+    with (tmp_path / "a.cif").open("wb") as sparse:
+        sparse.truncate(2**40)
+    (tmp_path / "b.cif.gz").write_bytes(gzip.compress(bytes(2**21)) * 2)
+    (tmp_path / "c.cif.gz").write_bytes(gzip.compress(lizn_p().to(fmt="cif").encode()) + b"\0\0")
+    large, bomb, padded = read(path=tmp_path)
+    assert isinstance(large, Failure)
+    assert isinstance(bomb, Failure)
+    assert "larger than 1 MiB" in large.message
+    assert "larger than 1 MiB" in bomb.message
+    assert isinstance(padded, Candidate)
+
+
+def test_names_that_no_database_takes(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff\n.vasp")).write_text(lizn_p().to(fmt="poscar"))
+    (tmp_path / "t.json").write_text('[{"id": "x\\ud800\\u0000", "cif": "none"}]')
+    bad, good = sorted(read(path=tmp_path), key=lambda record: isinstance(record, Candidate))
+    assert isinstance(good, Candidate)
+    assert good.parents[0].isprintable()
+    assert isinstance(bad, Failure)
+    assert bad.message.isprintable()
+    assert bad.material_id.isprintable()
+
+
+def test_a_text_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "x.cif").write_text(lizn_p().to(fmt="cif"), encoding="utf-16")
+    assert only(tmp_path / "x.cif").formula == "LiZnP"
 
 
 def test_a_cif_that_lost_atoms_is_refused(tmp_path: Path) -> None:

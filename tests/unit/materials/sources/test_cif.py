@@ -1,0 +1,323 @@
+"""CIFs that pymatgen reads as another crystal without a word: read rightly here, or refused with the reason."""
+
+import re
+from pathlib import Path
+
+import moyopy
+import numpy as np
+import pytest
+from pymatgen.core import Structure
+
+from materials.serialization import structure_from_json, structure_to_json
+from materials.sources.cif import parse_cif
+from materials.sources.sound import StructureTrouble
+
+CUBIC = "5.64 5.64 5.64 90 90 90"
+SALT = ["Na1 Na 0 0 0", "Cl1 Cl 0.5 0.5 0.5"]
+COLUMNS = ("label", "type_symbol", "fract_x", "fract_y", "fract_z")
+P1 = "_symmetry_space_group_name_H-M 'P 1'"
+
+
+def cif(
+    head: str = P1, cell: str = CUBIC, sites: list[str] = SALT, columns: tuple[str, ...] = COLUMNS, name: str = "x"
+) -> str:
+    tags = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+    lines = [f"data_{name}", head, *(f"_cell_{tag} {value}" for tag, value in zip(tags, cell.split(), strict=True))]
+    return "\n".join([*lines, "loop_", *(f"_atom_site_{column}" for column in columns), *sites, ""])
+
+
+def read(text: str) -> Structure:
+    (found,) = parse_cif(text)
+    assert isinstance(found, Structure), found
+    return found
+
+
+def refused(text: str) -> StructureTrouble:
+    (found,) = parse_cif(text)
+    assert isinstance(found, StructureTrouble), found
+    return found
+
+
+def group(structure: Structure) -> int:
+    cell = moyopy.Cell(
+        structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), list(structure.atomic_numbers)
+    )
+    return moyopy.MoyoDataset(cell, symprec=0.01).number
+
+
+def test_blocks_of_one_name_are_both_read() -> None:
+    potassium = [site.replace("Na", "K") for site in SALT]
+    first, second = parse_cif(cif() + cif(sites=potassium))
+    assert [s.formula for s in (first, second) if isinstance(s, Structure)] == ["Na1 Cl1", "K1 Cl1"]
+    long = "a" * 80
+    assert len(parse_cif(cif(name=long + "1") + cif(name=long + "2") + cif().upper().replace("DATA_X", "DATA_Y"))) == 3
+    broken, whole = parse_cif(cif(sites=["Na1 Na 0 0 ."], name="sample") + cif(name="sample"))
+    assert "data_sample" in str(broken)
+    assert isinstance(whole, Structure)
+
+
+def test_two_crystals_under_one_header_are_refused() -> None:
+    assert "twice" in str(refused(cif() + cif(cell="6 6 6 90 90 90").replace("data_x\n", "")))
+    # As the AMCSD writes every file.
+    assert read(cif(f"{P1}\n_chemical_formula_sum 'Na Cl'\n_chemical_formula_sum ''")).formula == "Na1 Cl1"
+
+
+@pytest.mark.parametrize("minus", "-−–‐﹣－")
+def test_every_minus_is_one(minus: str) -> None:
+    found = read(cif(sites=["Na1 Na 0 0 0", f"Cl1 Cl 0.5 0.5 {minus}0.112"]))
+    assert found.frac_coords[:, 2].max() == pytest.approx(0.888)
+    operations = f"loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n'{minus}x, {minus}y, {minus}z'"
+    assert len(read(cif(operations, sites=["Na1 Na 0.1 0.2 0.3"]))) == 2
+
+
+@pytest.mark.parametrize("value", [".", "?", "0.5�", "one", "1e", "0.1.2", "nan", "inf", "1_0", "٠.٥x"])
+def test_a_coordinate_that_is_no_number(value: str) -> None:
+    assert "coordinate" in str(refused(cif(sites=[f"Na1 Na 0 0 {value}"])))
+
+
+def test_numbers_as_files_write_them() -> None:
+    found = read(cif(cell="5.640(2) 5.64(12 5,64 90 90.0(1) 9.0E1", sites=["Na1 Na 0.25(1) -.25 +0.5", "Cl1 Cl 0 0 0"]))
+    assert found.lattice.abc == pytest.approx((5.64,) * 3)
+    assert sorted(found.frac_coords.ravel()) == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["-5 5 5 90 90 90", "0 5 5 90 90 90", "5 5 ? 90 90 90", "5 5 5 90 90 180", "5 5 5 60 60 150", "5 5 1e9 90 90 90",
+     "5 5 nan 90 90 90", ". 5 5 90 90 90"],
+)  # fmt: skip
+def test_a_cell_that_cannot_be(cell: str) -> None:
+    assert refused(cif(cell=cell)).error == "UnreadableStructure"
+
+
+def test_hydrogen_without_a_site() -> None:
+    columns = ("label", *COLUMNS[2:])
+    for label in ("OH1", "OH", "O-H1", "Wat1", "WAT", "H2O", "OW1", "Ow", "OH2", "NH4", "NH4_1"):
+        found = refused(cif(sites=["Mg1 0 0 0", f"{label} 0.3 0.3 0.3"], columns=columns))
+        assert label in str(found)
+        assert "hydrogen" in str(found)
+        assert "hydrogen" in str(refused(cif(sites=["Mg1 Mg 0 0 0", f"X1 {label} 0.3 0.3 0.3"])))
+    for label in ("OW1", "OH1", "Wat1"):
+        assert "hydrogen" in str(refused(cif(sites=["Mg1 Mg 0 0 0", f"{label} O 0.3 0.3 0.3"])))
+        whole = ["Mg1 Mg 0 0 0", f"{label} O 0.3 0.3 0.3", "H1 H 0.3 0.3 0.45"]
+        assert read(cif(sites=whole)).formula == "Mg1 H1 O1"
+    water = ["Mg1 0 0 0", "Ow1 0.3 0.3 0.3", "Hw1 0.3 0.3 0.45", "Hw2 0.3 0.45 0.3"]
+    assert read(cif(sites=water, columns=columns)).formula == "Mg1 H2 O1"
+    attached = [f"{site} {n}" for site, n in zip(SALT, (0, 2), strict=True)]
+    assert "hydrogen" in str(refused(cif(sites=attached, columns=(*COLUMNS, "attached_hydrogens"))))
+
+
+@pytest.mark.parametrize(
+    ("symbol", "element"),
+    [("13C", "C"), ("2H", "H"), ("D", "H"), ("T", "H"), ("Fe3+", "Fe"), ("FE3+", "Fe"), ("fe", "Fe"), ("O2-", "O"),
+     ("O-2", "O"), ("Cval", "C"), ("Siva", "Si"), ("Na1", "Na"), ("CO2+", "Co"), ("Co", "Co"), ("^7Li", "Li"),
+     ("Vac", ""), ("Va", ""), ("Uue", ""), ("X", ""), ("M", ""), ("?", ""), (".", ""), ("Nb5+,Ta5+", ""), ("NO3", ""),
+     ("'0.8Nb + 0.2Zr'", ""), ("Qq", ""), ("SO4", ""), ("Q1", ""), ("'Fe3+/Mn3+'", "")],
+)  # fmt: skip
+def test_type_symbols(symbol: str, element: str) -> None:
+    text = cif(sites=[f"A1 {symbol} 0 0 0"])
+    if element:
+        found = read(text)
+        assert {e.symbol for e in found.elements} == {element}
+        assert (
+            structure_from_json(structure_to_json(found)).composition.reduced_formula
+            == found.composition.reduced_formula
+        )
+    else:
+        assert refused(text).error in ("UnreadableStructure", "Disordered")
+
+
+@pytest.mark.parametrize(
+    ("labels", "elements"),
+    [("Na1 Cl1", "Na Cl"), ("NA1 CL1", "Na Cl"), ("SiT1 OA1 OBm", "Si O"), ("Fe1a Fe1b O1'", "Fe O"),
+     ("O(1) Ti(1)", "Ti O"),
+     ("CO1 NI1", "Co Ni"), ("Ca1 CO1", ""), ("Fe1 M1", ""), ("Vac1 Na1", ""), ("VAC1 NA1", ""), ("Uue1", ""),
+     ("CA1 CO1 O1", "Ca Co O"), ("NA1 NO3", ""), ("D1 O1", "H O"), ("Xx1", ""), ("Si1 T1", ""), ("AL1 LI1", "Al Li")],
+)  # fmt: skip
+def test_labels_alone(labels: str, elements: str) -> None:
+    sites = [f"{label} 0.{n} 0.{n} 0.{n}" for n, label in enumerate(labels.split(), 1)]
+    text = cif(sites=sites, columns=("label", *COLUMNS[2:]))
+    if elements:
+        assert {e.symbol for e in read(text).elements} == set(elements.split())
+    else:
+        assert refused(text).error == "UnreadableStructure"
+
+
+@pytest.mark.parametrize(
+    ("word", "error"),
+    [("0,5", "Disordered"), ("0.5", "Disordered"), ("0.97(1)", "Disordered"), ("1", ""), ("1.0000", ""),
+     ("1.00(1)", ""),
+     ("1,00", ""), (".", ""), ("1.00002", ""), ("0", "UnreadableStructure"), ("0.0", "UnreadableStructure"),
+     ("-1", "UnreadableStructure"), ("2", "UnreadableStructure"), ("full", "UnreadableStructure")],
+)  # fmt: skip
+def test_occupancies(word: str, error: str) -> None:
+    text = cif(sites=[f"{SALT[0]} {word}", f"{SALT[1]} 1"], columns=(*COLUMNS, "occupancy"))
+    if error:
+        assert refused(text).error == error
+    else:
+        assert read(text).formula == "Na1 Cl1"
+
+
+def test_alternatives_of_a_site() -> None:
+    columns = (*COLUMNS, "disorder_assembly", "disorder_group")
+    sites = ["Na1 Na 0 0 0 . .", "Cl1A Cl 0.5 0.5 0.5 A 1", "Cl1B Cl 0.5 0.5 0.8 A 2"]
+    assert refused(cif(sites=sites, columns=columns)).error == "Disordered"
+    assert refused(cif(sites=[sites[0], "Cl1 Cl 0.5 0.5 0.5 . -1"], columns=columns)).error == "Disordered"
+    assert read(cif(sites=sites[:2], columns=columns)).formula == "Na1 Cl1"
+
+
+HEAD = "_symmetry_space_group_name_H-M '{}'"
+
+
+@pytest.mark.parametrize(
+    ("symbol", "cell", "n_sites"),
+    [("F m -3 m", CUBIC, 8), ("Fm3m", CUBIC, 8), ("F 4/m -3 2/m", CUBIC, 8), ("F m -3 m:1", CUBIC, 0),
+     ("F 4/m -3 2/m (origin at Na)", CUBIC, 0), ("cubic", CUBIC, 0), ("F m -3 m", "5 5 6 90 90 90", 0),
+     ("Pm-3m", CUBIC, 2), ("P 1", CUBIC, 2), ("P1", CUBIC, 2), ("?", CUBIC, 0)],
+)  # fmt: skip
+def test_space_groups_by_symbol(symbol: str, cell: str, n_sites: int) -> None:
+    text = cif(HEAD.format(symbol), cell)
+    if n_sites:
+        assert len(read(text)) == n_sites
+    else:
+        assert refused(text).error == "UnknownSymmetry"
+
+
+ZIRCONIA = ["Zr1 Zr 0.2754 0.0395 0.2083", "O1 O 0.07 0.3317 0.3447", "O2 O 0.4496 0.7569 0.4792"]
+
+
+@pytest.mark.parametrize("symbol", ["P 21/c", "P21/c", "P 2_1/c", "P 1 21/c 1", "P 1 2_1/c 1"])
+def test_short_symbols_of_monoclinic_groups(symbol: str) -> None:
+    found = read(cif(HEAD.format(symbol), "5.1505 5.2116 5.3173 90 99.23 90", ZIRCONIA))
+    assert (found.composition.formula, group(found)) == ("Zr4 O8", 14)
+    turned = [f"{a} {b} {z} {x} {y}" for a, b, x, y, z in map(str.split, ZIRCONIA)]
+    again = read(cif(HEAD.format("P 1 1 21/a"), "5.3173 5.1505 5.2116 90 90 99.23", turned))
+    assert np.allclose(*(np.sort(s.distance_matrix, axis=None) for s in (found, again)))
+
+
+@pytest.mark.parametrize(("choice", "at", "number"), [(":2", 0.125, 8), (":1", 0, 8), (" Z", 0.125, 8), (" S", 0, 8)])
+def test_choices_of_origin(choice: str, at: float, number: int) -> None:
+    sites = [f"Si1 Si {at} {at} {at}"]
+    assert len(read(cif(HEAD.format(f"F d -3 m{choice}"), "5.431 5.431 5.431 90 90 90", sites))) == number
+
+
+@pytest.mark.parametrize("at", [0, 0.125])
+def test_an_origin_that_is_not_named_follows_from_the_formula(at: float) -> None:
+    cell, sites = "5.431 5.431 5.431 90 90 90", [f"Si1 Si {at} {at} {at}"]
+    content = "\n_chemical_formula_sum Si\n_cell_formula_units_Z 8"
+    found = read(cif(HEAD.format("F d -3 m") + content, cell, sites))
+    assert (len(found), group(found)) == (8, 227)
+    assert "origin" in str(refused(cif(HEAD.format("F d -3 m"), cell, sites)))
+
+
+def test_an_origin_that_is_not_named_follows_from_the_ratios() -> None:
+    spinel = ["Mg1 Mg 0.125 0.125 0.125", "Al1 Al 0.5 0.5 0.5", "O1 O 0.2624 0.2624 0.2624"]
+    head = HEAD.format("F d -3 m") + "\n_chemical_formula_sum 'Al2 Mg O4'"
+    assert read(cif(head, "8.08 8.08 8.08 90 90 90", spinel)).formula == "Mg8 Al16 O32"
+
+
+def test_axes_of_rhombohedral_groups() -> None:
+    rhombohedral, hexagonal = "4.746 4.746 4.746 57.23 57.23 57.23", "4.546 4.546 11.862 90 90 120"
+    for choice in ("", ":R", " R"):
+        found = read(cif(HEAD.format(f"R -3 m{choice}"), rhombohedral, ["Bi1 Bi 0.234 0.234 0.234"]))
+        assert (len(found), group(found)) == (2, 166)
+    for choice in ("", ":H", " H"):
+        assert len(read(cif(HEAD.format(f"R -3 m{choice}"), hexagonal, ["Bi1 Bi 0 0 0.234"]))) == 6
+    for choice, cell in ((":R", hexagonal), (":H", rhombohedral)):
+        assert "axes" in str(refused(cif(HEAD.format(f"R -3 m{choice}"), cell, ["Bi1 Bi 0 0 0.234"])))
+    wrong = "loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n-y,x-y,z\ny-x,-x,z"
+    assert "axes" in str(refused(cif(wrong, rhombohedral, ["Bi1 Bi 0 0 0.234"])))
+
+
+def test_names_that_contradict_each_other() -> None:
+    assert "contradict" in str(refused(cif(f"{P1}\n_symmetry_Int_Tables_number 225")))
+    assert len(read(cif("_symmetry_Int_Tables_number 225"))) == 8
+    assert len(read(cif("_space_group_name_Hall '-F 4 2 3'"))) == 8
+    assert refused(cif("_symmetry_Int_Tables_number 999")).error == "UnknownSymmetry"
+
+
+def test_no_symmetry_named_is_no_p1() -> None:
+    assert refused(cif("_audit_creation_method hand")).error == "UnknownSymmetry"
+    all_there = "_chemical_formula_sum 'Na Cl'\n_cell_formula_units_Z 1"
+    assert len(read(cif(all_there, "3.99 3.99 3.99 60 60 60"))) == 2
+    assert "8 by its formula" in str(refused(cif(all_there.replace("Z 1", "Z 4"))))
+
+
+@pytest.mark.parametrize("z", ["4", "1", "?", ""])
+def test_the_cells_content_as_the_formula(z: str) -> None:
+    head = "_symmetry_Int_Tables_number 225\n_chemical_formula_sum 'Na4 Cl4'"
+    assert len(read(cif(head + (f"\n_cell_formula_units_Z {z}" if z else "")))) == 8
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["'x, y, z'\n'-x, -y, -z'", "x,y,z\n-x,-y,-z", "x, y, z\n-x, -y, -z", "'X, Y, Z'\n'-X, -Y, -Z'",
+     "+x,+y,+z\n0-x,-y,-z"],
+)  # fmt: skip
+def test_operations_as_files_write_them(written: str) -> None:
+    assert len(read(cif(f"loop_\n_space_group_symop_operation_xyz\n{written}", sites=["Na1 Na 0.1 0.2 0.3"]))) == 2
+    shifted = "loop_\n_symmetry_equiv_pos_as_xyz\n'x,y,z'\n'x+.5,1/2+y,z-0.5'\n'x+.3333,y,z'"
+    assert len(read(cif(shifted, sites=["Na1 Na 0.1 0.2 0.3"]))) == 3
+
+
+@pytest.mark.parametrize("operation", ["x,y", "x,y,w", "x,y,", "x,x,z", "2x,y,z", "x,y,z+1/0", "�x,y,z"])
+def test_operations_that_are_none(operation: str) -> None:
+    assert refused(cif(f"loop_\n_symmetry_equiv_pos_as_xyz\n'x,y,z'\n'{operation}'")).error == "UnknownSymmetry"
+
+
+@pytest.mark.parametrize("far", [1e6, -1e6, 1e9])
+def test_a_site_far_away_is_taken_into_the_cell(far: float) -> None:
+    found = read(cif(sites=[SALT[0], f"Cl1 Cl {far + 0.5:.1f} 0.5 0.5"]))
+    assert np.all((found.frac_coords >= 0) & (found.frac_coords < 1))
+    assert found.get_distance(0, 1) == pytest.approx(5.64 * 3**0.5 / 2)
+    assert "cells away" in str(refused(cif(sites=[f"Na1 Na {far * 1e12} 0 0"])))
+
+
+MOMENTS = "\n".join(
+    ["loop_", "_atom_site_moment.label", *(f"_atom_site_moment.crystalaxis_{axis}" for axis in "xyz"), "Ni1 0 0 {}", ""]
+)
+NICKEL = ["Ni1 Ni 0 0 0", "O1 O 0.5 0.5 0.5"]
+
+
+def test_magnetic_symmetry_that_is_not_told() -> None:
+    text = cif(sites=NICKEL) + MOMENTS
+    assert read(text.format("1.7")).site_properties["magmom"][0] == pytest.approx([0, 0, 1.7])
+    assert "moment" in str(refused(text.format("?")))
+    assert "labels" in str(refused(text.format("1.7").replace("Ni1 0 0", "Ni9 0 0")))
+    unknown = cif(HEAD.format("F m -3 m"), sites=NICKEL) + MOMENTS
+    assert "turn" in str(refused(unknown.format("1.7")))
+    operations = "loop_\n_space_group_symop_magn_operation.xyz\nx,y,z,+1\n−x,−y,−z,{}"
+    assert len(read(cif(operations.format("-1"), sites=["Ni1 Ni 0.1 0.2 0.3"]) + MOMENTS.format("1.7"))) == 2
+    assert refused(cif(operations.format("2"), sites=NICKEL) + MOMENTS.format("1.7")).error == "UnknownSymmetry"
+
+
+def test_modulated_crystals_are_refused() -> None:
+    assert "modulated" in str(refused(cif(f"{P1}\n_cell_modulation_dimension 1")))
+
+
+def test_text_around_what_matters() -> None:
+    text = cif(
+        f"{P1}\n_publ_section_title\n;\n it's a data_x loop_ _cell_length_a 9\n;\n_note 'a # b' # c\n_x 'O'Neil'"
+    )
+    assert read(text.replace("\n", "\r\n")).formula == "Na1 Cl1"
+    assert read("\ufeff" + re.sub("_cell_length_a", "_Cell.Length_A", text)).lattice.a == 5.64
+    single = "\n".join(
+        ["data_x", HEAD.format("F m -3 m"), *(f"_cell_length_{x} 3.61" for x in "abc"), "_atom_site_label Cu1"]
+        + [f"_atom_site_fract_{x} 0" for x in "xyz"]
+    )
+    assert read(single).formula == "Cu4"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "data_x", "data_x\nloop_\n_cell_length_a\n", cif()[:-30], cif().replace("loop_", "")]
+)
+def test_damaged_files(text: str) -> None:
+    try:
+        found = parse_cif(text)
+    except StructureTrouble:
+        return
+    assert all(isinstance(one, StructureTrouble) for one in found)
+
+
+def test_long_lists_are_refused(tmp_path: Path) -> None:
+    assert refused(cif(sites=[f"Na{n} Na 0 0 {n / 1e4}" for n in range(6000)])).error == "TooManySites"
