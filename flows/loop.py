@@ -22,7 +22,7 @@ from flows.sources import elements_of
 from flows.stages.assess import assess_screened
 from flows.stages.choose import choose
 from flows.stages.pool import gather_pool
-from flows.stages.propose import propose
+from flows.stages.propose import check_readable, propose
 from flows.stages.publish import publish
 from flows.stages.screen import screen
 from flows.stages.unsound import tell_missing_references
@@ -117,6 +117,7 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
     from materials.store.ledger import Ledger
 
     campaign = request.campaign
+    check_readable(campaign)
     if request.use_dft and campaign.dft.budget:
         code = open_code(campaign.dft.choice())
         code.version()

@@ -12,11 +12,13 @@ from flows.context import Run
 from flows.level_caveats import caveats
 from flows.plain_text import code, in_markdown, out_of_markdown, paragraphs_in_markdown
 from flows.progress import duration
+from flows.unread import unread_lines
 from materials.competing import ValidationPlan
 from materials.records import Calculation, RankedCandidate, Selection, Target
 from materials.targets import spoken, unit_of
 
 TOP = 20
+UNREAD = "Could not be read"
 TRUST = "How far to trust the predictions"
 
 
@@ -89,6 +91,8 @@ def summary(run: Run, evidence: Evidence, selections: Sequence[Selection], pictu
     if evidence.plans:
         lines = [*left_out(run, evidence), *caveats(evidence.rows)]
         parts += ["## What the hull leaves out", _list(lines)]
+    if unread := _unread(run):
+        parts += [f"## {UNREAD}", _list(unread)]
     spent = spent_on(run.progress.seconds)
     if spent:
         parts += ["## Where the time of the last run went", spent]
@@ -213,12 +217,18 @@ def closing_lines(run: Run) -> list[str]:
             told = [line for line in told if line.startswith("- ")]
         if told:
             lines += [f"{title}:", *[f"  {out_of_markdown(line)}" for line in told]]
+    if unread := _unread(run):
+        lines += [f"{UNREAD}:", *[f"  {line}" for line in unread]]
     lines.append(f"Time: {spent_on(run.progress.seconds)}")
     lines.append(f"Report: {folder(run) / 'summary.md'}")
     lines.append(
         f"Ledger: {run.ledger.url} (assay table, assay show MATERIAL_ID, or any SQL client: ranked_candidates)"
     )
     return lines
+
+
+def _unread(run: Run) -> list[str]:
+    return unread_lines([failure.message for failure in run.ledger.unread(run.campaign_id)])
 
 
 def with_pictures_inside(run: Run) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.plain_text import printable
 from flows.reasons import reasons_of, told
+from flows.unread import unread_named
+from materials.errors import QueryError
+from materials.records import Failure
 from materials.targets import expected
 
 if TYPE_CHECKING:
@@ -17,17 +21,23 @@ Record = Mapping[str, Any]
 
 
 def show(ledger: Ledger, name: str, style: str) -> str:
-    """Tell what the ledger knows of a material.
+    """Tell what the ledger knows of a material, or why a file could not be read.
 
     Args:
         ledger: To ask.
-        name: A material_id, a unique beginning of one, or a source's own id.
+        name: A material_id, a unique beginning of one, a source's own id, or a file that could not be read.
         style: "text" or "json".
 
     Raises:
         QueryError: It means no material, or several.
     """
-    evidence = ledger.evidence(name)
+    try:
+        evidence = ledger.evidence(name)
+    except QueryError:
+        unread = unread_named(ledger, name)
+        if not unread:
+            raise
+        return _unread(unread, style)
     evidence["why"] = reasons_of(ledger, evidence)
     if style == "json":
         return json.dumps(evidence, indent=1, ensure_ascii=False)
@@ -119,6 +129,12 @@ def _stability(r: Record) -> str:
 def _prediction(r: Record) -> str:
     mean = expected(r["target"], r["mean"])
     return f"round {r['round']}: {r['target']} {mean:.3f} ± {r['std']:.3f} (surrogate {r['surrogate_version'][:8]})"
+
+
+def _unread(failures: Sequence[Failure], style: str) -> str:
+    if style == "json":
+        return json.dumps([asdict(failure) for failure in failures], indent=1, ensure_ascii=False)
+    return "\n".join(f"Could not be read: {failure.message} ({failure.error})" for failure in failures)
 
 
 def _failure(r: Record) -> str:

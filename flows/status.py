@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flows import process
+from flows.unread import unread_lines
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
@@ -50,6 +51,10 @@ def _describe(ledger: Ledger, campaign: Mapping[str, Any]) -> dict[str, Any]:
             "validated": missing["validated"] + max(0, (last["budget"] or 0) - sum(counts["selected"].values())),
         },
         **counts,
+        "unread": [
+            {"name": failure.material_id, "error": failure.error, "message": failure.message}
+            for failure in ledger.unread(campaign["campaign_id"])
+        ],
     }
 
 
@@ -77,4 +82,7 @@ def _written(d: Mapping[str, Any]) -> str:
             lines.append(f"  {title:18s} " + ", ".join(f"{count} {name}" for name, count in d[key].items()))
     lacking = [f"{count} not yet {stage}" for stage, count in d["missing"].items() if count]
     lines.append(f"  {'missing':18s} " + (", ".join(lacking) or "nothing"))
+    if d["unread"]:
+        lines.append(f"  {'could not be read':18s} {len(d['unread'])}")
+        lines += [f"    {line}" for line in unread_lines([told["message"] for told in d["unread"]])]
     return "\n".join(lines)

@@ -220,6 +220,9 @@ class Selection:
     why: Mapping[str, Any] = field(default_factory=dict)
 
 
+READ = "read"  # stage of a failure: what a source holds could not be read, so that there is no material
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """What went wrong with one structure, as data."""

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from flows.campaign import Campaign
 from flows.context import Run
 from flows.sources import Files, MaterialsProject, Optimade, Prototypes, Source, Substitution
+from flows.unread import unread_lines
 from materials.candidate_file import CandidateFile
-from materials.errors import SourceRefused
-from materials.records import Calculation, Candidate, Failure, Role, WrittenCandidate
+from materials.errors import InputError, SourceRefused
+from materials.records import READ, Calculation, Candidate, Failure, Role, WrittenCandidate
 from materials.store.rows import write_candidate
 
 
@@ -49,6 +51,26 @@ class Proposals:
             self.refused.append(write_candidate(candidate))
         message = _whence(candidate) + message
         self.insane.append(Failure(material_id=candidate.material_id, stage="propose", error=error, message=message))
+
+
+def check_readable(campaign: Campaign) -> None:
+    """Look for one structure that can be read, before anything is begun.
+
+    Raises:
+        InputError: The campaign's sources, or its competing phases, are files of which none can be read.
+    """
+    for key, sources in (("sources", campaign.sources), ("competing", campaign.competing)):
+        if not sources or not all(isinstance(source, Files | Substitution) for source in sources):
+            continue
+        failures = []
+        for item in (item for source in sources for item in _read_files(source)):
+            if not isinstance(item, Failure):
+                break
+            failures.append(item)
+        else:
+            raise InputError(
+                f"{key}: nothing could be read: {'; '.join(unread_lines([failure.message for failure in failures]))}"
+            )
 
 
 def propose(run: Run, roles: Collection[Role] = ("candidate", "competing")) -> int:
@@ -139,7 +161,7 @@ def _collect(run: Run, source: Source, role: Role, found: Proposals) -> None:
     for item in _ask(run, source, role, found):
         run.check_stop()
         if isinstance(item, Failure):
-            found.failures.append(item)
+            found.failures.append(replace(item, stage=READ))
         else:
             found.take(item if item.role == role else replace(item, role=role), given=given)
 
@@ -161,9 +183,7 @@ def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Can
                 role=role,
             )
         case Files():
-            from materials.sources import files
-
-            return files.read(path=source.path, structure_column=source.structure_column, id_column=source.id_column)
+            return _read_files(source)
         case Substitution():
             return _substitute(source)
         case MaterialsProject():
@@ -180,11 +200,20 @@ def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Can
             )
 
 
+def _read_files(source: Source) -> Iterator[Candidate | Failure]:
+    from materials.sources import files
+
+    if isinstance(source, Files):
+        return files.read(path=source.path, structure_column=source.structure_column, id_column=source.id_column)
+    assert isinstance(source, Substitution)
+    return files.read(path=source.path)
+
+
 def _substitute(source: Substitution) -> Iterator[Candidate | Failure]:
-    from materials.sources import files, substitution
+    from materials.sources import substitution
 
     known = []
-    for item in files.read(path=source.path):
+    for item in _read_files(source):
         if isinstance(item, Failure):
             yield item
         else:

@@ -20,6 +20,7 @@ from sqlalchemy import (
 from materials.errors import QueryError
 from materials.expressions import ColumnKind, Expression, SortKey
 from materials.query import nearest
+from materials.records import READ, Failure
 from materials.serialization import structure_from_json
 from materials.store import tables
 from materials.store.planning import planned
@@ -225,6 +226,34 @@ class Answering:
             return _resolve(connection, name)
 
     @persistent
+    @persistent
+    def unread(self, campaign_id: str | None = None) -> list[Failure]:
+        """Give what could not be read, in the order in which it came, without what has been read since.
+
+        Args:
+            campaign_id: Of one campaign; None: of all.
+        """
+        table, proposals = tables.failures, tables.proposals
+        query = select(table).where(table.c.stage == READ).order_by(table.c.sequence)
+        told = select(proposals.c.parents)
+        if campaign_id is not None:
+            query, told = (
+                query.where(table.c.campaign_id == campaign_id),
+                told.where(proposals.c.campaign_id == campaign_id),
+            )
+        with reading(self.engine) as connection:
+            found = {
+                row.material_id: Failure(
+                    material_id=row.material_id, stage=row.stage, error=row.error, message=row.message
+                )
+                for row in connection.execute(query)
+            }
+            if found:
+                for (parents,) in connection.execute(told):
+                    for parent in parents:
+                        found.pop(parent, None)
+        return list(found.values())
+
     def evidence(self, name: str) -> dict[str, Any]:
         """Give every record behind a material, for all campaigns, in the order in which they came.
 

@@ -14,7 +14,8 @@ from flows.progress import Progress
 def test_what_the_ledger_says_of_itself_is_told_where_the_rest_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = {"name": "a", "sources": [{"kind": "files", "path": "none"}]}
+    salts = {"kind": "prototypes", "roles": {"A": ["Na"], "X": ["Cl"]}}
+    content = {"name": "a", "sources": [salts]}
     request = Request(
         campaign=Campaign.model_validate(content),
         cluster=Cluster(),

@@ -204,7 +204,10 @@ def test_there_is_a_panel_more_for_what_was_predicted_before_dft_answered() -> N
 
 def test_a_terminal_is_told_what_speaks_against_predictions_and_no_tables(tmp_path: Path) -> None:
     run: Any = SimpleNamespace(
-        folder=tmp_path, campaign_id="c", progress=SimpleNamespace(seconds={}), ledger=SimpleNamespace(url="u")
+        folder=tmp_path,
+        campaign_id="c",
+        progress=SimpleNamespace(seconds={}),
+        ledger=SimpleNamespace(url="u", unread=lambda _: []),
     )
     report.folder(run).mkdir(parents=True)
     trust = f"## {report.TRUST}\n\n- check this\n\n| a | b |\n|---|---|\n| 1 | 2 |"

@@ -278,8 +278,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     assert len(list(read(path=f"{tmp_path}/*.cif"))) == 3
     assert "not a regular" in failure(tmp_path / "a.cif").message
     os.mkfifo(tmp_path / "t.csv")
-    with pytest.raises(InputError, match="not a regular"):
-        list(read(path=tmp_path / "t.csv"))
+    assert "not a regular" in failure(tmp_path / "t.csv").message
 
 
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
