@@ -15,8 +15,8 @@ _ELEMENTS = frozenset(SYMBOLS)
 _HYDROGEN = {"D": "H", "T": "H"}
 _SCATTERERS = {"Cval": "C", "Siva": "Si"}  # the International Tables' factors of bonded atoms
 # What stands for an oxygen, or another atom, with hydrogen that has no site of its own.
-_GROUP = re.compile(r"(?i)(O-?H|OW|WAT|H2O|HOH|HDO|D2O|OD2|NH[1-4]|CH[1-3])(?![a-z])")
-_WATER = re.compile(r"(?i)(O-?H|OW|WAT|H2O|HOH)(?![a-z])")
+_WATER = re.compile(r"(?i)O-?H|OW|WAT|H2O|HOH|HDO|D2O")
+_GROUP = re.compile(rf"{_WATER.pattern}|[NC]H[1-4]")
 _NO_ATOM = re.compile(r"(?i)(vac|va|void|uu[a-z]|dum|du|xx?|q)(?![a-z])")
 _IONS = {"NO2", "NO3", "PO4", "CO3", "CN"}  # in capitals, their first two letters name an element, too
 
@@ -39,7 +39,7 @@ def elements_of(labels: Sequence[str], types: Sequence[str] | None, formula: Col
         symbols = [_of_type(word, formula) for word in types]
     if "H" not in symbols:
         for label in labels:
-            if _WATER.match(label):
+            if (_GROUP if types is None else _WATER).match(label):
                 raise _hydrogen(label)
     return symbols
 
@@ -55,7 +55,8 @@ def _of_type(word: str, formula: Collection[str]) -> str:
     match = re.match(r"\^?[0-9]*([A-Za-z]+)(.*)", text)
     symbol = "" if match is None else match[1].capitalize()
     symbol = _HYDROGEN.get(symbol, symbol)
-    if match is None or symbol not in _ELEMENTS or (text in _IONS and symbol not in formula):
+    molecule = match is not None and text[0].isdigit() and re.search("[A-Za-z]", match[2])  # 2H2O, where 2H is fine
+    if match is None or molecule or symbol not in _ELEMENTS or (text in _IONS and symbol not in formula):
         raise _no_element(word, "type symbol")
     return symbol
 
@@ -65,10 +66,8 @@ def _of_label(label: str, formula: Collection[str], in_capitals: bool) -> str:
         raise StructureTrouble("Disordered", f"has a site shared or partly empty: {label}")
     if re.match(r"(?i)(hw|dw)(?![a-z])", label):  # hydrogen of water
         return "H"
-    if re.match(r"(?i)ow(?![a-z])", label):  # its oxygen: whether there is hydrogen is asked afterwards
+    if _WATER.match(label):  # its oxygen: whether there is hydrogen is asked afterwards
         return "O"
-    if _GROUP.match(label):
-        raise _hydrogen(label)
     match = re.match(r"[A-Za-z]+", label)
     if match is None or _NO_ATOM.match(label):
         raise _no_element(label, "site label")
@@ -79,16 +78,12 @@ def _of_label(label: str, formula: Collection[str], in_capitals: bool) -> str:
         if one_of not in _ELEMENTS:
             raise _no_element(label, "site label")
         return one_of
-    if two in _ELEMENTS and (letters[1].islower() or letters.islower()):
-        return two  # Fe1, FeA
-    if two in _ELEMENTS and one_of not in _ELEMENTS:
-        return two  # FE1: F is one, but AL1, LI1
-    if two in _ELEMENTS and letters[1].isupper():  # CO1: cobalt, or carbon of a carbonyl?
-        if formula and (two in formula) != (one_of in formula):
+    if two in _ELEMENTS and (letters[1].islower() or one_of not in _ELEMENTS):
+        return two  # Fe1, FeA, AL1
+    if two in _ELEMENTS:  # CO1: cobalt, or carbon of a carbonyl? CA1: calcium
+        if (two in formula) != (one_of in formula):
             return two if two in formula else one_of
-        if not in_capitals or letters[1] not in _ELEMENTS or label in _IONS:
-            if letters[1] not in _ELEMENTS:
-                return two  # FE1, CA1
+        if letters[1] in _ELEMENTS and (not in_capitals or label in _IONS):
             raise StructureTrouble(
                 "UnreadableStructure", f"has {label!r} as a site label: {two} or {one_of}? Give _atom_site_type_symbol"
             )

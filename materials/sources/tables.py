@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from materials.errors import InputError
 from materials.sources.parsing import attempt, is_crystal, parse_json_or_lines
-from materials.sources.sound import StructureTrouble
+from materials.sources.sound import StructureTrouble, unreadable
 from materials.sources.unpacking import content_suffix, unpacked, unpacked_text
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def read_table(path: Path) -> pandas.DataFrame:
         raise InputError(f"{path} {trouble}") from trouble
     except Exception as error:
         # A damaged file raises anything, by what its metadata promises.
-        raise InputError(f"{path} cannot be read as a table: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path} {unreadable('a table', error)}") from error
     if kind == ".json":
         raise InputError(f"{path} is no table as pandas' to_json writes it, in any orientation")
     raise InputError(f"{path}: a table is one of {', '.join(TABLE_SUFFIXES)}, .json, each also with .gz")

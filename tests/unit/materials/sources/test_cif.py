@@ -92,7 +92,7 @@ def test_a_cell_that_cannot_be(cell: str) -> None:
 
 def test_hydrogen_without_a_site() -> None:
     columns = ("label", *COLUMNS[2:])
-    for label in ("OH1", "OH", "O-H1", "Wat1", "WAT", "H2O", "OW1", "Ow", "OH2", "NH4", "NH4_1"):
+    for label in ("OH1", "OH", "O-H1", "Wat1", "WAT", "H2O", "OW1", "Ow", "OH2", "OHA", "OH1A", "NH4", "NH4_1"):
         found = refused(cif(sites=["Mg1 0 0 0", f"{label} 0.3 0.3 0.3"], columns=columns))
         assert label in str(found)
         assert "hydrogen" in str(found)
@@ -101,6 +101,8 @@ def test_hydrogen_without_a_site() -> None:
         assert "hydrogen" in str(refused(cif(sites=["Mg1 Mg 0 0 0", f"{label} O 0.3 0.3 0.3"])))
         whole = ["Mg1 Mg 0 0 0", f"{label} O 0.3 0.3 0.3", "H1 H 0.3 0.3 0.45"]
         assert read(cif(sites=whole)).formula == "Mg1 H1 O1"
+    labels = ["Mg1 0 0 0", "OH1 0.3 0.3 0.3", "H1 0.3 0.3 0.45"]
+    assert read(cif(sites=labels, columns=columns)).formula == "Mg1 H1 O1"
     water = ["Mg1 0 0 0", "Ow1 0.3 0.3 0.3", "Hw1 0.3 0.3 0.45", "Hw2 0.3 0.45 0.3"]
     assert read(cif(sites=water, columns=columns)).formula == "Mg1 H2 O1"
     attached = [f"{site} {n}" for site, n in zip(SALT, (0, 2), strict=True)]
@@ -112,7 +114,7 @@ def test_hydrogen_without_a_site() -> None:
     [("13C", "C"), ("2H", "H"), ("D", "H"), ("T", "H"), ("Fe3+", "Fe"), ("FE3+", "Fe"), ("fe", "Fe"), ("O2-", "O"),
      ("O-2", "O"), ("Cval", "C"), ("Siva", "Si"), ("Na1", "Na"), ("CO2+", "Co"), ("Co", "Co"), ("^7Li", "Li"),
      ("Vac", ""), ("Va", ""), ("Uue", ""), ("X", ""), ("M", ""), ("?", ""), (".", ""), ("Nb5+,Ta5+", ""), ("NO3", ""),
-     ("'0.8Nb + 0.2Zr'", ""), ("Qq", ""), ("SO4", ""), ("Q1", ""), ("'Fe3+/Mn3+'", "")],
+     ("'0.8Nb + 0.2Zr'", ""), ("Qq", ""), ("SO4", ""), ("Q1", ""), ("2H2O", ""), ("'Fe3+/Mn3+'", "")],
 )  # fmt: skip
 def test_type_symbols(symbol: str, element: str) -> None:
     text = cif(sites=[f"A1 {symbol} 0 0 0"])
