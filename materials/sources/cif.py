@@ -62,7 +62,10 @@ def parse_cif(text: str) -> list[Structure | StructureTrouble]:
     blocks = [block for block in blocks_of(text) if _has_crystal(block)]
     for block in blocks:
         try:
-            found.append(_crystal(block))
+            try:
+                found.append(_crystal(block))
+            except (ArithmeticError, LookupError, ValueError) as error:  # what nobody foresaw ends no campaign
+                raise unreadable("CIF", error) from error
         except StructureTrouble as trouble:
             named = f"{trouble} (block data_{block.name})" if len(blocks) > 1 else str(trouble)
             found.append(StructureTrouble(trouble.error, named))
@@ -161,7 +164,7 @@ def _sites(block: Block, formula: Mapping[str, float]) -> list[_Site]:
     columns = [block.column(f"_atom_site_fract_{axis}") for axis in "xyz"]
     types = block.column("_atom_site_type_symbol")
     labels = block.column("_atom_site_label") or types
-    if labels is None or None in columns:
+    if not labels or None in columns:
         raise StructureTrouble("UnreadableStructure", "gives no sites with fractional coordinates")
     if len(labels) > _MOST_LISTED:
         raise StructureTrouble("TooManySites", f"lists {len(labels)} sites, more than the {_MOST_LISTED} that are read")

@@ -311,7 +311,7 @@ def test_text_around_what_matters() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "data_x", "data_x\nloop_\n_cell_length_a\n", cif()[:-30], cif().replace("loop_", "")]
+    "text", ["", "data_x", "data_x\nloop_\n_cell_length_a\n", cif()[:-30], cif().replace("loop_", ""), cif(sites=[])]
 )
 def test_damaged_files(text: str) -> None:
     try:
