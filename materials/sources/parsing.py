@@ -134,7 +134,8 @@ def structure_from_mapping(content: Any) -> Structure:
     try:
         # Parquet gives arrays of arrays.
         matrix, pbc = [list(row) for row in content["lattice"]["matrix"]], content["lattice"].get("pbc")
-        lattice = Lattice(matrix, pbc=(True, True, True) if pbc is None else tuple(map(bool, pbc)))
+        a, b, c = (True, True, True) if pbc is None else map(bool, pbc)
+        lattice = Lattice(matrix, pbc=(a, b, c))
         species = [_species(site["species"]) for site in content["sites"]]
         coords = [list(site["abc"]) for site in content["sites"]]
         properties = [site.get("properties") or {} for site in content["sites"]]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -70,15 +70,12 @@ def settings_named(
         StructureTrouble: A name is unknown, two contradict each other, or none fits the cell.
     """
     table = _table()
-    told = ", ".join(
-        [*map(repr, symbols), *map(repr, [hall] * (hall is not None)), f"number {number}"][
-            : -1 if number is None else None
-        ]
-    )
+    named = [*map(repr, symbols), *([repr(hall)] if hall is not None else [])]
+    told = ", ".join([*named, *([f"number {number}"] if number is not None else [])])
     readings = [found for symbol in symbols if (found := _by_symbol(symbol, number))]
     if hall is not None and (found := table.by_hall.get(_hall(hall), [])):
         readings.insert(0, found)
-    if number is not None and not readings and not symbols and hall is None:
+    if number is not None and not named:
         readings = [table.standard.get(number, [])]
     if not told:
         return []
@@ -112,7 +109,8 @@ def misfit(operations: Sequence[str], metric: np.ndarray) -> float:
     return float(np.max(np.abs(turned - metric) / np.outer(lengths, lengths)))
 
 
-def parse_operation(text: str) -> tuple[np.ndarray, list[Fraction]]:
+@lru_cache(maxsize=10_000)
+def parse_operation(text: str) -> tuple[np.ndarray, tuple[Fraction, ...]]:
     """Read `-x+1/2, y, z` into a rotation of integers, shape (3, 3), and a translation.
 
     Raises:
@@ -142,7 +140,7 @@ def parse_operation(text: str) -> tuple[np.ndarray, list[Fraction]]:
                 translation[row] += size
     if not np.isclose(abs(np.linalg.det(rotation)), 1) or not (rotation == rotation.round()).all():
         raise wrong
-    return rotation.astype(int), [_as_fraction(x) for x in translation]
+    return rotation.astype(int), tuple(_as_fraction(x) for x in translation)
 
 
 def write_operation(rotation: np.ndarray, translation: Sequence[Fraction]) -> str:
