@@ -188,6 +188,7 @@ def _from_xyz(text: str) -> Iterator[_Found]:
             return
         try:
             check_size(count)
+            _check_columns(lines[start + 1])
         except StructureTrouble as trouble:
             yield place, trouble
             continue
@@ -197,6 +198,13 @@ def _from_xyz(text: str) -> Iterator[_Found]:
         raise StructureTrouble(
             "UnreadableStructure", f"has no number of atoms on line {at + 1}; from there on nothing could be read"
         )
+
+
+def _check_columns(comment: str) -> None:
+    """Refuse columns that no line of atoms has: ASE makes room for all that an extended XYZ promises."""
+    promised = re.search(r"(?i)properties\s*=\s*(\"[^\"]*\"|\S+)", comment)
+    if promised and re.search(r":[SRIL]:[0-9]{4}", promised[1]):
+        raise StructureTrouble("UnreadableStructure", "promises more than 999 columns of one property")
 
 
 def _from_ase(text: str, kind: str) -> Iterator[_Found]:

@@ -252,6 +252,12 @@ def test_a_count_that_is_none(tmp_path: Path, count: str) -> None:
     assert failure(tmp_path / "x.xyz").error == "UnreadableStructure"
 
 
+def test_columns_that_no_line_has(tmp_path: Path) -> None:
+    properties = "Properties=species:S:1:pos:R:3:x:R:999999999"
+    (tmp_path / "x.xyz").write_text(f'1\nLattice="5 0 0 0 5 0 0 0 5" {properties}\nNa 0 0 0 1\n')
+    assert "columns" in failure(tmp_path / "x.xyz").message
+
+
 @pytest.mark.parametrize("suffix", ["json", "extxyz", "vasp"])
 @pytest.mark.parametrize("far", [1e6, -1e6, 1e9])
 def test_a_site_far_away_is_taken_into_the_cell(tmp_path: Path, suffix: str, far: float) -> None:
