@@ -12,6 +12,7 @@ from flows.campaign import Campaign
 from flows.cli import main
 from flows.cluster_file import Cluster
 from flows.context import Run
+from flows.plain_text import in_markdown
 from flows.progress import Progress
 from flows.show import show
 from flows.stages.propose import propose
@@ -69,7 +70,7 @@ def test_report_and_end_name_them(run: Run) -> None:
     )
     text = report.summary(run, evidence, [], {})
     assert f"## {report.UNREAD}" in text
-    assert r"- set/\<b>00.vasp cannot be read" in text
+    assert f"- {in_markdown('set/<b>00.vasp cannot be read')}" in text
     report.folder(run).mkdir(parents=True)
     (report.folder(run) / "summary.md").write_text(text)
     lines = report.closing_lines(run)
