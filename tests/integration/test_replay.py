@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,7 @@ from materials.identity import material_id
 from materials.records import Candidate
 from materials.serialization import structure_from_json
 from materials.store.ledger import Ledger
-from tests.integration.conftest import ASSAY
+from tests.integration.conftest import ASSAY, ROOT
 from tests.unit.materials import made_records as made
 
 ENERGY = "decomposition_energy_per_atom"
@@ -270,3 +271,25 @@ def test_bad_input_is_a_sentence_and_a_two(
     assert "Traceback" not in told.err
     assert told.out == ""
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_the_quickstarts_question_on_the_answers_that_ship(tmp_path: Path) -> None:
+    told = ["--strategies", "campaign,random,hull", "--budget", "12", "--format", "json"]
+    table, campaign = ROOT / "tests/benchmarks/quickstart-answers.csv.gz", ROOT / "configs/quickstart.yaml"
+    command = [str(ASSAY), "replay", str(table), "--campaign", str(campaign), *told]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = objects(done.stdout)
+    assert {one["seeds"] for one in found.values()} == {20}
+    wanted = int(re.findall(r"(\d+) of 96 rows; batches of 3, 12 answers, 20 seeds", done.stderr)[0])
+    chance = 12 * wanted / 96
+    spread = found["random"]["hits_std"] / np.sqrt(20)
+    assert found["random"]["hits"] == pytest.approx(chance, abs=4 * spread)
+    assert found["campaign"]["hits"] - found["campaign"]["hits_std"] / np.sqrt(20) > chance
+    # What the README says of it; another processor's rounding may change a pick.
+    said = re.search(r"finds ([\d.]+) ± ([\d.]+) of the (\w+) as the campaign", (ROOT / "README.md").read_text())
+    assert said is not None
+    assert found["campaign"]["hits"] == pytest.approx(float(said[1]), abs=0.3)
+    assert (said[3], found["hull"]["hits"]) == ("eight", 0)
+    assert wanted == 8
