@@ -84,6 +84,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(text, Loader=_UniqueKeys)
     except RecursionError:
         raise CampaignError(f"{path}: not valid YAML: nested too deep to be read") from None
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        place = f"line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+        found = ascii(chr(int(error.character)))
+        raise CampaignError(f"{path}, {place}: not valid YAML: it may not hold the character {found}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -158,7 +158,7 @@ class _Parser:
     def error(self, message: str, start: int | None = None) -> QueryError:
         place = self.token.start if start is None else start
         first = max(0, place - SHOWN)
-        shown = self.text[first : place + SHOWN]
+        shown = re.sub(r"\s", " ", self.text[first : place + SHOWN])  # a line break would part it from its caret
         before, behind = "…" * (first > 0), "…" * (len(self.text) > place + SHOWN)
         pointer = " " * (len(before) + place - first)
         return QueryError(f"Cannot understand --where: {message}\n  {before}{shown}{behind}\n  {pointer}^")

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from json import JSONDecodeError
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, func, select
@@ -47,6 +48,10 @@ def translated(engine: Engine) -> Iterator[None]:
         )
         kind = LedgerLost if again else LedgerError
         raise kind(f"The ledger at {mask(engine.url)} could not be used: {reason}") from None
+    except (JSONDecodeError, RecursionError):  # of a column that holds JSON
+        raise LedgerError(
+            f"The ledger at {mask(engine.url)} is damaged: it holds a value that is no JSON; go back to a copy of it"
+        ) from None
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Damaged and hostile inputs, made by a seeded generator: no traceback, no hang, no memory beyond 2 GiB.
 
-    python -m tests.benchmarks.fuzz [--kind structures] [--count 500] [--seed 0] [--only N]
+    python -m tests.benchmarks.fuzz [--kind KIND] [--count 500] [--seed 0] [--only N]
 
 Each input is made from its kind, the seed and its number alone, so that `--only N` makes one again and shows it. Exit
 code 1 if any of them ended in anything but an answer or one sentence of the program's own. Another kind of input is
@@ -16,15 +16,17 @@ import gzip
 import json
 import multiprocessing
 import random
+import re
 import resource
 import signal
+import sqlite3
 import string
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
@@ -47,6 +49,16 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILTERS = [
+    "energy_above_hull < 0.05 and band_gap > 1", "has Li and not has Cd and status = validated", "meets_targets",
+    "elements in (Li, Mg, P, As)", "( band_gap is null or score >= 0.5 ) and n_sites in (1, 2, 3)",
+    "formula = 'NaCl' and rank != 3", "not ( not ( pareto_front ) )",
+]  # fmt: skip
+ORDERS = ["score", "-band_gap", "energy_above_hull desc", "rank asc, score desc"]
+COLUMNS = ["all", "formula,band_gap", "rank, formula, score", ""]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """One kind of input.
@@ -54,10 +66,12 @@ class Kind:
     Attributes:
         make: Writes one into a folder, and returns its path.
         use: Gives it to the program; raises what it did not foresee.
+        lines: Most that an error may have: one for each wrong key of a file, a filter and its caret below it.
     """
 
     make: Callable[[random.Random, Path], Path]
     use: Callable[[Path], None]
+    lines: int = 1
 
 
 def make_structures(chance: random.Random, folder: Path) -> Path:
@@ -173,7 +187,177 @@ def damaged(chance: random.Random, text: str, others: list[str]) -> str:
     return "\n".join(lines)
 
 
-KINDS = {"structures": Kind(make=make_structures, use=use_structures)}
+def make_campaign(chance: random.Random, folder: Path) -> Path:
+    """Write a campaign file with some damage."""
+    return _damaged_yaml(
+        chance, folder / "campaign.yaml", [*CONFIGS.glob("*.yaml"), *Path(__file__).parent.glob("*.yaml")]
+    )
+
+
+def use_campaign(path: Path) -> None:
+    """Load it as every command does, and name what it is."""
+    from flows.load import load_campaign
+
+    json.dumps(load_campaign(path).identity()).encode()
+
+
+def make_cluster(chance: random.Random, folder: Path) -> Path:
+    """Write a cluster file with some damage."""
+    return _damaged_yaml(chance, folder / "cluster.yaml", [*(CONFIGS / "clusters").glob("*.yaml")])
+
+
+def use_cluster(path: Path) -> None:
+    """Load it."""
+    from flows.load import load_cluster
+
+    load_cluster(path).model_dump_json()
+
+
+def _damaged_yaml(chance: random.Random, path: Path, files: list[Path]) -> Path:
+    texts = [file.read_text(encoding="utf-8") for file in sorted(files)]
+    text = chance.choice(texts)
+    for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
+        text = damaged(chance, text, texts)
+    path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
+    return path
+
+
+def make_filter(chance: random.Random, folder: Path) -> Path:
+    """Write the arguments of `assay table`: a filter, an order, columns."""
+    words = [word for text in FILTERS for word in text.split(" ")]
+    told = []
+    for texts in (FILTERS, ORDERS, COLUMNS):
+        text = chance.choice(texts)
+        for _ in range(chance.choice((0, 1, 1, 2, 5))):
+            parts = text.split(" ")
+            parts.insert(chance.randrange(len(parts) + 1), chance.choice(chance.choice((words, HOSTILE))))
+            text = " ".join(parts) if chance.random() < 0.8 else damaged(chance, text, FILTERS)
+        told.append(text * chance.choice((1, 1, 1, 1, 30)))
+    path = folder / "filter.json"
+    path.write_text(json.dumps(told))
+    return path
+
+
+def use_filter(path: Path) -> None:
+    """Ask a small ledger."""
+    from flows import tables
+    from materials.store.ledger import Ledger
+
+    where, sort, columns = json.loads(path.read_text())
+    file = path.with_name("assay.db")
+    file.write_bytes(_ledger())
+    with Ledger.open(f"sqlite:///{file}", must_exist=True) as ledger:
+        found = tables.query(ledger, None, where=where, sort=sort, limit=20, columns=columns)
+    for write in (tables.as_text, tables.as_csv, tables.as_json):
+        write(found)
+
+
+def make_replay_table(chance: random.Random, folder: Path) -> Path:
+    """Write a table of structures and answers with some damage."""
+    import pandas
+
+    structures = [text for name, text in sorted(_structures().items()) if name.endswith((".cif", "POSCAR", "g.json"))]
+    rows = [
+        {
+            "name": chance.choice(["a", "b", *HOSTILE]),
+            "structure": chance.choice(structures),
+            "band_gap": chance.choice([1.5, 0.0, 3, *HOSTILE]),
+            "decomposition_energy_per_atom": chance.choice([-0.1, 0.0, 0.2, *HOSTILE]),
+            "level_of_theory": chance.choice(["PBE", "PBE", "PBE+U/MP2020", *HOSTILE]),
+        }
+        for _ in range(chance.randrange(1, 6))
+    ]
+    table = pandas.DataFrame(rows)
+    if chance.random() < 0.2:
+        table = table.drop(columns=chance.choice(list(table.columns)))
+    if chance.random() < 0.5:
+        path, text = folder / "table.csv", table.to_csv(index=False)
+    else:
+        path, text = folder / "table.jsonl", str(table.to_json(orient="records", lines=True))
+    for _ in range(chance.choice((0, 0, 1, 2))):
+        text = damaged(chance, text, structures)
+    path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
+    return path
+
+
+def use_replay_table(path: Path) -> None:
+    """Read it as a replay does, before anything is screened."""
+    from flows.replay_rows import open_rows
+
+    url = f"sqlite:///{path.with_name('assay.db')}"
+    with open_rows(str(path), url, ["band_gap", "decomposition_energy_per_atom"]) as (_, labelled):
+        assert all(len(values) == len(labelled.candidates) for values in labelled.answers.values())
+
+
+def make_ledger(chance: random.Random, folder: Path) -> Path:
+    """Write a ledger that a disk or a person has damaged."""
+    path, data = folder / "assay.db", _ledger()
+    if chance.random() < 0.4:
+        for _ in range(chance.choice((1, 3, 30))):
+            at = chance.randrange(len(data))
+            data = data[:at] + chance.randbytes(chance.choice((1, 8, 200))) + data[at + 1 :]
+        if chance.random() < 0.3:
+            data = data[: chance.randrange(len(data))]
+        path.write_bytes(data)
+        return path
+    path.write_bytes(data)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            table = chance.choice(tables)
+            columns = {row[1]: row[2] for row in connection.execute(f"pragma table_info({table})")}
+            column = chance.choice(sorted(columns))
+            # PostgreSQL would take no text as a number. What is JSON of another kind, somebody has written on purpose.
+            texts = [text.encode("utf-8", "replace").decode() for text in HOSTILE]
+            if "JSON" in columns[column]:
+                texts = ["", "[", "{", "nul", "[" * 3000, "\x00"]
+            numbers = [None, 1e308, -1e308, 2**62, -1, 0, 0.5]
+            value = chance.choice(texts if re.search("CHAR|TEXT|JSON", columns[column]) else numbers)
+            with suppress(sqlite3.Error):  # a constraint
+                connection.execute(f"update {table} set {column} = ?", [value])
+    return path
+
+
+def use_ledger(path: Path) -> None:
+    """Ask it what `assay status`, `assay table` and `assay show` ask."""
+    from flows import show, status, tables
+    from materials.store.ledger import Ledger
+
+    with Ledger.open(f"sqlite:///{path}", must_exist=True) as ledger:
+        status.status(ledger, None, "table")
+        status.status(ledger, None, "json")
+        found = tables.query(ledger, None, where=None, sort=None, limit=20, columns="all")
+        for write in (tables.as_text, tables.as_csv, tables.as_json):
+            write(found)
+        show.show(ledger, "m1", "text")
+
+
+@cache
+def _ledger() -> bytes:
+    """A small ledger, as a file's content."""
+    from materials.store.ledger import Ledger
+    from tests.unit.materials import made_records as made
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "assay.db"
+        with Ledger.open(f"sqlite:///{file}") as ledger:
+            campaign_id = ledger.add_campaign("small", {"name": "small"})
+            ledger.add_candidates(campaign_id, [made.candidate("m1"), made.candidate("m2", parents=("[/i] <b>",))])
+            ledger.add_calculations([made.calculation("m1"), made.calculation("m2")])
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("pragma wal_checkpoint(truncate)")
+            connection.execute("pragma journal_mode=delete")
+        return file.read_bytes()
+
+
+KINDS = {
+    "structures": Kind(make=make_structures, use=use_structures),
+    "campaigns": Kind(make=make_campaign, use=use_campaign, lines=5),
+    "clusters": Kind(make=make_cluster, use=use_cluster, lines=5),
+    "filters": Kind(make=make_filter, use=use_filter, lines=3),
+    "replay tables": Kind(make=make_replay_table, use=use_replay_table),
+    "ledgers": Kind(make=make_ledger, use=use_ledger),
+}
 
 
 def make(kind: str, seed: int, number: int, folder: Path) -> Path:
@@ -205,7 +389,7 @@ def trouble_with(kind: str, path: Path) -> str:
         with _limited(SECONDS):
             KINDS[kind].use(path)
     except AssayError as error:
-        return "a message of several lines" if "\n" in str(error) else ""
+        return f"too long a message: {error}" if str(error).count("\n") >= KINDS[kind].lines else ""
     except _TooLong:
         return f"more than {SECONDS:g} s of CPU time:\n{traceback.format_exc()}"
     except Exception:  # noqa: BLE001 - this is what is looked for

@@ -301,3 +301,12 @@ def test_a_campaign_survives_yaml(batch: int, seed: int, within: float, near: fl
     campaign = check(Campaign, content, "here")
     again = check(Campaign, yaml.safe_load(yaml.safe_dump(campaign.model_dump(mode="json"))), "here")
     assert again == campaign
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x1b", "\ufffe"])
+def test_a_character_that_yaml_may_not_hold_is_told_with_its_place(tmp_path: Path, character: str) -> None:
+    (tmp_path / "campaign.yaml").write_text(f"name: a\nsources: {character}[]\n")
+    with pytest.raises(CampaignError) as caught:
+        load_campaign(tmp_path / "campaign.yaml")
+    said = f"campaign.yaml, line 2, column 10: not valid YAML: it may not hold the character {character!a}"
+    assert str(caught.value).endswith(said)

@@ -308,3 +308,10 @@ def test_a_long_filter_goes_through_the_planner() -> None:
         for joint in ("and", "or"):
             where = f" {joint} ".join(f"rank != {-i}" for i in range(1, CHAIN))
             assert ledger.table(campaign_id, where=parse(where, columns()), sort=()) == []
+
+
+def test_a_line_break_does_not_part_a_query_from_its_caret() -> None:
+    with pytest.raises(QueryError) as caught:
+        parse("band_gap > 1\nand\t> 2", COLUMNS)
+    _, shown, caret = str(caught.value).split("\n")
+    assert shown[caret.index("^") :].startswith("> 2")

@@ -665,3 +665,15 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert {f"a-{i}-{j}" for i in range(acknowledged) for j in range(3)} <= set(ids)
         assert len(ids) % 3 == 0  # a batch is there as a whole or not at all
         assert {f"a-{i}" for i in range(acknowledged)} <= ledger.calculations().keys()
+
+
+def test_json_that_is_damaged_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "assay.db"
+    with Ledger.open(f"sqlite:///{file}") as ledger:
+        ledger.add_candidates(ledger.add_campaign("small", {"name": "small"}), [made.candidate("m1")])
+        ledger.add_calculations([made.calculation("m1")])
+    for text in ("no json", "[" * 5000):
+        with closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute("update calculations set properties = ?", [text])
+        with Ledger.open(f"sqlite:///{file}") as ledger, pytest.raises(LedgerError, match=r"assay.db is damaged: "):
+            ledger.evidence("m1")
