@@ -167,7 +167,7 @@ def show(material_id: str, style: str, ledger: str | None) -> None:
     from flows import show as showing
 
     with _open(ledger) as opened:
-        click.echo(showing.show(opened, material_id, style))
+        click.echo(printable(showing.show(opened, material_id, style)))
 
 
 @assay.command()
@@ -195,7 +195,7 @@ def status(campaign: str | None, style: str, ledger: str | None) -> None:
     from flows import status as state
 
     with _open(ledger) as opened:
-        click.echo(state.status(opened, campaign, style))
+        click.echo(printable(state.status(opened, campaign, style)))
 
 
 @assay.command()
@@ -219,7 +219,7 @@ def doctor(cluster_file: Path | None, style: str, folder: Path, ledger: str | No
         from flows.cluster_doctor import examine_cluster
 
         results += examine_cluster(cluster, folder=folder, say=terminal.say)
-    click.echo(checks.written(results, style))
+    click.echo(printable(checks.written(results, style)))
     if any(check.needed and not check.ok for check in results):
         sys.exit(1)
 

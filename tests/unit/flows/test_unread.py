@@ -56,6 +56,19 @@ def test_status_names_ten_and_counts_the_others(run: Run) -> None:
     assert "and 5 more" in told[-1]
 
 
+def test_a_name_gives_no_orders_to_a_terminal(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (run.folder / "set").glob("<b>*"):
+        path.write_text(GOOD)
+    (run.folder / "set" / "\x1b[31m.vasp").write_text("nothing")
+    propose(run)
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "--ledger", str(run.folder / "assay.db")])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "[31m.vasp" in told
+    assert "\x1b" not in told
+
+
 def test_json_names_all(run: Run) -> None:
     (told,) = json.loads(status(run.ledger, None, "json"))
     assert len(told["unread"]) == N_BAD + 2
