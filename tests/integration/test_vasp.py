@@ -205,7 +205,7 @@ def test_one_that_always_dies_crashed(tmp_path: Path, code: Vasp) -> None:
 
 def test_more_time_goes_on_from_where_it_was(tmp_path: Path, code: Vasp) -> None:
     slow = Ask(structure=STRETCHED, relax=True, environment=told(seconds=60, step=4))
-    short = only(tmp_path, code, slow, walltime_s=8.0)
+    short = only(tmp_path, code, slow, walltime_s=20.0)
     assert short.status == "walltime"
     (folder,) = (tmp_path / "dft").iterdir()
     done = json.loads((folder / "checkpoint.json").read_text())["n_steps"]
