@@ -150,7 +150,7 @@ def test_no_structure_is_blamed_for_the_end_of_a_workers_life(
     lifetime_s = 4 + 2 * imports_s()
     monkeypatch.setattr(slurm_workers, "lifetime", lambda walltime_s: (lifetime_s, 1.0))
     before = len(slurm.jobs())
-    run = make_run("Slow", crystals(80), workers())
+    run = make_run("Slow", crystals(120), workers())
     count = screen(run)
     assert count == len(energies(run))
     assert not run.ledger.failures(run.campaign_id)
