@@ -226,7 +226,6 @@ class Answering:
             return _resolve(connection, name)
 
     @persistent
-    @persistent
     def unread(self, campaign_id: str | None = None) -> list[Failure]:
         """Give what could not be read, in the order in which it came, without what has been read since.
 
@@ -254,6 +253,7 @@ class Answering:
                         found.pop(parent, None)
         return list(found.values())
 
+    @persistent
     def evidence(self, name: str) -> dict[str, Any]:
         """Give every record behind a material, for all campaigns, in the order in which they came.
 

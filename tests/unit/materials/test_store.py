@@ -27,12 +27,12 @@ from hypothesis import strategies as st
 from pymatgen.core import Structure
 from sqlalchemy import event, func, select
 
-from materials.errors import LedgerError, LedgerTooNew, QueryError
+from materials.errors import LedgerError, LedgerLost, LedgerTooNew, QueryError
 from materials.query import parse, parse_sort
 from materials.records import Failure, Prediction, RankedCandidate
 from materials.serialization import structure_from_json, structure_to_json
+from materials.store import answering, recording, tables, transactions
 from materials.store import connection as connecting
-from materials.store import recording, tables, transactions
 from materials.store.answering import columns
 from materials.store.ledger import Ledger
 from materials.store.rows import write_calculation, write_candidate
@@ -677,3 +677,22 @@ def test_json_that_is_damaged_is_a_sentence(tmp_path: Path) -> None:
             connection.execute("update calculations set properties = ?", [text])
         with Ledger.open(f"sqlite:///{file}") as ledger, pytest.raises(LedgerError, match=r"assay.db is damaged: "):
             ledger.evidence("m1")
+
+
+@pytest.mark.parametrize("ask", ["evidence", "unread"])
+def test_what_is_asked_while_the_database_is_away_is_asked_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as ledger:
+        ledger.add_candidates(ledger.add_campaign("small", {"name": "small"}), [made.candidate("m1")])
+        there, asked = answering.reading, list[int]()
+
+        def away_at_first(engine: Any) -> Any:
+            asked.append(1)
+            if len(asked) == 1:
+                raise LedgerLost("away")
+            return there(engine)
+
+        monkeypatch.setattr(answering, "reading", away_at_first)
+        getattr(ledger, ask)(*(["m1"] if ask == "evidence" else []))
+        assert len(asked) == 2
