@@ -154,11 +154,11 @@ def _read_result(content: Mapping[str, Any]) -> DFTResult:
         band_gap=_optional(content, "band_gap"),
         max_force=_optional(content, "max_force"),
         max_stress=_optional(content, "max_stress"),
-        n_steps=_whole(content.get("n_steps", 0)),
+        n_steps=_of_kind(content.get("n_steps", 0), int, "whole number"),
         wall_time_s=_float(content.get("wall_time_s", 0.0)),
-        attempts=_whole(content.get("attempts", 1)),
-        message=_text(content.get("message", "")).strip(),
-        properties=_mapping(content.get("properties", {})),
+        attempts=_of_kind(content.get("attempts", 1), int, "whole number"),
+        message=_of_kind(content.get("message", ""), str, "text").strip(),
+        properties=_of_kind(content.get("properties", {}), dict, "object"),
     )
     if status == "converged" and result.energy is not None and not math.isfinite(result.energy):
         # The code would say so again.
@@ -166,32 +166,18 @@ def _read_result(content: Mapping[str, Any]) -> DFTResult:
     return result
 
 
+def _of_kind(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {what}")
+    return value
+
+
 def _float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
+    return float(_of_kind(value, (int, float), "number"))
 
 
 def _optional(content: Mapping[str, Any], name: str) -> float | None:
     return None if content.get(name) is None else _float(content[name])
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r} is no object")
-    return value
 
 
 def _number(content: Mapping[str, Any], name: str) -> float:

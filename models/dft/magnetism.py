@@ -20,7 +20,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from materials.sanity import oxidation_states as known_states
-from models.dft.polyanions import ANIONS, polyanions_of
+from models.dft.polyanions import ANIONS, Polyanions, polyanions_of
 from models.dft.radicals import Unit, is_isolated, unpaired_units
 
 if TYPE_CHECKING:
@@ -74,9 +74,10 @@ def magnetism_of(structure: Structure) -> Magnetism:
         structure: Ordered crystal.
     """
     symbols = [site.specie.symbol for site in structure]
-    shells = open_shells(structure)
+    polyanions = polyanions_of(structure)
+    shells = open_shells(structure, polyanions)
     moments = [shells.get(symbol, 0.0) for symbol in symbols]
-    least = CLOSED if _has_strong_field(structure) else 0.0
+    least = CLOSED if polyanions is not None and polyanions.strong_field else 0.0
     centres: list[Unit] = [((k, (0, 0, 0)),) for k, moment in enumerate(moments) if moment > least]
     for unit, unpaired in unpaired_units(structure):
         if not any(moments[k] for k, _ in unit):
@@ -88,12 +89,18 @@ def magnetism_of(structure: Structure) -> Magnetism:
     return Magnetism(moments=tuple(moments), centres=tuple(centres))
 
 
-def open_shells(structure: Structure) -> dict[str, float]:
-    """Element -> moment of its open d or f shell (μB) by its oxidation state, those with closed shells left out."""
+def open_shells(structure: Structure, polyanions: Polyanions | None) -> dict[str, float]:
+    """Element -> moment of its open d or f shell (μB) by its oxidation state, those with closed shells left out.
+
+    Args:
+        structure: Ordered crystal.
+        polyanions: Its own, from `polyanions_of`.
+    """
     symbols = frozenset(site.specie.symbol for site in structure)
     if len(symbols) == 1:
         return {symbol: METALLIC_MOMENTS[symbol] for symbol in symbols if symbol in METALLIC_MOMENTS}
-    states, strong_field = states_of(structure), _has_strong_field(structure)
+    states = states_of(structure, polyanions)
+    strong_field = polyanions is not None and polyanions.strong_field
     found = {}
     for symbol in sorted(symbols):
         if symbol in states:
@@ -105,7 +112,7 @@ def open_shells(structure: Structure) -> dict[str, float]:
     return found
 
 
-def states_of(structure: Structure) -> dict[str, float]:
+def states_of(structure: Structure, polyanions: Polyanions | None) -> dict[str, float]:
     """Element -> its most likely oxidation state; empty where it has none.
 
     By the composition; but where anions are bonded to each other, their bonds tell what is left for the metals, and
@@ -113,11 +120,12 @@ def states_of(structure: Structure) -> dict[str, float]:
 
     Args:
         structure: Ordered crystal.
+        polyanions: Its own, from `polyanions_of`.
     """
     from pymatgen.core import Composition
 
     composition = structure.composition.element_composition
-    if (polyanions := polyanions_of(structure)) is not None:
+    if polyanions is not None:
         cations = Composition({e: n for e, n in composition.items() if e.symbol not in ANIONS})
         if found := _cation_states(cations, -polyanions.charge):
             return found
@@ -133,11 +141,6 @@ def _cation_states(cations: Composition, charge: int) -> dict[str, float]:
         (element,) = cations
         return {element.symbol: charge / cations.num_atoms} if charge > 0 else {}
     return oxidation_states((cations / divisor).formula.replace(" ", ""), charge // divisor) if charge > 0 else {}
-
-
-def _has_strong_field(structure: Structure) -> bool:
-    found = polyanions_of(structure)
-    return found is not None and found.strong_field
 
 
 @lru_cache(maxsize=10_000)

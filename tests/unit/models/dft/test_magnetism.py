@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
-from models.dft.magnetism import magnetism_of, open_shells, states_of
+from models.dft import magnetism
+from models.dft.magnetism import magnetism_of
 from models.dft.polyanions import polyanions_of
 from models.dft.presets import symmetrised
 
@@ -30,6 +31,14 @@ CLOSED = [
     "LiMgP", "LiZnAs", "CuMgP", "AgMgAs", "Cu3P", "Cu3N", "CuP2", "AgZn", "Na3As", "Mg3Sb2", "CaCu5", "SnO2", "PbTe",
     "Li4Ti5O12", "Li7La3Zr2O12", "Ca5P3O12F", "Ca5P3O13H", "Li10GeP2S12", "Mg17Al12",
 ]  # fmt: skip
+
+
+def open_shells(structure: Structure) -> dict[str, float]:
+    return magnetism.open_shells(structure, polyanions_of(structure))
+
+
+def states_of(structure: Structure) -> dict[str, float]:
+    return magnetism.states_of(structure, polyanions_of(structure))
 
 
 def spread(formula: str) -> Structure:
