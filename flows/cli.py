@@ -167,7 +167,7 @@ def show(material_id: str, style: str, ledger: str | None) -> None:
     from flows import show as showing
 
     with _open(ledger) as opened:
-        click.echo(printable(showing.show(opened, material_id, style)))
+        click.echo(showing.show(opened, material_id, style))
 
 
 @assay.command()

@@ -134,7 +134,7 @@ def _prediction(r: Record) -> str:
 def _unread(failures: Sequence[Failure], style: str) -> str:
     if style == "json":
         return json.dumps([asdict(failure) for failure in failures], indent=1, ensure_ascii=False)
-    return "\n".join(f"Could not be read: {failure.message} ({failure.error})" for failure in failures)
+    return printable("\n".join(f"Could not be read: {failure.message} ({failure.error})" for failure in failures))
 
 
 def _failure(r: Record) -> str:
