@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import DFT, Campaign
-from flows.cluster_file import Cluster
+from flows.campaign import DFT
 from flows.context import Run
-from flows.progress import Progress
 from flows.show import show
 from flows.stages.assess import Screened, assess_screened, assess_validated, hull_level, judged_by_dft
 from flows.stages.pool import gather_pool
@@ -22,9 +20,9 @@ from flows.stages.propose import _named_as_kept
 from flows.stages.publish import publish
 from materials.errors import CampaignError
 from materials.records import Calculation, Failure
-from materials.store.ledger import Ledger
 from models.descriptors import feature_names
 from models.projection import freeze
+from tests.unit.flows.made_runs import opened_run
 from tests.unit.materials import made_records as made
 
 SALT = Structure(Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -34,23 +32,14 @@ ELEMENTS = {name: Structure(Lattice.cubic(4.0), [name], [[0, 0, 0]]) for name in
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    with Ledger.open(str(tmp_path / "assay.db")) as ledger:
-        campaign = Campaign.model_validate(
-            {
-                "name": "made",
-                "sources": [{"kind": "prototypes", "roles": {"A": ["Na"], "X": ["Cl"]}}],
-                "targets": [{"property": "decomposition_energy_per_atom", "at_most": 0.05}],
-                "dft": {"budget": 0},
-            }
-        )
-        yield Run(
-            campaign=campaign,
-            cluster=Cluster(),
-            campaign_id=ledger.add_campaign(campaign.name, campaign.identity()),
-            ledger=ledger,
-            folder=tmp_path,
-            progress=Progress(lambda _: None),
-        )
+    content = {
+        "name": "made",
+        "sources": [{"kind": "prototypes", "roles": {"A": ["Na"], "X": ["Cl"]}}],
+        "targets": [{"property": "decomposition_energy_per_atom", "at_most": 0.05}],
+        "dft": {"budget": 0},
+    }
+    with opened_run(tmp_path, content) as run:
+        yield run
 
 
 def told(run: Run, material_id: str, relaxed: Structure, per_atom: float) -> Calculation:

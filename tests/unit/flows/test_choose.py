@@ -15,20 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import DFT, Campaign, TargetSection
-from flows.cluster_file import Cluster
+from flows.campaign import DFT, TargetSection
 from flows.context import Run
-from flows.progress import Progress
 from flows.stages.assess import Screened, assess_screened
 from flows.stages.choose import believe, choose
 from flows.stages.pool import gather_pool
 from flows.stages.validate import collect, jobs_of, plans, require_corners, superseded
 from materials.errors import DFTError
 from materials.records import Failure, Target
-from materials.store.ledger import Ledger
 from models.dft.presets import BOTH_MESHES
 from models.scoring import score_pool
 from models.selection import audits_due
+from tests.unit.flows.made_runs import opened_run
 from tests.unit.materials import made_records as made
 
 ENERGY, GAP = "decomposition_energy_per_atom", "band_gap"
@@ -66,16 +64,7 @@ def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Ite
         "dft": {"budget": 12},
         "learning": {"batch": 4, "audits": 0.25, "seed": 3},
     }
-    with Ledger.open(str(tmp_path / "assay.db")) as ledger:
-        campaign = Campaign.model_validate(content)
-        run = Run(
-            campaign=campaign,
-            cluster=Cluster(),
-            campaign_id=ledger.add_campaign(campaign.name, campaign.identity()),
-            ledger=ledger,
-            folder=tmp_path,
-            progress=Progress(said.append),
-        )
+    with opened_run(tmp_path, content, said.append) as run:
         screen(run)
         yield run
 

@@ -11,12 +11,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 import materials.identity
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster
 from flows.context import Interrupted, Run
-from flows.progress import Progress
 from flows.stages.propose import propose
-from materials.store.ledger import Ledger
+from tests.unit.flows.made_runs import opened_run
 
 SALTS = {"kind": "prototypes", "roles": {"A": ["Na", "K"], "X": ["Cl", "Br"]}}
 
@@ -24,16 +21,8 @@ SALTS = {"kind": "prototypes", "roles": {"A": ["Na", "K"], "X": ["Cl", "Br"]}}
 @contextlib.contextmanager
 def opened(folder: Path, sources: list[dict[str, Any]], said: list[str]) -> Iterator[Run]:
     folder.mkdir(exist_ok=True)
-    with Ledger.open(str(folder / "assay.db")) as ledger:
-        campaign = Campaign.model_validate({"name": "made", "sources": sources, "dft": {"budget": 0}})
-        yield Run(
-            campaign=campaign,
-            cluster=Cluster(),
-            campaign_id=ledger.add_campaign(campaign.name, campaign.identity()),
-            ledger=ledger,
-            folder=folder,
-            progress=Progress(said.append),
-        )
+    with opened_run(folder, {"name": "made", "sources": sources, "dft": {"budget": 0}}, said.append) as run:
+        yield run
 
 
 def test_overlapping_sources_propose_what_one_of_them_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

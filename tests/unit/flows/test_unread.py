@@ -8,17 +8,14 @@ from typing import Any
 import pytest
 
 from flows import report
-from flows.campaign import Campaign
 from flows.cli import main
-from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.plain_text import in_markdown
-from flows.progress import Progress
 from flows.show import show
 from flows.stages.propose import propose
 from flows.status import status
 from materials.errors import QueryError
-from materials.store.ledger import Ledger
+from tests.unit.flows.made_runs import opened_run
 
 GOOD = "Na Cl\n5.64\n0 .5 .5\n.5 0 .5\n.5 .5 0\nNa Cl\n1 1\nDirect\n0 0 0\n.5 .5 .5\n"
 N_BAD = 13
@@ -32,17 +29,8 @@ def run(tmp_path: Path) -> Any:
     for n in range(N_BAD):
         (folder / f"<b>{n:02d}.vasp").write_text("nothing")
     (folder / "two.xyz").write_text("1\n\nNa 0 0 0\n" * 2)
-    with Ledger.open(str(tmp_path / "assay.db")) as ledger:
-        sources = [{"kind": "files", "path": str(folder)}]
-        campaign = Campaign.model_validate({"name": "made", "sources": sources, "dft": {"budget": 0}})
-        run = Run(
-            campaign=campaign,
-            cluster=Cluster(),
-            campaign_id=ledger.add_campaign(campaign.name, campaign.identity()),
-            ledger=ledger,
-            folder=tmp_path,
-            progress=Progress(lambda _: None),
-        )
+    sources = [{"kind": "files", "path": str(folder)}]
+    with opened_run(tmp_path, {"name": "made", "sources": sources, "dft": {"budget": 0}}) as run:
         propose(run)
         yield run
 

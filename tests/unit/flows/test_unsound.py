@@ -12,7 +12,6 @@ import yaml
 from pymatgen.core import Lattice, Structure
 
 from flows.campaign import Campaign
-from flows.cluster_file import Cluster
 from flows.context import Run
 from flows.progress import Progress
 from flows.sources import Prototypes
@@ -26,8 +25,8 @@ from flows.stages.validate import collect, jobs_of, plan_of, validate
 from materials.errors import MissingTerminals
 from materials.records import Calculation, Candidate, Failure, Role, Selection
 from materials.sources import prototypes
-from materials.store.ledger import Ledger
 from models.dft.record import level_of_theory
+from tests.unit.flows.made_runs import opened_run
 from tests.unit.materials import made_records as made
 
 ENERGY = "decomposition_energy_per_atom"
@@ -44,16 +43,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         "targets": [{"property": ENERGY, "at_most": -0.1}],
         "dft": {"budget": 12, "code": "gpaw", "preset": "quick", "anion_corrections": False},
     }
-    with Ledger.open(str(tmp_path / "assay.db")) as ledger:
-        campaign = Campaign.model_validate(content)
-        yield Run(
-            campaign=campaign,
-            cluster=Cluster(),
-            campaign_id=ledger.add_campaign(campaign.name, campaign.identity()),
-            ledger=ledger,
-            folder=tmp_path,
-            progress=Progress(lambda _: None),
-        )
+    with opened_run(tmp_path, content) as run:
+        yield run
 
 
 def told(run: Run, material_id: str, relaxed: Structure, per_atom: float) -> Calculation:
