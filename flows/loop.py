@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -29,7 +30,7 @@ from flows.stages.unsound import tell_missing_references
 from flows.stages.validate import relax_best, require_corners, validate
 from flows.terminal import stop_signals
 from flows.unforeseen import foreseen
-from materials.errors import LedgerError
+from materials.errors import HullError, LedgerError
 from models.dft.codes import open_code
 
 Result = TypeVar("Result")
@@ -65,7 +66,11 @@ def discover(run: Run, step: Step = direct) -> None:
     """Propose, screen, then choose and validate round by round, and publish what is known after each."""
     step("propose", propose, run)
     tell_missing_references(run)
-    step("screen", screen, run)
+    try:
+        step("screen", screen, run)
+    except Interrupted:
+        publish_unfinished(run)
+        raise
     screened = step("assess", assess_screened, run)
     pool = step("describe", gather_pool, run, screened)
     if run.use_dft:
@@ -77,6 +82,20 @@ def discover(run: Run, step: Step = direct) -> None:
             round_number += 1
         step("relax the best", relax_best, run, screened)
     step("publish", publish, run, screened, pool)
+
+
+def publish_unfinished(run: Run) -> None:
+    """Publish what a screening had done when it was stopped: hulls of what is known, and a table to look at."""
+    rest = replace(run, stop=threading.Event(), use_dft=False)
+    if not rest.screened():
+        return
+    try:
+        screened = assess_screened(rest, keep=False)
+    except HullError as error:
+        run.progress.say(f"There is no table yet: {error}")
+        return
+    publish(rest, screened, gather_pool(rest, screened))
+    run.progress.say("The table has what was screened by now, on hulls of the phases that are known by now.")
 
 
 def run_request(request: Request) -> None:
@@ -187,8 +206,6 @@ def _heard(progress: Progress) -> Iterator[None]:
 @contextmanager
 def _stopping(run: Run) -> Iterator[None]:
     """Turn the first Ctrl-C, SIGTERM or hang-up into a clean stop; the second one ends at once."""
-    import threading
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return

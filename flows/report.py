@@ -110,6 +110,11 @@ def findings(run: Run, evidence: Evidence, selections: Sequence[Selection]) -> l
     rows = {row.material_id: row for row in evidence.rows}
     validated = [row for row in evidence.rows if row.status == "validated"]
     lines = [f"wanted: {'; '.join(wish(target) for target in run.targets)}"]
+    if unscreened := run.ledger.missing(run.campaign_id, run.campaign.dft.code)["screened"]:
+        lines.append(
+            f"not yet screened: {unscreened} structures, which the hulls lack: what they call stable may not be;"
+            " the same command goes on"
+        )
     picked = [rows[s.material_id] for s in selections if s.material_id in rows]
     judged = [row for row in picked if row.meets_targets is not None]
     chosen = hit_rate(sum(bool(row.meets_targets) for row in judged), len(judged))

@@ -87,8 +87,14 @@ class Screened:
         return [self.built[m] for m in material_ids]
 
 
-def assess_screened(run: Run) -> Screened:
-    """Merge what relaxed into one crystal, build the potential's hull, keep both in the ledger."""
+def assess_screened(run: Run, *, keep: bool = True) -> Screened:
+    """Merge what relaxed into one crystal and build the potential's hull.
+
+    Args:
+        run: The campaign.
+        keep: Whether both are written into the ledger. What a screening that was stopped says is not: of a crystal that
+            stands for others, and of a phase's distance from its hull, the rest may say otherwise.
+    """
     identity = run.potential_identity
     with run.progress.timed("ledger"):
         candidates = set(run.ledger.candidate_ids(run.campaign_id, "candidate"))
@@ -108,9 +114,10 @@ def assess_screened(run: Run) -> Screened:
     for material_id in duplicates:
         del entries[material_id]
         outcomes.pop(material_id, None)
-    with run.progress.timed("ledger"):
-        run.ledger.add_equivalences(run.campaign_id, duplicates, "relaxed")
-    stabilities = _judge(run, entries)
+    if keep:
+        with run.progress.timed("ledger"):
+            run.ledger.add_equivalences(run.campaign_id, duplicates, "relaxed")
+    stabilities = _judge(run, entries, keep=keep)
     near = sum(s.energy_above_hull <= 0.05 for m, s in stabilities.items() if m in candidates)
     run.progress.say(
         f"Screened {n_calculations}: {n_unfinished} not converged, {len(duplicates)} relaxed into another's"
@@ -242,8 +249,8 @@ def _is_below(other: HullEntry, kept: HullEntry) -> bool:
     return other.method == kept.method and other.energy_per_atom < kept.energy_per_atom - SAME_ENERGY
 
 
-def _judge(run: Run, entries: Mapping[str, HullEntry]) -> dict[str, Stability]:
-    """Build the hulls, write what they say of each phase, and keep what the stages ask for."""
+def _judge(run: Run, entries: Mapping[str, HullEntry], *, keep: bool) -> dict[str, Stability]:
+    """Build the hulls, write what they say of each phase, and give what the stages ask for."""
     from materials.hull import assess_by_system
 
     nothing: dict[str, float] = {}
@@ -254,8 +261,9 @@ def _judge(run: Run, entries: Mapping[str, HullEntry]) -> dict[str, Stability]:
             some = list(islice(judged, JUDGED_AT_ONCE))
         if not some:
             return stabilities
-        with run.progress.timed("ledger"):
-            run.ledger.add_stabilities(run.campaign_id, some)
+        if keep:
+            with run.progress.timed("ledger"):
+                run.ledger.add_stabilities(run.campaign_id, some)
         stabilities.update((s.material_id, replace(s, decomposition=nothing)) for s in some)
 
 

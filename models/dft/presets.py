@@ -5,6 +5,7 @@ What they are worth was measured: tests/benchmarks/dft-presets.md.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -249,15 +250,22 @@ def symmetrised(structure: Structure, symprec: float = SYMPREC) -> Structure:
 
 def _symmetry(structure: Structure, symprec: float) -> MoyoDataset | None:
     """The symmetry of a crystal; None where there is none at all that could be named."""
+    numbers = tuple(int(site.specie.Z) for site in structure)
+    basis, positions = (np.asarray(of, float) for of in (structure.lattice.matrix, structure.frac_coords))
+    return _symmetry_of(basis.tobytes(), positions.tobytes(), numbers, symprec)
+
+
+# Settings, cell and identity of one calculation each ask for it.
+@functools.lru_cache(maxsize=256)
+def _symmetry_of(basis: bytes, positions: bytes, numbers: tuple[int, ...], symprec: float) -> MoyoDataset | None:
     import moyopy
 
     # Of a supercell it warns that not all operations map its lattice onto itself, which nobody asked.
     logging.getLogger("moyo").setLevel(logging.ERROR)
 
-    numbers = [int(site.specie.Z) for site in structure]
-    cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
+    rows, sites = np.frombuffer(basis).reshape(3, 3), np.frombuffer(positions).reshape(-1, 3)
     try:
-        return moyopy.MoyoDataset(cell, symprec=symprec)
+        return moyopy.MoyoDataset(moyopy.Cell(rows.tolist(), sites.tolist(), list(numbers)), symprec=symprec)
     except ValueError:
         return None
 
