@@ -1,8 +1,9 @@
-"""Fifty kills with -9 at random moments: nothing lost, nothing twice.
+"""Forty kills with -9 at random moments: nothing lost, nothing twice.
 
     python -m tests.benchmarks.kills
     python -m tests.benchmarks.kills --kills 5 --seed 1
     python -m tests.benchmarks.kills --kills 4 --only "DFT process" "Prefect worker" --at DFT
+    python -m tests.benchmarks.kills --kills 3 --only "DFT process" --one-element --gap 3
 
 A campaign of real structures, CHGNet and GPAW (tests/benchmarks/kills.yaml) is run in three ways: from the command line
 with workers of its own, with a Dask scheduler and workers of somebody else, and by a worker of a Prefect server. One of
@@ -101,10 +102,12 @@ def _counts(kills: list[Kill]) -> str:
 def main() -> None:
     """Kill, print the table and the verdict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=VICTIMS, default=VICTIMS)
     parser.add_argument("--at", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--gap", type=float, default=20.0, help="the longest time between two kills, s (default: 20)")
+    parser.add_argument("--one-element", action="store_true", help="kill one calculation of DFT only, an element's")
     parser.add_argument("--folder", type=Path, help="a new one, for what is to be looked at afterwards")
     arguments = parser.parse_args()
     wanted = Counter(arguments.only[number % len(arguments.only)] for number in range(arguments.kills))
@@ -113,7 +116,8 @@ def main() -> None:
         folder = (arguments.folder or Path(scratch)).resolve()
         reference = undisturbed(folder / "undisturbed", CAMPAIGN)
         draw = random.Random(arguments.seed)
-        kills, faults = play(wanted, folder, CAMPAIGN, reference, draw, stages=arguments.at)
+        more = {"stages": arguments.at, "gap_s": arguments.gap, "one_element": arguments.one_element}
+        kills, faults = play(wanted, folder, CAMPAIGN, reference, draw, **more)
     print(f"\n{table(kills)}\n\n{len(kills)} kills in {(time.monotonic() - start) / 60:.0f} minutes: ", end="")
     if faults:
         sys.exit(f"{len(faults)} faults, the first: {faults[0]}")

@@ -1,4 +1,4 @@
-"""Kills with -9 at random moments, a handful: tests/benchmarks/kills.py does fifty."""
+"""Kills with -9 at random moments, a handful: tests/benchmarks/kills.py does forty."""
 
 from __future__ import annotations
 

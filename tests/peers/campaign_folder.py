@@ -56,6 +56,11 @@ class CampaignFolder:
                 found[CALCULATION.findall(" ".join(words))[0]] = process
         return found
 
+    def is_element(self, calculation: str) -> bool:
+        """Whether a calculation is of an element: a corner of hulls."""
+        task = json.loads((self._runs / "dft" / calculation / "task.json").read_text())
+        return len(set(task["numbers"])) == 1
+
     def has_result(self, calculation: str) -> bool:
         """Whether a calculation has ended."""
         return (self._runs / "dft" / calculation / "result.json").exists()

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import psutil
 
+from flows.dft.ends import KILLS
 from tests.peers.ledger_rows import TABLES, Rows, ask, differences, relaxed, rows_of
 from tests.peers.scenes import DASK_SCHEDULER, DASK_WORKER, DFT, GONE_S, Scene
 from tests.peers.waiting import soon
 
 PATIENCE_S = 900.0  # for a campaign that makes no progress
 STAGES = ("starting", "screening", "between", "DFT")
-DEATHS = 2  # of a calculation: one that dies three times is given up, as it should be
+DEATHS = KILLS - 1  # of a calculation: one that is killed more often is left to the next run
 
 
 @dataclass(kw_only=True)
@@ -43,6 +44,7 @@ class Story:
         draw: Chance.
         stages: In which somebody is killed.
         gap_s: The longest time between two kills: it is drawn evenly.
+        one_element: Of DFT calculations only one is killed, again and again: an element's.
         seen: Rows that were acknowledged at some time.
         dead: How often each calculation was killed before it had a result.
         missing: Relaxations without an answer when the flow was started last.
@@ -53,6 +55,7 @@ class Story:
     draw: random.Random
     stages: Sequence[str] = STAGES
     gap_s: float = 20.0
+    one_element: bool = False
     kills: list[Kill] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     seen: Rows = field(default_factory=lambda: {table: Counter() for table in TABLES})
@@ -114,7 +117,7 @@ class Story:
         with suppress(psutil.NoSuchProcess):
             found = self.scene.find(victim)
             if victim == DFT:
-                found = [group for group in found if self.dead[names.get(group[0].pid, "")] < DEATHS]
+                found = [group for group in found if self.may_die(names.get(group[0].pid, ""))]
             if not found:
                 return False
             chosen = self.draw.choice(found)
@@ -130,6 +133,14 @@ class Story:
             self.check_kept("right after the kill")
             return True
         return False
+
+    def may_die(self, calculation: str) -> bool:
+        """Whether a calculation may be killed once more."""
+        if not calculation or self.dead[calculation] >= DEATHS:
+            return False
+        if not self.one_element:
+            return True
+        return calculation in self.dead if self.dead else self.scene.place.is_element(calculation)
 
     def fault(self, what: str, *, lost: int = 0, twice: int = 0) -> None:
         """Note what must not be."""
