@@ -67,7 +67,9 @@ class Screening(Section):
     positions: Literal["free", "fixed"] = Field(
         default="free", title="Positions", description="fixed: as fractions of the cell, each site stays."
     )
-    pressure_gpa: float = Field(default=0.0, title="Pressure (GPa)", description="Positive compresses.")
+    pressure_gpa: float = Field(
+        default=0.0, ge=-10_000, le=10_000, title="Pressure (GPa)", description="Positive compresses."
+    )
     max_stress_gpa: float | None = Field(
         default=None,
         gt=0,

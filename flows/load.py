@@ -110,7 +110,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             kind = node.tag.rsplit(":", 1)[-1]
             problem = f"{str(node.value)[:40]!r} is no {kind}; quote it if it is text"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
@@ -124,10 +124,11 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    named = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    keys = [loader.construct_object(key, deep=True) for key in named]
     for index, key in enumerate(keys):
         if key in keys[:index]:
-            mark = node.value[index][0].start_mark
+            mark = named[index].start_mark
             raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands there twice", problem_mark=mark)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 

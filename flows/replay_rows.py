@@ -15,6 +15,7 @@ from flows.load import check
 from materials.errors import InputError, LedgerError, QueryError
 from materials.query import nearest
 from materials.records import Candidate, Failure
+from materials.sources.unpacking import expanded
 from materials.targets import learned_as
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def open_rows(
     """
     from materials.store.ledger import Ledger
 
-    path = Path(table).expanduser()
+    path = expanded(table)
     of_file = _checked(table, _from_file(path, properties), check_answers) if path.exists() else None
     try:
         ledger = Ledger.open(ledger_url, must_exist=of_file is None)
@@ -82,7 +83,7 @@ def campaign_of(table: str, ledger_url: str | None) -> Campaign | None:
     """Read the campaign whose name a table is; None where there is such a file, or no such campaign."""
     from materials.store.ledger import Ledger
 
-    if Path(table).expanduser().exists():
+    if expanded(table).exists():
         return None
     try:
         with Ledger.open(ledger_url, must_exist=True) as ledger:

@@ -35,7 +35,7 @@ from materials.sources.tables import (
     structure_column_of,
     table_of_json,
 )
-from materials.sources.unpacking import PICKLE, content_suffix, packed, unpacked_text
+from materials.sources.unpacking import PICKLE, content_suffix, expanded, packed, unpacked_text
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -65,13 +65,17 @@ def read(
     Raises:
         InputError: nothing is there, or nothing of it is a structure file, or a table lacks the column.
     """
-    for file, shown in _files(str(path)):
+    try:
+        files = _files(str(path))
+    except OSError as error:  # a path that no file can have
+        raise InputError(f"{str(path)[:100]!r} cannot be read: {error.strerror}") from None
+    for file, shown in files:
         yield from _read_file(file, shown, structure_column, id_column)
 
 
 def _files(path: str) -> list[tuple[Path, str]]:
     """The files to read, sorted, each with the name that messages and parents show."""
-    root = Path(path).expanduser()
+    root = expanded(path)
     if os.path.lexists(root) and not root.is_dir():
         return [(root, root.name)]
     if root.is_dir():
@@ -114,6 +118,10 @@ def _read_file(
     except (StructureTrouble, OSError) as error:
         trouble = error if isinstance(error, StructureTrouble) else StructureTrouble("UnreadableStructure", str(error))
         yield _record(trouble, shown, version)
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged file raises anything; it is one Failure among the others
+        yield _record(unreadable("a structure file", error), shown, version)
 
 
 def _record(result: Structure | StructureTrouble, origin: str, version: str) -> Candidate | Failure:
@@ -167,6 +175,8 @@ def _from_json(file: Path, structure_column: str | None, id_column: str | None) 
 
 def _is_rows(content: list[Any]) -> bool:
     """Whether a list holds the rows of a table, and not crystals."""
+    if any(isinstance(item, Mapping) and {"lattice", "sites"} <= item.keys() for item in content):
+        return False
     if any(isinstance(item, Mapping) and item.keys() & set(ID_COLUMNS) for item in content):
         return True
     return all(isinstance(item, (Mapping, list)) for item in content) and not any(map(is_crystal, content))

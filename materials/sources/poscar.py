@@ -67,6 +67,11 @@ def _head(lines: Sequence[str]) -> tuple[list[int], int, bool]:
         at += 1
     n_symbols = at - 5
     counts = [int(word) for line in lines[at : at + max(n_symbols, 1)] for word in line.split()]
+    symbols = [word for line in lines[5:at] for word in line.split("!")[0].split()]
+    if symbols and len(symbols) != len(counts):
+        raise StructureTrouble(
+            "UnreadableStructure", f"names {len(symbols)} elements and counts the atoms of {len(counts)}"
+        )
     at += max(n_symbols, 1)
     selective = lines[at].split()[0][0] in "sS"
     at += selective

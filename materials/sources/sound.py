@@ -38,7 +38,7 @@ def sound(structure: Structure) -> Structure:
     Raises:
         StructureTrouble: it is not; the message says what it is instead.
     """
-    from pymatgen.core import Element, Species
+    from pymatgen.core import DummySpecies, Element, Species
 
     if len(structure) == 0:
         raise StructureTrouble("UnreadableStructure", "holds no atoms")
@@ -56,7 +56,8 @@ def sound(structure: Structure) -> Structure:
     for site in structure:
         if not site.is_ordered:
             raise StructureTrouble("Disordered", f"has a site shared or partly empty: {site.species_string}")
-        if not isinstance(site.specie, (Element, Species)):
+        # X is a site without an atom; to pymatgen its kind is a kind of Species.
+        if isinstance(site.specie, DummySpecies) or not isinstance(site.specie, (Element, Species)):
             raise StructureTrouble("UnreadableStructure", f"has {site.specie} on a site, which is no element")
     return _plain_elements(_in_cell(structure))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 STRUCTURE_COLUMNS = ("structure", "cif", "poscar", "structures", "final_structure", "initial_structure")
 MISSING_NUMBERS = ["", "nan", "NaN", "NA", "N/A", "null", "None"]
+NO_STRUCTURE = ("UnreadableStructure", "UnknownFormat")
 ID_COLUMNS = ("material_id", "id", "mp_id", "mbid", "name")
 
 
@@ -36,7 +37,7 @@ def read_table(path: Path) -> pandas.DataFrame:
         if kind == ".csv":
             return _read_csv(path)
         if kind in (".jsonl", ".ndjson"):
-            return pandas.DataFrame([json.loads(line) for line in unpacked_text(path).split("\n") if line.strip()])
+            return _read_lines(unpacked_text(path))
         if kind == ".parquet":
             return pandas.read_parquet(io.BytesIO(unpacked(path)))
         if kind == ".json" and (table := table_of_json(parse_json_or_lines(unpacked_text(path)))) is not None:
@@ -152,9 +153,40 @@ def read_rows(
     names = id_column or next((name for name in ID_COLUMNS if name in table.columns), None)
     labels = list(map(str, table.index))
     ids: Iterable[Any] = range(1, len(table) + 1) if labels == list(map(str, range(len(table)))) else labels
-    for row_id, content in zip(ids if names is None else table[names], table[column], strict=True):
-        yield str(row_id), attempt(content)
+    named = ids if names is None else table[names]
+    for number, (row_id, content) in enumerate(zip(named, table[column], strict=True), 1):
+        yield str(number if row_id is None or row_id != row_id else row_id), attempt(content)
 
 
 def _reads_as_structure(value: Any) -> bool:
-    return not isinstance(attempt(value), StructureTrouble)
+    """Whether this is meant as a structure: a disordered one, which cannot be used, is one as well."""
+    found = attempt(value)
+    if isinstance(value, Mapping) and is_crystal(value):
+        return True
+    return not isinstance(found, StructureTrouble) or found.error not in NO_STRUCTURE
+
+
+def _read_lines(text: str) -> pandas.DataFrame:
+    """Read one JSON object, or one crystal, a line; a line that is none is a row without a structure."""
+    import pandas
+
+    lines = [line for line in text.split("\n") if line.strip()]
+    contents = [_line(line) for line in lines]
+    if all(content is None for content in contents):
+        json.loads(lines[0] if lines else text)  # raises what is wrong with it
+    if any(is_crystal(content) and "structure" not in content for content in contents):
+        return pandas.DataFrame({"structure": pandas.Series(contents, dtype=object)})
+    rows = [content if isinstance(content, Mapping) else {} for content in contents]
+    table = pandas.DataFrame(rows)
+    column = structure_column_of(table)
+    for number, (content, line) in enumerate(zip(contents, lines, strict=True)):
+        if content is None and column is not None:
+            table.at[number, column] = line  # its trouble is told with the others
+    return table
+
+
+def _line(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -6,6 +6,7 @@ import stat
 import zlib
 from pathlib import Path
 
+from materials.errors import InputError
 from materials.sources.sound import StructureTrouble
 
 LARGEST_FILE = 256 * 2**20  # bytes, unpacked: what is made of them takes several times as much memory
@@ -19,6 +20,18 @@ def content_suffix(file: Path) -> str:
     """The suffix that says what a file is, in lower case, that of compression left out."""
     name = file.name.lower().removesuffix(".gz")
     return Path(name).suffix
+
+
+def expanded(path: str) -> Path:
+    """The path that a person wrote, `~` and `~user` taken for the folders that they stand for.
+
+    Raises:
+        InputError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path} begins with a user's folder, and there is no such user here") from None
 
 
 def packed(file: Path) -> bytes:

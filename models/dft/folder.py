@@ -149,15 +149,15 @@ def _read_result(content: Mapping[str, Any]) -> DFTResult:
         raise ValueError(f"{status!r} is no status")
     result = DFTResult(
         status=status,
-        energy=None if energy is None else _float(energy),
+        energy=None if energy is None else float(_of_kind(energy, (int, float), "number")),
         structure=_structure(content) if "cell" in content else None,
-        band_gap=_optional(content, "band_gap"),
+        band_gap=_not_negative(_optional(content, "band_gap")),
         max_force=_optional(content, "max_force"),
         max_stress=_optional(content, "max_stress"),
-        n_steps=_of_kind(content.get("n_steps", 0), int, "whole number"),
+        n_steps=_count(content.get("n_steps", 0)),
         wall_time_s=_float(content.get("wall_time_s", 0.0)),
-        attempts=_of_kind(content.get("attempts", 1), int, "whole number"),
-        message=_of_kind(content.get("message", ""), str, "text").strip(),
+        attempts=_count(content.get("attempts", 1)),
+        message=_of_kind(content.get("message", ""), str, "text").encode(errors="replace").decode().strip(),
         properties=_of_kind(content.get("properties", {}), dict, "object"),
     )
     if status == "converged" and result.energy is not None and not math.isfinite(result.energy):
@@ -173,7 +173,22 @@ def _of_kind(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
 
 
 def _float(value: Any) -> float:
-    return float(_of_kind(value, (int, float), "number"))
+    number = float(_of_kind(value, (int, float), "number"))
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no finite number")
+    return number
+
+
+def _count(value: Any) -> int:
+    if not 0 <= _of_kind(value, int, "whole number") < 2**31:
+        raise ValueError("a number of steps that no calculation takes")
+    return int(value)
+
+
+def _not_negative(value: float | None) -> float | None:
+    if value is not None and value < 0:
+        raise ValueError(f"{value!r} is no band gap")
+    return value
 
 
 def _optional(content: Mapping[str, Any], name: str) -> float | None:
@@ -183,17 +198,21 @@ def _optional(content: Mapping[str, Any], name: str) -> float | None:
 def _number(content: Mapping[str, Any], name: str) -> float:
     try:
         return _float(content.get(name, 0.0))
-    except TypeError:
+    except (TypeError, ValueError, OverflowError):
         return 0.0
 
 
 def _structure(content: Mapping[str, Any]) -> Structure:
+    import numpy as np
     from pymatgen.core import Element, Lattice, Structure
 
     species = [Element.from_Z(z).symbol for z in content["numbers"]]
     if len(species) != len(content["scaled_positions"]):
         raise ValueError("atoms without a position")
-    return Structure(Lattice(content["cell"]), species, content["scaled_positions"])
+    structure = Structure(Lattice(content["cell"]), species, content["scaled_positions"])
+    if not (np.isfinite(structure.cart_coords).all() and structure.volume > 0):
+        raise ValueError("a cell or positions that are no finite numbers, or a cell without a volume")
+    return structure
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

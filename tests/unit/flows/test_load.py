@@ -310,3 +310,18 @@ def test_a_character_that_yaml_may_not_hold_is_told_with_its_place(tmp_path: Pat
         load_campaign(tmp_path / "campaign.yaml")
     said = f"campaign.yaml, line 2, column 10: not valid YAML: it may not hold the character {character!a}"
     assert str(caught.value).endswith(said)
+
+
+@pytest.mark.parametrize("tagged", ["!!int", "!!float", "!!timestamp"])
+def test_a_tag_without_a_value_is_a_mistake_with_a_place(tmp_path: Path, tagged: str) -> None:
+    with pytest.raises(CampaignError, match=r"line \d+, column \d+: not valid YAML"):
+        load(tmp_path, f"{GOOD}description: {tagged}\n")
+
+
+def test_merge_keys_are_read(tmp_path: Path) -> None:
+    merged = GOOD.replace(
+        "{property: band_gap, near: 1.3, within: 0.3}", "{<<: &gap {near: 1.3, within: 0.3}, property: band_gap}"
+    )
+    assert load(tmp_path, merged).targets[1].near == 1.3
+    with pytest.raises(CampaignError, match="stands there twice"):
+        load(tmp_path, merged.replace("property: band_gap}", "property: band_gap, property: band_gap}"))

@@ -502,3 +502,40 @@ def test_any_crystal_comes_back_as_it_was_written(tmp_path: Path, lengths, angle
     assert np.allclose(found.structure.lattice.abc, written.lattice.abc, atol=1e-4)
     ours, theirs = np.sort(found.structure.distance_matrix, axis=None), np.sort(written.distance_matrix, axis=None)
     assert np.allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("POSCAR", "dummy\n1.0\n4 0 0\n0 4 0\n0 0 4\nNa X\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"),
+        ("a.xyz", '2\nLattice="4 0 0 0 4 0 0 0 4" pbc="T T T"\nNa 0 0 0\nX 2 2 2\n'),
+        (
+            "a.json",
+            json.dumps(
+                {
+                    "lattice": {"matrix": [[4, 0, 0], [0, 4, 0], [0, 0, 4]]},
+                    "sites": [{"species": [{"element": "Xva", "occu": 1}], "abc": [0, 0, 0]}],
+                }
+            ),
+        ),
+    ],
+)
+def test_a_site_without_an_atom_is_a_failure_of_its_file(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    half_heusler().to(str(tmp_path / "good.cif"))
+    found = {type(record).__name__ for record in read(path=tmp_path)}
+    assert found == {"Candidate", "Failure"}
+
+
+def test_more_elements_than_counts_in_a_poscar(tmp_path: Path) -> None:
+    text = "Na Cl K\n1.0\n4 0 0\n0 4 0\n0 0 4\nNa Cl K\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+    (tmp_path / "POSCAR").write_text(text)
+    assert "names 3 elements and counts the atoms of 2" in failure(tmp_path / "POSCAR").message
+    (tmp_path / "POSCAR").write_text(text.replace("Na Cl K\n1 1", "Na Cl ! as delivered\n1 1"))
+    assert only(tmp_path / "POSCAR").formula == "NaCl"
+
+
+@pytest.mark.parametrize("path", ["~nosuchuserhere/x", "a" * 5000])
+def test_a_path_that_no_file_can_have(path: str) -> None:
+    with pytest.raises(InputError, match=r"no such user|cannot be read"):
+        list(read(path=path))

@@ -123,3 +123,49 @@ def test_json_that_is_none_of_these_is_a_failure(tmp_path: Path, content: object
     path = tmp_path / "t.json"
     path.write_text(json.dumps(content))
     assert all(isinstance(record, Failure) for record in read(path=path))
+
+
+def disordered() -> Structure:
+    structure = CRYSTALS[0].copy()
+    structure.replace_species({"Na": {"Na": 0.5, "K": 0.5}})
+    return structure
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "table", "values"])
+def test_disordered_ones_before_all_others_hide_no_row(tmp_path: Path, orient: str) -> None:
+    rows = [disordered()] * 3 + CRYSTALS
+    table = pandas.DataFrame({"name": list("abcde"), "entry": [row.as_dict() for row in rows]})
+    table.to_json(tmp_path / "t.json", orient=orient)
+    found = list(read(path=tmp_path / "t.json"))
+    assert [r.error if isinstance(r, Failure) else r.formula for r in found] == ["Disordered"] * 3 + ["NaCl", "KCl"]
+
+
+def test_disordered_ones_first_in_a_csv(tmp_path: Path) -> None:
+    rows = [disordered()] * 3 + CRYSTALS
+    pandas.DataFrame({"entry": [row.to_json() for row in rows]}).to_csv(tmp_path / "t.csv")
+    found = list(read(path=tmp_path / "t.csv"))
+    assert [r.error if isinstance(r, Failure) else r.formula for r in found] == ["Disordered"] * 3 + ["NaCl", "KCl"]
+
+
+def test_a_list_of_crystals_with_a_row_among_them(tmp_path: Path) -> None:
+    content = [CRYSTALS[0].as_dict(), {"structure": None, "id": 3}, CRYSTALS[1].as_dict()]
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    found = list(read(path=tmp_path / "t.json"))
+    assert [isinstance(record, Candidate) for record in found] == [True, False, True]
+
+
+@pytest.mark.parametrize("torn", ['{"id": "2", "struc', '{"id": "2", "structure": {"@mod', "[[[", "null"])
+def test_a_torn_line_is_one_failure(tmp_path: Path, torn: str) -> None:
+    one, other = (json.dumps({"id": name, "structure": s.as_dict()}) for name, s in zip("13", CRYSTALS, strict=True))
+    (tmp_path / "t.jsonl").write_text(f"{one}\n{torn}\n{other}\n")
+    first, failure, last = read(path=tmp_path / "t.jsonl")
+    assert isinstance(first, Candidate)
+    assert isinstance(last, Candidate)
+    assert [first.parents, last.parents] == [("t.jsonl#1",), ("t.jsonl#3",)]
+    assert isinstance(failure, Failure)
+    assert failure.material_id == "t.jsonl#2"
+
+
+def test_lines_of_bare_structures(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(s.as_dict()) + "\n" for s in CRYSTALS))
+    check(tmp_path / "t.jsonl", ("1", "2"))

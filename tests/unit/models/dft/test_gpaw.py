@@ -133,6 +133,33 @@ def test_what_is_no_result_counts_as_none(tmp_path: Path, content: bytes) -> Non
     assert f"{tmp_path / 'result.json'}: no result" in result.message
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"n_steps": 10**30},
+        {"n_steps": -1},
+        {"wall_time_s": float("nan")},
+        {"band_gap": float("nan")},
+        {"band_gap": -5.0},
+        {"max_force": float("inf")},
+        {"cell": [[float("nan"), 0, 0], [0, 4, 0], [0, 0, 4]]},
+        {"cell": [[0, 0, 0], [0, 0, 0], [0, 0, 0]]},
+    ],
+)
+def test_a_number_that_none_can_be_makes_it_no_result(tmp_path: Path, odd: dict[str, object]) -> None:
+    code = gpaw.Gpaw()
+    code.write_inputs(tmp_path, SILICON, SETTINGS, Limits())
+    (tmp_path / "result.json").write_text(json.dumps(CONVERGED | odd))
+    assert code.parse(tmp_path).status == "crashed"
+
+
+def test_half_a_letter_in_a_message_is_replaced(tmp_path: Path) -> None:
+    code = gpaw.Gpaw()
+    code.write_inputs(tmp_path, SILICON, SETTINGS, Limits())
+    (tmp_path / "result.json").write_text(json.dumps(CONVERGED | {"message": "a\ud800b"}))
+    assert code.parse(tmp_path).message == "a?b"
+
+
 @pytest.mark.parametrize("energy", [float("nan"), float("inf"), float("-inf")])
 def test_an_energy_that_is_no_number_is_a_failure(tmp_path: Path, energy: float | None) -> None:
     """The code would say so again."""
