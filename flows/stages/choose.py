@@ -56,6 +56,24 @@ def _belief(
     audited: Sequence[int],
     computed: Collection[str],
 ) -> Belief:
+    """Learn from answers, unless these were learned from last: a round is published and the next one chosen by the
+    same, and each explains its picks by the potential alone."""
+    answers = tuple((name, values.tobytes()) for name, values in sorted(known.items()))
+    key = (pool.earlier is None, answers, tuple(audited), frozenset(computed))
+    belief = pool.learned.pop(key, None) or _learn(run, pool, known, audited, computed)
+    pool.learned[key] = belief
+    while len(pool.learned) > 2:
+        del pool.learned[next(iter(pool.learned))]
+    return belief
+
+
+def _learn(
+    run: Run,
+    pool: Pool,
+    known: Mapping[str, NDArray[np.float64]],
+    audited: Sequence[int],
+    computed: Collection[str],
+) -> Belief:
     from models.learning import learn
     from models.polymorphs import Beside, wished
     from models.scoring import score_pool

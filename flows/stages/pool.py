@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ class Pool(Phases):
     widths: tuple[int, ...]  # columns of `features` that share a length scale
     beside: Phases  # others as near to the potential's hull that are polymorphs of candidates: competing phases
     earlier: Earlier | None = None  # what other campaigns' DFT said
+    learned: dict[Hashable, Any] = field(default_factory=dict)  # the latest beliefs, by what they were learned from
 
     def row_of(self) -> dict[str, int]:
         """Find rows by id."""

@@ -362,6 +362,23 @@ def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(
         assert believe(run, screened, pool).known[GAP][0] == 1.06
 
 
+def test_the_same_answers_are_learned_from_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import models.learning
+
+    learned, learn = [], models.learning.learn
+    monkeypatch.setattr(models.learning, "learn", lambda *a, **k: (learned.append(k["known"]), learn(*a, **k))[1])
+    screened = assess_screened(run)
+    pool = gather_pool(run, screened)
+    before = believe(run, screened, pool)
+    assert believe(run, screened, pool) is before
+    assert len(learned) == 1
+    low = round(screened.stabilities["LiF"].decomposition_energy_per_atom, 4)
+    run.ledger.add_stabilities(run.campaign_id, [made.stability("LiF", low, fidelity="dft")])
+    after = believe(run, screened, pool)
+    assert len(learned) == 2
+    assert after.known[ENERGY][pool.row_of()["LiF"]] == low
+
+
 def with_a_polymorph(run: Run) -> None:
     """Another LiF, 80 meV/atom lower by the potential, and a competing phase of NaCl 60 meV/atom lower."""
     for name, of, shift, role, edge in (
