@@ -7,6 +7,7 @@ lattice, species and coordinates alone.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence, Sized
@@ -149,10 +150,15 @@ def structure_from_mapping(content: Any) -> Structure:
 
 
 def structure_from_atoms(atoms: Atoms) -> Structure:
-    """Take the crystal out of ASE's `Atoms`."""
+    """Take the crystal out of ASE's `Atoms`.
+
+    Raises:
+        StructureTrouble: It is not periodic, has sites that are shared or partly empty, or is no crystal at all.
+    """
     from ase.constraints import FixAtoms
     from pymatgen.core import Structure
 
+    _refuse_part_sites(atoms)
     if not all(atoms.pbc):
         raise StructureTrouble("NotPeriodic", "is not periodic in three dimensions (no Lattice, or pbc is not T T T)")
     try:
@@ -163,6 +169,31 @@ def structure_from_atoms(atoms: Atoms) -> Structure:
     except Exception as error:
         raise unreadable("ASE", error) from error
     return sound(structure)
+
+
+def _refuse_part_sites(atoms: Atoms) -> None:
+    """Refuse occupancies other than 1: as a column of an extended XYZ, or as ASE keeps those of a CIF."""
+    for name, column in atoms.arrays.items():
+        if name.lower() in ("occupancy", "occupancies", "occ"):
+            for value in np.ravel(column):
+                if not _is_one(value):
+                    raise StructureTrouble("Disordered", f"has a site shared or partly empty: its {name} is {value}")
+    kept = atoms.info.get("occupancy")
+    if isinstance(kept, str):  # JSON that does not say that it is, as ASE's older versions wrote it
+        with contextlib.suppress(StructureTrouble):
+            kept = parse_json(kept)
+    for species in kept.values() if isinstance(kept, Mapping) else ():
+        if not isinstance(species, Mapping) or len(species) != 1 or not all(map(_is_one, species.values())):
+            raise StructureTrouble(
+                "Disordered", f"has a site shared or partly empty: its occupancy is {shown(species)}"
+            )
+
+
+def _is_one(value: Any) -> bool:
+    try:
+        return abs(float(value) - 1) < 1e-3
+    except (TypeError, ValueError):
+        return False
 
 
 def _flags(said: Sequence[Any]) -> list[list[bool]] | None:

@@ -145,6 +145,94 @@ def test_labels_alone(labels: str, elements: str) -> None:
         assert refused(text).error == "UnreadableStructure"
 
 
+def by_labels(labels: str, formula: str = "", types: str = "") -> str:
+    """A CIF whose sites have these labels, and no type symbols where none are given."""
+    head = f"{P1}\n_chemical_formula_sum '{formula}'" if formula else P1
+    names = [" ".join(pair) for pair in zip(labels.split(), types.split(), strict=True)] if types else labels.split()
+    sites = [f"{name} 0.{n} 0.{n} 0.{n}" for n, name in enumerate(names, 1)]
+    return cif(head, sites=sites, columns=COLUMNS if types else ("label", *COLUMNS[2:]))
+
+
+SHARED = ["Al0.5Ga0.5", "Mg50Fe50", "Na1K1", "Na:K", "Na-K", "Na&K", "Na|K", "Na;K", "Fe_Co", "Li0.9", "Na(K)", "Na+K",
+          "Li1+Na1+", "Na1/K1", "Li_vac", "Fe1-Vac1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_type_symbol_of_two_elements(name: str) -> None:
+    found = refused(by_labels("A1 B1", types=f"{name} Cl"))
+    assert found.error == "Disordered"
+    assert name in str(found)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*SHARED, "Na/K1", "Fe1/Co1", "Li/Vac", "NaK", "AlSi1", "CaNa", "FeCo", "NaVac", "KNa1", "ALSI1", "OF1", "O1F",
+     "CuI", "SiB", "Na1K", "Fe\u25a1"],
+)  # fmt: skip
+def test_a_label_of_two_elements(name: str) -> None:
+    found = refused(by_labels(f"{name} Cl1"))
+    assert found.error == "Disordered"
+    assert name in str(found)
+
+
+@pytest.mark.parametrize(
+    ("labels", "formula", "elements"),
+    [("Fe1A Fe1B Fe1C", "", "Fe"), ("O1' O1_2 O(2)", "", "O"), ("Fe_oct Fe_tet O_br", "", "Fe O"),
+     ("Ti-1 O-2", "", "Ti O"), ("SiA SiB SiC", "", "Si"), ("AlT1 SiT1o NaM1 OCo OB1", "", "Al Si Na O"),
+     ("Cu(I) Cu(II) Fe(III)", "", "Cu Fe"), ("CuI CuII", "", "Cu"), ("CaNa Cl1", "Ca Cl", "Ca Cl"),
+     ("CB N1", "C N", "C N"), ("OF1 Mg1", "Mg O", "Mg O"), ("Fe3+ O2-", "", "Fe O"), ("SI1 CA1 O1", "", "Si Ca O"),
+     ("Cl1_a Na1_b", "", "Cl Na"), ("C1B Cu1_1", "", "C Cu"), ("O1A O1B O1C O1D O1E O1F", "", "O"),
+     ("HA1 HN1 HC1 C1", "", "H C"), ("Fe1Oct Mg1", "", "Fe Mg"), ("Mn1+ Pda1 KM ClX", "", "Mn Pd K Cl")],
+)  # fmt: skip
+def test_labels_with_more_than_an_element(labels: str, formula: str, elements: str) -> None:
+    found = parse_cif(by_labels(labels, formula))[0]
+    if isinstance(found, StructureTrouble):  # amounts are not what is asked here
+        assert "add up" in str(found)
+        assert "only one" not in str(found)
+    else:
+        assert {e.symbol for e in found.elements} == set(elements.split())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Fe+3", "Fe2.5+", "Fe+2.5", "Fe(III)", "Fe1A", "Fe_oct", "Fe(1)", "Fe1'", "'Fe 3+'", "Fe12", "Fe*", "Fe1B"],
+)  # fmt: skip
+def test_a_type_symbol_with_more_than_an_element(name: str) -> None:
+    assert read(by_labels("A1", types="Fe").replace("A1 Fe", f"A1 {name}")).composition.chemical_system == "Fe"
+
+
+WET = ["O1W", "O1w", "O_w", "O(W)", "O-w", "O1H", "O_water", "O(H)", "O_H", "O(1W)", "O(5)W", "O1_OH", "O1WA"]
+
+
+@pytest.mark.parametrize("label", [*WET, "W1", "Aq", "Aq1", "W(2)", "HO1"])
+def test_water_by_the_label_of_an_oxygen(label: str) -> None:
+    assert "hydrogen" in str(refused(by_labels(f"{label} Mg1", types="O Mg")))
+    assert read(by_labels(f"{label} Mg1 H1", types="O Mg H")).formula == "Mg1 H1 O1"
+    if label in WET:
+        assert label in str(refused(by_labels(f"{label} Mg1")))
+        assert read(by_labels(f"{label} Mg1 H1")).formula == "Mg1 H1 O1"
+
+
+def test_labels_that_only_look_like_water() -> None:
+    assert read(by_labels("O1G O1H Mg1", types="O O Mg")).formula == "Mg1 O2"
+    assert read(by_labels("O_hex Mg1 W1", types="O Mg W")).formula == "Mg1 W1 O1"
+    assert read(by_labels("W1 O1 O2 O3")).formula == "W1 O3"
+    assert read(by_labels("W1 O1 O2 O3", "W O3")).formula == "W1 O3"
+    assert "hydrogen" in str(refused(by_labels("Mg1 W1", "Mg H2 O")))
+    assert read(by_labels("Mg1 W1 H1 H2", "Mg H2 O")).formula == "Mg1 H2 O1"
+
+
+def test_holmium_or_hydroxyl() -> None:
+    acid = "B1 O1 O2 HO1 HO2"
+    assert "Ho or H" in str(refused(by_labels(acid)))
+    assert read(by_labels(acid, "B O2 H2")).formula == "B1 H2 O2"
+    assert read(by_labels(acid, "B O2 Ho2")).formula == "Ho2 B1 O2"
+    assert "hydroxyl" in str(refused(by_labels("A1 B1", types="HO CL")))
+    assert read(by_labels("A1 B1", "Ho Cl", types="HO CL")).formula == "Ho1 Cl1"
+    assert read(by_labels("A1 B1", types="HO3+ CL1-")).formula == "Ho1 Cl1"
+    assert read(by_labels("Ho1 Cl1")).formula == "Ho1 Cl1"
+
+
 @pytest.mark.parametrize(
     ("word", "error"),
     [("0,5", "Disordered"), ("0.5", "Disordered"), ("0.97(1)", "Disordered"), ("1", ""), ("1.0000", ""),

@@ -258,6 +258,32 @@ def test_columns_that_no_line_has(tmp_path: Path) -> None:
     assert "columns" in failure(tmp_path / "x.xyz").message
 
 
+@pytest.mark.parametrize("name", ["occupancy", "occupancies", "Occupancy"])
+def test_occupancies_of_an_extxyz(tmp_path: Path, name: str) -> None:
+    text = f'2\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:{name}:R:1\nNa 0 0 0 %s\nCl 2 2 2 1\n'
+    (tmp_path / "x.xyz").write_text(text % "1.0")
+    assert only(tmp_path / "x.xyz").formula == "NaCl"
+    for value in ("0.5", "0", "nan"):
+        (tmp_path / "x.xyz").write_text(text % value)
+        assert failure(tmp_path / "x.xyz").error == "Disordered"
+
+
+def test_occupancies_that_ase_keeps_beside_the_atoms(tmp_path: Path) -> None:
+    text = '2\nLattice="4 0 0 0 4 0 0 0 4" occupancy="%s"\nNa 0 0 0\nCl 2 2 2\n'
+    for said, error in (
+        ("{'0': {'Na': 0.5}}", "Disordered"),
+        ("_JSON {'0': {'Na': 0.5}}", "Disordered"),
+        ("_JSON {'0': {'Na': 0.5, 'K': 0.5}}", "Disordered"),
+        ("all of them", ""),
+        ("{'0': {'Na': 1.0}, '1': {'Cl': 1.0}}", ""),
+    ):
+        (tmp_path / "x.xyz").write_text(text % said.replace("'", '\\"'))
+        if error:
+            assert failure(tmp_path / "x.xyz").error == error
+        else:
+            assert only(tmp_path / "x.xyz").formula == "NaCl"
+
+
 @pytest.mark.parametrize("suffix", ["json", "extxyz", "vasp"])
 @pytest.mark.parametrize("far", [1e6, -1e6, 1e9])
 def test_a_site_far_away_is_taken_into_the_cell(tmp_path: Path, suffix: str, far: float) -> None:
