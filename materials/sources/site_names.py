@@ -25,7 +25,6 @@ _WET_END = re.compile(
 _WET_START = re.compile(r"[Ww](?![Oo])|[Aa][Qq]|[HD]O(?![a-z])")  # WO1 is oxygen of tungsten
 _VACANT = re.compile(r"(?i:vac|vacancy|void)|Va|\u25a1")
 _ANIONS = frozenset({"N", "F", "S", "Cl", "Se", "Br", "Te", "I"})
-_ROMAN = re.compile(r"II+|I?V|VI+|I?X")
 _PART = re.compile(r"(?<![0-9])0\.[0-9]")  # of a site: `Na0.5`
 _CHARGE = re.compile(r"\s*\(?(?:[0-9.]+[+-]+|[+-]+[0-9.]+)\)?")
 _IONS = {"NO", "NO2", "NO3", "PO4", "CO3", "CN"}  # in capitals, their first two letters name an element, too
@@ -143,6 +142,9 @@ def _refuse_shared(name: str, rest: str, symbol: str, names: Collection[str], fo
             continue
         if symbol == "H" or (symbol == "O" and other not in _ANIONS):  # named after the atom that it is bound to
             continue
+        # Octahedral `AlO` beside `AlT`; of `SiO4`, an oxygen that has no site is missed only where there is no formula.
+        if other == "O" and formula and symbol not in _ANIONS:
+            continue
         if _is_count(word, rest[: run.start()], rest[run.end() :]):
             continue
         if len(word) == 1 and _follows(name, start + run.start(), names):
@@ -151,11 +153,8 @@ def _refuse_shared(name: str, rest: str, symbol: str, names: Collection[str], fo
 
 
 def _is_count(word: str, before: str, after: str) -> bool:
-    """Whether what could be an element tells sites of one element apart: `Fe(II)`, `C1B`."""
-    bracketed = before.endswith("(") and after.startswith(")")
-    if _ROMAN.fullmatch(word) and (len(word) > 1 or bracketed):
-        return True
-    if word == "I" and bracketed:
+    """Whether what could be an element tells sites of one element apart: `Cu(I)`, `C1B`."""
+    if word in ("I", "V") and before.endswith("(") and after.startswith(")"):
         return True
     return word in ("B", "C") and bool(re.fullmatch(r"\(?[0-9]+\)?[_(]?", before)) and not after.strip(")'")
 

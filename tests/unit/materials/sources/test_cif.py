@@ -167,7 +167,7 @@ def test_a_type_symbol_of_two_elements(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [*SHARED, "Na/K1", "Fe1/Co1", "Li/Vac", "NaK", "AlSi1", "CaNa", "FeCo", "NaVac", "KNa1", "ALSI1", "OF1", "O1F",
-     "CuI", "SiB", "Na1K", "Fe\u25a1"],
+     "CuI", "SiB", "Na1K", "SiO4", "Fe\u25a1"],
 )  # fmt: skip
 def test_a_label_of_two_elements(name: str) -> None:
     found = refused(by_labels(f"{name} Cl1"))
@@ -182,7 +182,8 @@ def test_a_label_of_two_elements(name: str) -> None:
      ("Cu(I) Cu(II) Fe(III)", "", "Cu Fe"), ("CuI CuII", "", "Cu"), ("CaNa Cl1", "Ca Cl", "Ca Cl"),
      ("CB N1", "C N", "C N"), ("OF1 Mg1", "Mg O", "Mg O"), ("Fe3+ O2-", "", "Fe O"), ("SI1 CA1 O1", "", "Si Ca O"),
      ("Cl1_a Na1_b", "", "Cl Na"), ("C1B Cu1_1", "", "C Cu"), ("O1A O1B O1C O1D O1E O1F", "", "O"),
-     ("HA1 HN1 HC1 C1", "", "H C"), ("Fe1Oct Mg1", "", "Fe Mg"), ("Mn1+ Pda1 KM ClX", "", "Mn Pd K Cl")],
+     ("HA1 HN1 HC1 C1", "", "H C"), ("Fe1Oct Mg1", "", "Fe Mg"), ("Mn1+ Pda1 KM ClX", "", "Mn Pd K Cl"),
+     ("AlO AlT O1", "Al O", "Al O"), ("AlY AlZ NaX", "Al Na", "Al Na"), ("AlVI AlIV", "", "Al")],
 )  # fmt: skip
 def test_labels_with_more_than_an_element(labels: str, formula: str, elements: str) -> None:
     found = parse_cif(by_labels(labels, formula))[0]
