@@ -184,9 +184,7 @@ def _refuse_part_sites(atoms: Atoms) -> None:
             kept = parse_json(kept)
     for species in kept.values() if isinstance(kept, Mapping) else ():
         if not isinstance(species, Mapping) or len(species) != 1 or not all(map(_is_one, species.values())):
-            raise StructureTrouble(
-                "Disordered", f"has a site shared or partly empty: its occupancy is {shown(species)}"
-            )
+            raise StructureTrouble("Disordered", f"has a site shared or partly empty: its occupancy is {species!s:.80}")
 
 
 def _is_one(value: Any) -> bool:
