@@ -197,6 +197,7 @@ def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Can
                 max_results=source.max_results,
                 snapshot=source.snapshot,
                 snapshot_folder=run.folder / "snapshots",
+                check_stop=run.check_stop,
             )
 
 

@@ -17,6 +17,7 @@ from materials.sources.snapshot import (
     PageFolder,
     Snapshot,
     frozen_versions,
+    is_version,
     load_frozen,
     page_folder,
     save,
@@ -171,11 +172,7 @@ def _heartbeat(session: requests.Session, endpoint: str) -> dict[str, Any]:
 
 
 def _no_version(url: str, payload: Mapping[str, Any]) -> str | None:
-    return (
-        None
-        if isinstance(payload.get("db_version"), str) and payload["db_version"]
-        else "a heartbeat without a version"
-    )
+    return None if is_version(payload.get("db_version")) else "a heartbeat without a version that can be used"
 
 
 def _how_to_go_on(said: str, folder: Path, query: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ from materials.corrections import MP2020_LEVEL
 from materials.errors import IncompleteAnswer, SourceRefused
 from materials.records import Failure
 from materials.sources.parsing import structure_from_mapping
-from materials.sources.snapshot import KnownEnergy, KnownStructure
-from materials.sources.sound import StructureTrouble
+from materials.sources.snapshot import KnownEnergy, KnownStructure, is_name, known_or_failed, shown_name
+from materials.sources.sound import StructureTrouble, printable
 from materials.sources.web import Inspect
 
 if TYPE_CHECKING:
@@ -60,9 +60,12 @@ def page_check() -> Inspect:
     totals: dict[str, int] = {}
 
     def objection(url: str, payload: Mapping[str, Any]) -> str | None:
-        data, total = payload.get("data"), (payload.get("meta") or {}).get("total_doc")
+        data, meta = payload.get("data"), payload.get("meta")
         if not isinstance(data, list):
             return "a page without data"
+        if not all(isinstance(document, dict) for document in data):
+            return "a page with a document that is no object"
+        total = meta.get("total_doc") if isinstance(meta, Mapping) else None
         if not isinstance(total, int):
             return "a page that does not say how many documents there are"
         asked = parse_qs(urlsplit(url).query)
@@ -111,12 +114,11 @@ def find_structures(
         )
         for document in _whole(search, "material_id"):
             name = plain_id(document["material_id"])
-            try:
-                known[name] = KnownStructure(id=name, structure=structure_from_mapping(document.get("structure")))
-            except StructureTrouble as trouble:
-                failed[name] = Failure(
-                    material_id=name, stage="propose", error=trouble.error, message=f"{name} {trouble}"
-                )
+            item = known_or_failed(name, partial(structure_from_mapping, document.get("structure")))
+            if isinstance(item, Failure):
+                failed[name] = item
+            else:
+                known[name] = item
     return tuple(known[name] for name in sorted(known)), tuple(failed[name] for name in sorted(failed))
 
 
@@ -144,21 +146,23 @@ def find_hull_entries(client: Client, systems: Sequence[str]) -> tuple[KnownEner
 def _hull_entry(document: Mapping[str, Any], version: str) -> KnownEnergy:
     """Take the corrected energy out of a thermo document, and check that it is what it is called."""
     name = plain_id(document["material_id"])
+    if not is_name(name):
+        raise IncompleteAnswer(f"{WHO}: a thermo document has the id {shown_name(name)}, which cannot be written down")
     if str(document.get("thermo_type")) != THERMO_TYPE:
-        raise IncompleteAnswer(
-            f"{WHO}: {name} is of type {document.get('thermo_type')} where {THERMO_TYPE} was asked for"
-        )
-    entry = (document.get("entries") or {}).get(document.get("energy_type"))
+        found = shown_name(str(document.get("thermo_type")))
+        raise IncompleteAnswer(f"{WHO}: {name} is of type {found} where {THERMO_TYPE} was asked for")
+    entries, energy_type = document.get("entries"), document.get("energy_type")
+    entry = entries.get(energy_type) if isinstance(entries, Mapping) and isinstance(energy_type, str) else None
     per_atom = document.get("energy_per_atom")
     if not isinstance(entry, Mapping) or not isinstance(per_atom, (int, float)):
         raise IncompleteAnswer(f"{WHO}: the thermo document of {name} lacks its entry or its energy")
     try:
         structure = structure_from_mapping(entry)
     except StructureTrouble as trouble:
-        raise IncompleteAnswer(f"{WHO}: the thermo document of {name} {trouble}") from trouble
+        raise IncompleteAnswer(printable(f"{WHO}: the thermo document of {name} {trouble}")) from trouble
     energy = per_atom * len(structure)
     correction = entry.get("correction")  # emmet may leave it out
-    if correction is not None and abs(entry["energy"] + correction - energy) > 1e-3 * len(structure):
+    if correction is not None and not abs(_sum_of(entry, name) - energy) <= 1e-3 * len(structure):
         raise IncompleteAnswer(f"{WHO}: {name} has two corrected energies that contradict each other")
     return KnownEnergy(
         entry_id=name,
@@ -167,6 +171,14 @@ def _hull_entry(document: Mapping[str, Any], version: str) -> KnownEnergy:
         level_of_theory=MP2020_LEVEL,
         method=f"materials-project-{version}",
     )
+
+
+def _sum_of(entry: Mapping[str, Any], name: str) -> float:
+    """An entry's energy with its correction."""
+    energy, correction = entry.get("energy"), entry.get("correction")
+    if not (isinstance(energy, (int, float)) and isinstance(correction, (int, float))):
+        raise IncompleteAnswer(f"{WHO}: the entry of {name} has an energy or a correction that is no number")
+    return energy + correction
 
 
 def plain_id(material_id: str) -> str:
@@ -187,12 +199,10 @@ def _whole(search: Callable[[], list[dict[str, Any]]], name: str) -> list[dict[s
     try:
         documents = search()
     except (MPRestError, ValueError) as error:
-        raise SourceRefused(f"{WHO} cannot be asked so: {error}") from None
-    names = [document.get(name) for document in documents]
-    if None in names or len(set(names)) != len(names):
-        raise IncompleteAnswer(
-            f"{WHO}: {len(names)} documents with {len(set(names) - {None})} different ids; pages overlap"
-        )
+        raise SourceRefused(printable(f"{WHO} cannot be asked so: {error}")) from None
+    names = {found for document in documents if isinstance(found := document.get(name), str)}
+    if len(names) != len(documents):
+        raise IncompleteAnswer(f"{WHO}: {len(documents)} documents with {len(names)} different ids; pages overlap")
     return documents
 
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 from materials.errors import InputError
 from materials.records import Candidate, Failure, content_hash
 from materials.serialization import structure_from_json, structure_to_json
+from materials.sources.sound import StructureTrouble, printable
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 FORMAT = 1
+LONGEST_ID = 255  # characters; a database's key has no room for a novel
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]*")
 
 
@@ -76,6 +78,39 @@ class Snapshot:
             candidate(known.structure, source=self.source, source_version=self.database_version, origin=known.id)
             for known in self.structures
         ]
+
+
+def known_or_failed(name: str, build: Callable[[], Structure]) -> KnownStructure | Failure:
+    """Build a structure under the name that a database has for it, or say why it cannot be used.
+
+    Args:
+        name: Any text that JSON can hold, half a character too; what cannot be written down is no name.
+        build: Builds the structure, or raises StructureTrouble.
+    """
+    try:
+        if not is_name(name):
+            raise StructureTrouble("UnreadableId", "has an id that is too long or holds what cannot be printed")
+        return KnownStructure(id=name, structure=build())
+    except StructureTrouble as trouble:
+        shown = shown_name(name)
+        # What is wrong is often told in the database's own words.
+        message = printable(f"{shown} {trouble}")
+        return Failure(material_id=shown, stage="propose", error=trouble.error, message=message)
+
+
+def is_name(text: str) -> bool:
+    """Whether a database's name for something can be written to every file, terminal and ledger."""
+    return 0 < len(text) <= LONGEST_ID and text.isprintable()
+
+
+def shown_name(text: str) -> str:
+    """Write what a database calls a name so that it can be shown and kept."""
+    return printable(text[:LONGEST_ID])
+
+
+def is_version(text: Any) -> bool:
+    """Whether a database's word for its version may stand in a file name."""
+    return isinstance(text, str) and len(text) <= 64 and _VERSION.fullmatch(text) is not None
 
 
 def candidate(structure: Structure, *, source: str, source_version: str, origin: str) -> Candidate:

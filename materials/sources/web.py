@@ -8,24 +8,35 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import InvalidHeader
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from materials.errors import IncompleteAnswer, SourceError, SourceRefused, SourceUnavailable
+from materials.sources.sound import printable
+
+_PAYLOAD = "assay_payload"  # the attribute of a response
 
 # Looks at one page (its address, its JSON) and says what is wrong with it, or None.
 Inspect = Callable[[str, dict[str, Any]], str | None]
 
 BUSY = frozenset({408, 425, 429})
 LONGEST_WAIT_S = 120.0
-LARGEST_BODY = 2**26  # bytes, unpacked; a thousand crystals take some 2**24
+# A body's head, and then the rest of it, may take so long: 60 kB/s bring a thousand crystals.
+LONGEST_ANSWER_S = 300.0
+# Bytes, unpacked. A thousand crystals take some 2**24; JSON of nothing but empty objects takes thirty times its text.
+LARGEST_BODY = 2**25
 PORTS = {"http": 80, "https": 443}
 
 
@@ -58,6 +69,7 @@ class PatientAdapter(HTTPAdapter):
         inspect: Inspect | None,
         pages: KeptPages | None,
         follow_redirects: bool,
+        parsed: bool,
     ) -> None:
         super().__init__()
         self._source = source
@@ -67,6 +79,12 @@ class PatientAdapter(HTTPAdapter):
         self._inspect = inspect
         self._pages = pages
         self._follow_redirects = follow_redirects
+        self._parsed = parsed
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Make the pools of connections, of connections that do not wait for ever."""
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SafePool}
 
     def send(
         self,
@@ -111,7 +129,7 @@ class PatientAdapter(HTTPAdapter):
         try:
             # stream=False only makes the Session read the body later, outside of these attempts: read it here.
             response = super().send(request, True, self._timeout_s, verify, cert, proxies)
-            body = _read(response)
+            body, late = _read(response)
         except requests.Timeout:
             return None, SourceUnavailable(f"{where} did not answer within {self._timeout_s:g} s")
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
@@ -121,20 +139,27 @@ class PatientAdapter(HTTPAdapter):
         except requests.RequestException as error:
             # Reading the rest of a body fails with a plain ConnectionError as well as a refused connection.
             return None, SourceUnavailable(f"{where} cannot be reached: {type(error).__name__}")
+        except (HTTPError, ValueError) as error:
+            # What urllib3 makes of headers that make no sense reaches us as it is.
+            return None, SourceUnavailable(f"{where} sends what is no answer: {type(error).__name__}")
+        if late:
+            took = f"did not end its answer within {LONGEST_ANSWER_S:g} s"
+            raise SourceUnavailable(f"{where} {took}; ask for less at a time, or later")
         if body is None:
             most = f"more than {LARGEST_BODY / 2**20:g} MiB in one answer"
             raise IncompleteAnswer(f"{where} sends {most}, which is not taken in; ask for less at a time")
         if response.status_code in BUSY or response.status_code >= 500:
-            return response, SourceUnavailable(f"{where} answered {response.status_code} {response.reason}")
+            reason = printable(str(response.reason))[:100]
+            return response, SourceUnavailable(f"{where} answered {response.status_code} {reason}")
         if response.is_redirect and self._follow_redirects:
-            there = urljoin(request.url or "", response.headers["Location"])
-            if on_its_server(request.url or "", there) == there:
+            there = _target(response)
+            if there and on_its_server(request.url or "", there) == there:
                 return response, None
         if response.status_code != 200:
             raise _refusal(where, response)
-        return response, self._judge(where, request.url or "", body)
+        return response, self._judge(where, response, body)
 
-    def _judge(self, where: str, url: str, body: bytes) -> SourceError | None:
+    def _judge(self, where: str, response: requests.Response, body: bytes) -> SourceError | None:
         try:
             payload = json.loads(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
@@ -145,7 +170,9 @@ class PatientAdapter(HTTPAdapter):
             return IncompleteAnswer(f"{where} answered with {len(body)} bytes that are no whole JSON")
         if not isinstance(payload, dict):
             return IncompleteAnswer(f"{where} answered with a {type(payload).__name__} where an object was due")
-        objection = self._inspect(url, payload) if self._inspect else None
+        objection = self._inspect(response.request.url or "", payload) if self._inspect else None
+        if self._parsed and not objection:
+            vars(response)[_PAYLOAD] = payload
         return IncompleteAnswer(f"{where}: {objection}") if objection else None
 
     def _wait_s(self, attempt: int, response: requests.Response | None) -> float:
@@ -153,8 +180,8 @@ class PatientAdapter(HTTPAdapter):
         if asked:
             try:
                 return min(Retry().parse_retry_after(asked), LONGEST_WAIT_S)
-            except InvalidHeader:
-                pass
+            except (HTTPError, ValueError, OverflowError, TypeError):
+                pass  # no number and no date, or the date of no calendar
         return min(self._backoff_s * 2 ** (attempt - 1), LONGEST_WAIT_S)
 
 
@@ -170,26 +197,94 @@ class _Session(requests.Session):
         """Answer a request, as the adapter does.
 
         Raises:
-            SourceUnavailable: It is sent from one address to the next.
+            SourceUnavailable: It is sent from one address to the next, or to one that is none.
         """
         try:
             return super().send(request, **options)
         except requests.TooManyRedirects:
-            pass  # which carries the request
-        raise SourceUnavailable(f"{self._source} ({without_secrets(request.url or '')}) redirects too often")
+            trouble = "redirects too often"  # said below: the exception carries the request
+        except (requests.RequestException, ValueError):
+            trouble = "redirects to what is no address"
+        raise SourceUnavailable(f"{self._source} ({without_secrets(request.url or '')}) {trouble}")
 
 
-def _read(response: requests.Response) -> bytes | None:
-    """Take in a body, unpacked; None if it is larger than any that is due."""
+def _get_response(connection: HTTPConnection, wait: Callable[[], HTTPResponse]) -> HTTPResponse:
+    """Wait for the head of an answer, which has an end though each of its bytes comes in time."""
+    assert connection.sock is not None
+    with _at_most(connection.sock.shutdown, socket.SHUT_RD) as late:
+        response = wait()
+    if late.is_set():
+        response.close()
+        raise TimeoutError
+    return response
+
+
+class _Connection(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        return _get_response(self, super().getresponse)
+
+
+class _SafeConnection(HTTPSConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        return _get_response(self, super().getresponse)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SafePool(HTTPSConnectionPool):
+    ConnectionCls = _SafeConnection
+
+
+@contextmanager
+def _at_most(end: Callable[..., Any], *arguments: Any) -> Iterator[threading.Event]:
+    """Call `end` from another thread where what is done takes too long; the event tells that it was called."""
+    late = threading.Event()
+
+    def cut_off() -> None:
+        late.set()
+        with suppress(Exception):  # it ended at this very moment
+            end(*arguments)
+
+    timer = threading.Timer(LONGEST_ANSWER_S, cut_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
+def _read(response: requests.Response) -> tuple[bytes | None, bool]:
+    """Take in a body, unpacked: None if it is larger than any that is due; and whether it took too long."""
     parts, size = [], 0
-    for part in response.iter_content(2**16):
-        size += len(part)
-        if size > LARGEST_BODY:
-            response.close()
-            return None
-        parts.append(part)
+    # A look at the clock between two reads would not do: one read lasts until its last byte has come.
+    with _at_most(response.raw.shutdown) as late:
+        try:
+            for part in response.iter_content(2**16):
+                size += len(part)
+                if size > LARGEST_BODY:
+                    response.close()
+                    return None, False
+                parts.append(part)
+        except Exception:
+            if not late.is_set():
+                raise
+    if late.is_set():
+        response.close()
+        return None, True
     response._content = b"".join(parts)  # where `content` keeps it
-    return response.content
+    return response.content, False
+
+
+def take_json(response: requests.Response) -> Any:
+    """Hand over what an answer says, which the response then forgets: a large page is parsed, and held, once."""
+    payload = vars(response).pop(_PAYLOAD, None)
+    if payload is None:
+        payload = json.loads(response.content)
+    response._content = b""
+    return payload
 
 
 def on_its_server(page: str, link: str) -> str | None:
@@ -225,6 +320,7 @@ def open_session(
     inspect: Inspect | None = None,
     pages: KeptPages | None = None,
     follow_redirects: bool = False,
+    parsed: bool = False,
 ) -> requests.Session:
     """Open a session whose every request is patient and whose every answer is whole.
 
@@ -237,6 +333,7 @@ def open_session(
         inspect: Judges each page; what it objects to is asked for again.
         pages: Where sound pages are kept and looked up.
         follow_redirects: Off where a key travels: `requests` would carry it to another host.
+        parsed: Keep what was parsed with the response, for `take_json`.
     """
     session = _Session(source)
     session.headers.update({"Accept": "application/json", "User-Agent": "assay", **(headers or {})})
@@ -248,6 +345,7 @@ def open_session(
         inspect=inspect,
         pages=pages,
         follow_redirects=follow_redirects,
+        parsed=parsed,
     )
     session.mount("https://", adapter)
     session.mount("http://", adapter)
@@ -266,7 +364,7 @@ def without_secrets(url: str) -> str:
 
 def _refusal(where: str, response: requests.Response) -> SourceRefused:
     if response.is_redirect:
-        target = without_secrets(urljoin(response.url, response.headers["Location"]))
+        target = without_secrets(_target(response) or "http://[")
         return SourceRefused(f"{where} redirects to {target}; give that address as the endpoint if you trust it")
     what = "key" if response.status_code in (401, 403) and _key_of(response) else "request"
     said = _reason_given(response)
@@ -277,8 +375,8 @@ def _refusal(where: str, response: requests.Response) -> SourceRefused:
 def _reason_given(response: requests.Response) -> str:
     """What the server itself says, from FastAPI's `detail` or OPTIMADE's `errors`; cut to a readable length."""
     try:
-        payload = response.json()
-    except ValueError:
+        payload = json.loads(response.content)
+    except (ValueError, RecursionError):
         return ""
     if not isinstance(payload, dict):
         return ""
@@ -287,7 +385,15 @@ def _reason_given(response: requests.Response) -> str:
         said = "; ".join(
             str(s.get("detail") or s.get("msg") or s.get("title")) if isinstance(s, dict) else str(s) for s in said
         )
-    return str(said).replace(_key_of(response) or "\0", "***")[:500]
+    return printable(str(said).replace(_key_of(response) or "\0", "***")[:500])
+
+
+def _target(response: requests.Response) -> str | None:
+    """Where a redirect leads; None if that is no address."""
+    try:
+        return urljoin(response.request.url or "", response.headers["Location"])
+    except ValueError:
+        return None
 
 
 def _refuse_constant(name: str) -> None:

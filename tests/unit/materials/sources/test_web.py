@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -55,7 +57,7 @@ def url(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}/data?key={SECRET}"
 
 
-GOOD = (200, {}, b'{"data": [1]}')
+GOOD: tuple[int, dict[str, str], bytes] = (200, {}, b'{"data": [1]}')
 
 
 def test_hands_back_a_good_answer(server: Server) -> None:
@@ -213,3 +215,55 @@ def test_nobody_listening_is_said_without_the_query() -> None:
 )
 def test_addresses_are_shown_without_secrets(address: str, shown: str) -> None:
     assert without_secrets(address) == shown
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "http://127.0.0.1:999999/x", "\xff", "http://127.0.0.1:x/"])
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_redirect_to_no_address_is_the_servers_trouble(server: Server, location: str, follow: bool) -> None:
+    server.answers = [(302, {"Location": location}, b"")] * 2
+    session = open_session(source="it", follow_redirects=follow, attempts=1)
+    with session, pytest.raises((SourceRefused, SourceUnavailable), match="redirects to"):
+        session.get(url(server))
+
+
+@pytest.mark.parametrize("wait", ["9" * 5000, "Mon, 99 Jan 999999 00:00:00 GMT", "later", "1, 2"])
+def test_a_wait_that_is_none_is_not_waited_for(server: Server, wait: str) -> None:
+    server.answers = [(503, {"Retry-After": wait}, b"{}"), GOOD]
+    with open_session(source="it", backoff_s=0, attempts=2) as session:
+        assert session.get(url(server)).json() == {"data": [1]}
+
+
+def test_a_reason_of_nonsense_can_be_printed(server: Server) -> None:
+    server.answers = [(400, {}, b'{"errors": [{"detail": "\\ud800 \\u001b[31m"}]}'), (400, {}, b"[" * 100_000)]
+    for _ in range(2):
+        with open_session(source="it") as session, pytest.raises(SourceRefused, match="status 400") as caught:
+            session.get(url(server))
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 9999\r\n", "Transfer-Encoding: chunked\r\n", "", None])
+def test_an_answer_that_drips_ends(monkeypatch: pytest.MonkeyPatch, length: str | None) -> None:
+    monkeypatch.setattr(web, "LONGEST_ANSWER_S", 0.5)
+    head = b"HTTP/1.1 200 OK\r\n" + (b"X: " if length is None else f"{length}\r\n".encode())
+    ended = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(2**16)
+            connection.sendall(head)
+            while not ended.wait(0.05):
+                connection.sendall(b"1")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        with (
+            open_session(source="it", attempts=1, timeout_s=5) as session,
+            pytest.raises(SourceUnavailable, match=r"it \(http://127\.0\.0\.1:\d+/x\) (did not|cannot)"),
+        ):
+            session.get(f"http://127.0.0.1:{listening.getsockname()[1]}/x")
+        assert time.monotonic() - began < 4
+        ended.set()
+        thread.join(5)
