@@ -150,7 +150,7 @@ def _structure_of(document: Mapping[str, Any]) -> Structure:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         structure = bare(Adapter(dict(document)).as_pymatgen)
-    return sound(structure)
+        return sound(structure)
 
 
 def _read_all(

@@ -26,6 +26,7 @@ from urllib3.util.retry import Retry
 from materials.errors import IncompleteAnswer, SourceError, SourceRefused, SourceUnavailable
 from materials.sources.sound import printable
 
+_NO_ADDRESS = "an address that is none"
 _PAYLOAD = "assay_payload"  # the attribute of a response
 
 # Looks at one page (its address, its JSON) and says what is wrong with it, or None.
@@ -358,13 +359,16 @@ def without_secrets(url: str) -> str:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "an address that is none"
+        return _NO_ADDRESS
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 def _refusal(where: str, response: requests.Response) -> SourceRefused:
     if response.is_redirect:
-        target = without_secrets(_target(response) or "http://[")
+        there = _target(response)
+        target = without_secrets(there) if there else _NO_ADDRESS
+        if target == _NO_ADDRESS:
+            return SourceRefused(f"{where} redirects to {target}; try again later, or ask another provider")
         return SourceRefused(f"{where} redirects to {target}; give that address as the endpoint if you trust it")
     what = "key" if response.status_code in (401, 403) and _key_of(response) else "request"
     said = _reason_given(response)
