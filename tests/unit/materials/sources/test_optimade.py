@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 
 from materials.errors import IncompleteAnswer, SourceRefused
 from materials.sources import web
@@ -192,5 +193,6 @@ def test_each_page_is_parsed_once_and_let_go(server: Server, tmp_path: Path, mon
 
     server.answers = [answer([crystal(f"x{n}")], links={"next": f"?n={n}" if n < 2 else None}) for n in range(3)]
     monkeypatch.setattr(web, "json", SimpleNamespace(loads=parse))
+    monkeypatch.delattr(requests.Response, "json")  # which parses anew
     assert len(ask(server, tmp_path).structures) == 3
     assert len(pages) == 3
