@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,17 @@ import numpy as np
 from materials.sources.cif_text import MISSING, Block, blocks_of, number, plain
 from materials.sources.site_names import elements_of
 from materials.sources.sound import StructureTrouble, check_distance, sound, unreadable, with_moments
-from materials.sources.space_groups import FIT, misfit, parse_operation, settings_named, write_operation
+from materials.sources.space_groups import (
+    FIT,
+    Setting,
+    contradiction,
+    count_operations,
+    group_order,
+    misfit,
+    parse_operation,
+    settings_named,
+    write_operation,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -47,6 +57,8 @@ _MAGNETIC_SYMMETRY = (  # as pymatgen reads it
 )
 _IDENTITY = "x,y,z"
 _MOST_LISTED = 5_000  # sites: pymatgen compares each of them with all before it
+_SAME_PLACE = 0.01  # fraction of a cell's edge, between an atom and the same one by other operations
+_SAME_DENSITY = 0.02  # relative, between a crystal's and what its file says it is
 _ROUNDING = 0.01  # between the ratios of a formula's elements: pymatgen's own
 
 
@@ -75,15 +87,20 @@ def parse_cif(text: str) -> list[Structure | StructureTrouble]:
 
 
 def _has_crystal(block: Block) -> bool:
+    if block.trouble is not None:  # what it hides may be one
+        return True
     if "powder_pattern" in block.name and "_atom_site_fract_x" not in block.values:
         return False
     return "_cell_length_a" in block.values or "_atom_site_fract_x" in block.values
 
 
 def _crystal(block: Block) -> Structure:
+    if block.trouble is not None:
+        raise block.trouble
     for tag in ("_cell_modulation_dimension", "_cell_wave_vector_seq_id", "_cell_wave_vector_x"):
         if block.first(tag) not in (None, "0"):
             raise StructureTrouble("UnreadableStructure", "is modulated: its cell does not repeat")
+    block = _without_dummies(block)
     cell = _cell(block)
     formula = _formula(block)
     sites = _sites(block, formula)
@@ -93,12 +110,30 @@ def _crystal(block: Block) -> Structure:
         try:
             structure = _built(cell, sites, symmetry, _moments(block, sites))
             _check_content(block, structure, formula)
+            if operations := symmetry.get(_OPERATIONS[0]):
+                _check_multiplicities(block, structure, formula, len(sites), operations)
+                _check_names(block, structure, formula, sites, operations, _metric(cell))
             origins.append(structure)
         except StructureTrouble as trouble:
             refused.append(trouble)
     if not origins:
         raise refused[0]
     return origins[0] if len(origins) == 1 else _one_of(origins, block, len(sites))
+
+
+def _without_dummies(block: Block) -> Block:
+    """Leave out the sites that `_atom_site_calc_flag` calls `dum`: points that help a drawing, and no atoms."""
+    flags = block.column("_atom_site_calc_flag") or []
+    is_atom = [flag.lower() != "dum" for flag in flags]
+    if all(is_atom):
+        return block
+    values = {
+        tag: [word for word, kept in zip(words, is_atom, strict=True) if kept]
+        if re.fullmatch(r"_atom_site_(?!aniso_|moment_).+", tag) and len(words) == len(flags)
+        else words
+        for tag, words in block.values.items()
+    }
+    return replace(block, values=values)
 
 
 def _cell(block: Block) -> dict[str, float]:
@@ -254,22 +289,19 @@ def _symmetries(block: Block, metric: np.ndarray, formula: Mapping[str, float]) 
 
 def _operations(block: Block, metric: np.ndarray, formula: Mapping[str, float]) -> list[list[str]]:
     """Operations that the file writes out, or those that its space group has: of both origins, where it names none."""
-    for tag in _OPERATIONS:
-        if (said := block.column(tag)) and said[0] not in MISSING:
-            operations = _written_out(said)
-            if misfit(operations, metric) > FIT:
-                raise StructureTrouble(
-                    "UnknownSymmetry",
-                    "has symmetry operations that its cell does not have: other axes, or another cell",
-                )
-            return [operations]
-    symbols = [word for tag in _SYMBOLS if (word := block.first(tag)) is not None]
-    said_number = block.first(*_NUMBERS)
+    if operations := _listed(block):
+        if misfit(operations, metric) > FIT:
+            raise StructureTrouble(
+                "UnknownSymmetry",
+                "has symmetry operations that its cell does not have: other axes, or another cell",
+            )
+        group_order(tuple(operations))
+        return [operations]
     settings = settings_named(
         metric,
-        symbols=list(dict.fromkeys(symbols)),
+        symbols=list(dict.fromkeys(_symbols(block).values())),
         hall=block.first(*_HALL),
-        number=None if said_number is None else int(number(said_number, "a space group's number")),
+        number=_group_number(block),
     )
     code = (block.first("_space_group_it_coordinate_system_code") or "").upper()
     settings = [setting for setting in settings if setting.choice == code] or settings
@@ -282,6 +314,36 @@ def _operations(block: Block, metric: np.ndarray, formula: Mapping[str, float]) 
         "UnknownSymmetry",
         "names no space group and no symmetry operation; write 'P 1' if all atoms of the cell are there",
     )
+
+
+def _symbols(block: Block) -> dict[str, str]:
+    return {tag: word for tag in _SYMBOLS if (word := block.first(tag)) is not None}
+
+
+def _group_number(block: Block) -> int | None:
+    said = block.first(*_NUMBERS)
+    return None if said is None else int(number(said, "a space group's number"))
+
+
+def _listed(block: Block) -> list[str]:
+    """Operations that the file writes out; none where it writes none.
+
+    Raises:
+        StructureTrouble: One is none, or two lists have not the same.
+    """
+    lists = {tag: _written_out(said) for tag in _OPERATIONS if (said := block.column(tag)) and said[0] not in MISSING}
+    if not lists:
+        return []
+    first, *others = lists.values()
+    counts = [
+        count_operations(operations) for operations in (first, *others, [*first, *others[0]] if others else first)
+    ]
+    if len(set(counts)) > 1:
+        told = " and ".join(f"{n} as {tag}" for tag, n in zip(lists, counts, strict=False))
+        raise StructureTrouble(
+            "UnknownSymmetry", f"lists its symmetry operations twice, and not the same: {told}; leave one list"
+        )
+    return first
 
 
 def _written_out(said: Sequence[str]) -> list[str]:
@@ -391,6 +453,102 @@ def _check_content(block: Block, structure: Structure, formula: Mapping[str, flo
         )
 
 
+def _check_multiplicities(
+    block: Block, structure: Structure, formula: Mapping[str, float], n_sites: int, operations: Sequence[str]
+) -> None:
+    """Compare the atoms in the cell with how many the file says each site has, where its formula does not tell."""
+    counts = _multiplicities(block, n_sites)
+    if not counts or (formula and _count(block, formula) is not None):
+        return
+    # SHELXL-97 writes under this name how many operations leave the site where it is.
+    totals = (sum(counts), sum(count_operations(operations) / count for count in counts))
+    if all(abs(len(structure) - total) > 0.5 for total in totals):
+        raise StructureTrouble(
+            "UnreadableStructure",
+            f"has {len(structure)} atoms in its cell by its symmetry, and {totals[0]:g} by {_MULTIPLICITIES[0]} of its"
+            " sites; mend its space group and symmetry operations, or leave the multiplicities out",
+        )
+
+
+def _multiplicities(block: Block, n_sites: int) -> list[float]:
+    """How many atoms each site stands for by the file's own word; none where it does not say it of all."""
+    for tag in _MULTIPLICITIES:
+        with contextlib.suppress(StructureTrouble):
+            counts = [number(word, tag) for word in block.column(tag) or []]
+            if len(counts) == n_sites and all(count > 0 for count in counts):
+                return counts
+    return []
+
+
+def _check_names(
+    block: Block,
+    structure: Structure,
+    formula: Mapping[str, float],
+    sites: Sequence[_Site],
+    operations: Sequence[str],
+    metric: np.ndarray,
+) -> None:
+    """Compare the operations that a file lists with the space group that it names.
+
+    Raises:
+        StructureTrouble: They differ, and nothing else in the file says that the operations are right.
+    """
+    if not _listed(block):
+        return
+    symbols = _symbols(block)
+    number_said = _group_number(block)
+    if len(symbols) > 1 or number_said is not None or block.first(*_HALL) is not None:
+        symbols.pop("_space_group_name_h-m_ref", None)  # of other axes than the cell's
+    found = contradiction(
+        operations,
+        metric,
+        symbols=list(dict.fromkeys(symbols.values())),
+        hall=block.first(*_HALL),
+        number=number_said,
+    )
+    if found is None or _is_settled(block, structure, formula, len(sites)):
+        return
+    if any(_is_same_crystal(structure, sites, setting) for setting in found.settings):
+        return
+    raise StructureTrouble(
+        "UnknownSymmetry",
+        f"lists {count_operations(operations)} symmetry operations, and names space group {found.name}, which has"
+        f" {found.order}: mend the one that is wrong, or give _chemical_formula_sum and _cell_formula_units_Z, which"
+        " tell",
+    )
+
+
+def _is_settled(block: Block, structure: Structure, formula: Mapping[str, float], n_sites: int) -> bool:
+    """Whether the file says in another way that the cell has as many atoms as its listed operations make."""
+    if formula and _count(block, formula) is not None:  # compared before
+        return True
+    counts = _multiplicities(block, n_sites)
+    # All 1 is what is written by who knows no better.
+    if counts and max(counts) > 1 and sum(counts) == len(structure):
+        return True
+    with contextlib.suppress(StructureTrouble):
+        density = number(block.first("_exptl_crystal_density_diffrn") or "?", "a density")
+        return abs(structure.density - density) < _SAME_DENSITY * density
+    return False
+
+
+def _is_same_crystal(structure: Structure, sites: Sequence[_Site], setting: Setting) -> bool:
+    """Whether a space group makes of the listed sites the atoms that are there: all were listed, for example."""
+    places = structure.frac_coords
+    elements = np.array([site.specie.symbol for site in structure])
+    reached = np.zeros(len(structure), bool)
+    turns = [parse_operation(operation) for operation in setting.operations]
+    for site in sites:
+        own = elements == re.sub(r"[0-9.]*[+-]$", "", site.species)
+        for rotation, shift in turns:
+            off = rotation @ site.coords + np.array(shift, float) - places
+            at = own & np.all(np.abs(off - off.round()) < _SAME_PLACE, axis=1)
+            if not at.any():
+                return False
+            reached |= at
+    return bool(reached.all())
+
+
 def _count(block: Block, formula: Mapping[str, float]) -> list[float] | None:
     """How many atoms the cell has by the file's own word, in each way to read it; None where it gives none."""
     try:
@@ -414,11 +572,8 @@ def _one_of(origins: Sequence[Structure], block: Block, n_sites: int) -> Structu
     from materials.identity import group_duplicates
     from materials.sanity import check
 
-    for tag in _MULTIPLICITIES:
-        with contextlib.suppress(StructureTrouble):
-            counts = [number(word, tag) for word in block.column(tag) or []]
-            if len(counts) == n_sites:
-                origins = [structure for structure in origins if len(structure) == sum(counts)] or origins
+    if counts := _multiplicities(block, n_sites):
+        origins = [structure for structure in origins if len(structure) == sum(counts)] or origins
     origins = [structure for structure in origins if check(structure) is None] or origins
     if len(group_duplicates(origins)) > 1:
         raise StructureTrouble(

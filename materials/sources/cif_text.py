@@ -6,8 +6,8 @@ pymatgen's own reading keeps of two blocks of one name the last, and drops every
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from materials.sources.sound import StructureTrouble
 
@@ -28,11 +28,13 @@ class Block:
         name: As the file writes it.
         values: Tag in small letters, `.` written as `_` -> its values: one, or those of its loop.
         unclear: Tag -> what is wrong with it: it is there twice, or its loop has a row that is not whole.
+        trouble: Why nobody can tell where it ends; None where it has an end.
     """
 
     name: str
     values: dict[str, list[str]] = field(default_factory=dict)
     unclear: dict[str, str] = field(default_factory=dict)
+    trouble: StructureTrouble | None = None
 
     def column(self, tag: str) -> list[str] | None:
         """Values of a tag; None where there is none.
@@ -61,8 +63,22 @@ class Block:
 
 
 def blocks_of(text: str) -> list[Block]:
-    """Read the data blocks of a CIF, in order."""
+    """Read the data blocks of a CIF, in order.
+
+    Raises:
+        StructureTrouble: A text that is never closed stands before all of them.
+    """
     found: list[Block] = []
+    try:
+        _read_into(found, text)
+    except StructureTrouble as trouble:
+        if not found:
+            raise
+        found[-1] = replace(found[-1], trouble=trouble)
+    return found
+
+
+def _read_into(found: list[Block], text: str) -> None:
     pending: str | None = None  # a tag that waits for its value
     loop: list[str] | None = None  # tags of the loop that is being read
     rows: list[str] = []
@@ -101,21 +117,31 @@ def blocks_of(text: str) -> list[Block]:
         elif loop:
             rows.append(word)
     end_loop()
-    return found
 
 
 def _words(text: str) -> Iterator[tuple[str, bool]]:
-    """Split a CIF into words, each with whether it was quoted; comments are left out."""
-    lines = iter(re.split(r"\r\n|\r|\n", text.translate(_INVISIBLE)))
-    for line in lines:
+    """Split a CIF into words, each with whether it was quoted; comments are left out.
+
+    Raises:
+        StructureTrouble: A text is opened by a semicolon and never closed, so that all after it would be lost.
+    """
+    lines = enumerate(re.split(r"\r\n|\r|\n", text.translate(_INVISIBLE)), 1)
+    tag = "no name"
+    for n, line in lines:
         if line.startswith(";"):
             parts = [line[1:]]
-            for following in lines:
+            for _, following in lines:
                 if following.startswith(";"):
                     line = following[1:]
                     break
                 parts.append(following)
             else:
+                if "".join(parts).strip():
+                    raise StructureTrouble(
+                        "UnreadableStructure",
+                        f"has a text ({tag}) that the ; in line {n} opens and nothing closes, so that it would take in"
+                        f"{_swallowed(parts)} all to the end of the file; write a ; at the start of the line after it",
+                    )
                 return
             yield "\n".join(parts).strip(), True
         for match in _TOKEN.finditer(line):
@@ -123,7 +149,14 @@ def _words(text: str) -> Iterator[tuple[str, bool]]:
             if word.startswith("#"):
                 continue
             quoted = len(word) > 1 and word[0] in "'\"" and word[-1] == word[0]
+            tag = word if word.startswith("_") else tag
             yield (word[1:-1].strip() if quoted else word), quoted
+
+
+def _swallowed(lines: Sequence[str]) -> str:
+    """Name the blocks that begin within a text that is never closed."""
+    names = [line.split()[0] for line in lines if line.lower().startswith("data_")]
+    return f" {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}," if names else ""
 
 
 def plain(word: str) -> str:

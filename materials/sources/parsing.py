@@ -155,7 +155,6 @@ def structure_from_atoms(atoms: Atoms) -> Structure:
     Raises:
         StructureTrouble: It is not periodic, has sites that are shared or partly empty, or is no crystal at all.
     """
-    from ase.constraints import FixAtoms
     from pymatgen.core import Structure
 
     _refuse_part_sites(atoms)
@@ -164,8 +163,9 @@ def structure_from_atoms(atoms: Atoms) -> Structure:
     try:
         structure = Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions(wrap=False))
         structure = with_moments(structure, moments_of(atoms))
-        held = {at for constraint in atoms.constraints if isinstance(constraint, FixAtoms) for at in constraint.index}
-        structure = held_sites(structure, [[at not in held] * 3 for at in range(len(atoms))])
+        structure = held_sites(structure, _free_axes(atoms))
+    except StructureTrouble:
+        raise
     except Exception as error:
         raise unreadable("ASE", error) from error
     return sound(structure)
@@ -192,6 +192,31 @@ def _is_one(value: Any) -> bool:
         return abs(float(value) - 1) < 1e-3
     except (TypeError, ValueError):
         return False
+
+
+def _free_axes(atoms: Atoms) -> list[list[bool]]:
+    """Along which of the cell's axes each atom may move, by ASE's constraints on single atoms.
+
+    Raises:
+        StructureTrouble: One is held along some Cartesian axes only, and the cell has others.
+    """
+    from ase.constraints import FixAtoms, FixCartesian, FixScaled
+
+    free = np.ones((len(atoms), 3), bool)
+    aligned = not np.any(atoms.cell.array[~np.eye(3, dtype=bool)])
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            free[constraint.index] = False
+        elif isinstance(constraint, (FixCartesian, FixScaled)):
+            held = np.asarray(constraint.mask, bool)
+            if isinstance(constraint, FixCartesian) and held.any() and not held.all() and not aligned:
+                raise StructureTrouble(
+                    "UnreadableStructure",
+                    f"holds atom {constraint.index[0]} (counted from 0) along some of the axes x, y, z only"
+                    " (move_mask, FixCartesian), which are not the axes of its cell; hold it along all of them or none",
+                )
+            free[constraint.index] &= ~held
+    return [[bool(flag) for flag in flags] for flags in free]
 
 
 def _flags(said: Sequence[Any]) -> list[list[bool]] | None:

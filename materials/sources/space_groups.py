@@ -21,6 +21,8 @@ from materials.sources.sound import StructureTrouble
 
 # Of metric tensors, relative: a relaxed cell misses its symmetry by less, wrong axes by far more.
 FIT = 0.03
+_SAME_SHIFT = 0.01  # of a cell's edge: files write 0.33 for a third
+_MOST_OPERATIONS = 1_000  # a cell of one lattice point has 48 at most, a face-centred one 192
 _TERM = re.compile(r"([+-]?)(?:([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:/([0-9]+))?\*?)?([xyz]?)")
 _SUBSCRIPTS = str.maketrans("₁₂₃₄₅₆₀", "1234560")
 # Names from before 1992, when a letter e for two glide planes at once was agreed.
@@ -107,6 +109,110 @@ def misfit(operations: Sequence[str], metric: np.ndarray) -> float:
     turned = np.einsum("nki,kl,nlj->nij", rotations, metric, rotations)
     lengths = np.sqrt(np.diag(metric))
     return float(np.max(np.abs(turned - metric) / np.outer(lengths, lengths)))
+
+
+def count_operations(operations: Sequence[str]) -> int:
+    """Count the operations that differ by more than a whole step from cell to cell."""
+    return sum(len(shifts) for shifts in _by_rotation(operations).values())
+
+
+@lru_cache(maxsize=1_000)
+def group_order(operations: tuple[str, ...]) -> int:
+    """Count the operations of a list, which must be a whole group: any two of them, one after the other, make a third.
+
+    Raises:
+        StructureTrouble: They are none, since one is missing or misspelt.
+    """
+    if len(operations) > _MOST_OPERATIONS:
+        raise StructureTrouble(
+            "UnknownSymmetry",
+            f"lists {len(operations)} symmetry operations, more than the {_MOST_OPERATIONS} of any cell",
+        )
+    held = {key: (np.reshape(key, (3, 3)), np.array(shifts)) for key, shifts in _by_rotation(operations).items()}
+    for first, first_shifts in held.values():
+        for second, second_shifts in held.values():
+            made = first @ second
+            known = held.get(tuple(made.ravel().tolist()))
+            for shift in first_shifts:
+                shifts = shift + second_shifts @ first.T
+                lost = np.ones(len(shifts), bool) if known is None else ~_is_same(shifts[:, None], known[1]).any(axis=1)
+                if lost.any():
+                    at = int(np.argmax(lost))
+                    factors = _written(first, shift), _written(second, second_shifts[at])
+                    raise StructureTrouble(
+                        "UnknownSymmetry",
+                        f"lists symmetry operations that are not a whole group: {factors[0]!r} after {factors[1]!r}"
+                        f" makes {_written(made, shifts[at])!r}, which is not among them; add what is missing, mend"
+                        " what is misspelt, or leave the list out where the file names its space group",
+                    )
+    return sum(len(shifts) for _, shifts in held.values())
+
+
+def _by_rotation(operations: Sequence[str]) -> dict[tuple[int, ...], list[np.ndarray]]:
+    found: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for operation in operations:
+        rotation, translation = parse_operation(operation)
+        shift = np.array([float(x) for x in translation])
+        held = found.setdefault(tuple(rotation.ravel().tolist()), [])
+        if not held or not _is_same(shift, np.array(held)).any():
+            held.append(shift)
+    return found
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    off = one - other
+    return np.asarray(np.all(np.abs(off - off.round()) < _SAME_SHIFT, axis=-1))
+
+
+def _written(rotation: np.ndarray, shift: np.ndarray) -> str:
+    return write_operation(rotation, [_as_fraction(Fraction(f"{x % 1:.4f}")) % 1 for x in shift])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contradiction:
+    """A space group's name that means another number of operations than a file lists.
+
+    Attributes:
+        name: As the file writes it.
+        order: How many operations it means.
+        settings: What it can mean in the cell; none where the cell has axes that it does not mean.
+    """
+
+    name: str
+    order: int
+    settings: tuple[Setting, ...]
+
+
+def contradiction(
+    operations: Sequence[str],
+    metric: np.ndarray,
+    *,
+    symbols: Sequence[str] = (),
+    hall: str | None = None,
+    number: int | None = None,
+) -> Contradiction | None:
+    """Find the name of a space group that does not go with the operations listed beside it; None where all do.
+
+    A name that is not known cannot be compared. Of a name for other axes, and of a number beside a symbol, only the
+    rotations count: how often a lattice's points repeat in the cell is a choice of axes.
+    """
+    table = _table()
+    order, n_rotations = count_operations(operations), len(_by_rotation(operations))
+    readings = [(repr(symbol), _by_symbol(symbol, None), True) for symbol in symbols]
+    if hall is not None:
+        readings.append((repr(hall), table.by_hall.get(_hall(hall), []), True))
+    if number is not None:
+        readings.append((f"number {number}", table.standard.get(number, []), not readings))
+    for name, settings, in_these_axes in readings:
+        fitting = [s for s in settings if misfit(s.operations, metric) <= FIT]
+        if in_these_axes and fitting:
+            found, orders = order, [len(setting.operations) for setting in fitting]
+        else:
+            found, orders = n_rotations, [len(_by_rotation(setting.operations)) for setting in settings]
+        if orders and found not in orders:
+            settled = [*fitting, *settings]
+            return Contradiction(name=name, order=len(settled[0].operations), settings=tuple(fitting))
+    return None
 
 
 @lru_cache(maxsize=10_000)

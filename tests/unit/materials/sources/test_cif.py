@@ -6,7 +6,8 @@ from pathlib import Path
 import moyopy
 import numpy as np
 import pytest
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifWriter
 
 from materials.serialization import structure_from_json, structure_to_json
 from materials.sources.cif import parse_cif
@@ -347,7 +348,7 @@ def test_the_cells_content_as_the_formula(z: str) -> None:
 )  # fmt: skip
 def test_operations_as_files_write_them(written: str) -> None:
     assert len(read(cif(f"loop_\n_space_group_symop_operation_xyz\n{written}", sites=["Na1 Na 0.1 0.2 0.3"]))) == 2
-    shifted = "loop_\n_symmetry_equiv_pos_as_xyz\n'x,y,z'\n'x+.5,1/2+y,z-0.5'\n'x+.3333,y,z'"
+    shifted = "loop_\n_symmetry_equiv_pos_as_xyz\n'x,y,z'\n'x+.3333,1+y,z-1'\n'.667+x,y,z'"
     assert len(read(cif(shifted, sites=["Na1 Na 0.1 0.2 0.3"]))) == 3
 
 
@@ -412,3 +413,153 @@ def test_damaged_files(text: str) -> None:
 
 def test_long_lists_are_refused(tmp_path: Path) -> None:
     assert refused(cif(sites=[f"Na{n} Na 0 0 {n / 1e4}" for n in range(6000)])).error == "TooManySites"
+
+
+OPERATIONS = "loop_\n_symmetry_equiv_pos_as_xyz\n{}"
+INVERSION = "x,y,z\n-x,-y,-z"
+GLIDE = "x,y,z\n-x,y+1/2,-z+1/2\n-x,-y,-z"
+BADDELEYITE = "5.1505 5.2116 5.3173 90 99.23 90"
+P21C = HEAD.format("P 1 21/c 1") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("operations", "cell", "sites", "missing"),
+    [(GLIDE, BADDELEYITE, ZIRCONIA, "'x,-y+1/2,z+1/2'"),
+     (f"{GLIDE}\nx,-y+1/4,z+1/2", BADDELEYITE, ZIRCONIA, "not among them"),
+     (f"{INVERSION}\nx+1/2,y,z", CUBIC, SALT, "'-x+1/2,-y,-z'"),
+     ("-x,-y,-z", CUBIC, SALT, "'x,y,z'"),
+     ("x,y,z\nx+.3333,y,z", CUBIC, SALT, "'x+2/3,y,z'")],
+)  # fmt: skip
+def test_operations_that_are_no_group(operations: str, cell: str, sites: list[str], missing: str) -> None:
+    found = refused(cif(OPERATIONS.format(operations), cell, sites))
+    assert found.error == "UnknownSymmetry"
+    assert missing in str(found)
+    whole = read(cif(P21C + OPERATIONS.format(f"{GLIDE}\nx,1.5-y,z-1/2"), BADDELEYITE, ZIRCONIA))
+    assert whole.formula == "Zr4 O8"
+
+
+@pytest.mark.parametrize(
+    ("names", "listed", "said"),
+    [(HEAD.format("F m -3 m"), "x,y,z", "192"), (HEAD.format("F d -3 m"), INVERSION, "192"),
+     (HEAD.format("P 1"), INVERSION, "'P 1'"), ("_symmetry_Int_Tables_number 225", "x,y,z", "number 225"),
+     ("_space_group_name_Hall '-F 4 2 3'", "x,y,z", "'-F 4 2 3'"),
+     (HEAD.format("Xyz") + "\n_symmetry_Int_Tables_number 225", INVERSION, "number 225"),
+     (P1 + "\n_symmetry_Int_Tables_number 225", "x,y,z", "number 225")],
+)  # fmt: skip
+def test_operations_that_are_not_those_of_the_space_group(names: str, listed: str, said: str) -> None:
+    sites = ["Na1 Na 0.1 0 0", "Cl1 Cl 0.6 0.5 0.5"]
+    head = f"{names}\n{OPERATIONS.format(listed)}"
+    n_sites = 2 * len(listed.split("\n"))
+    found = refused(cif(head, sites=sites))
+    assert found.error == "UnknownSymmetry"
+    assert said in str(found)
+    assert f"lists {n_sites // 2} symmetry operation" in str(found)
+    head = "_chemical_formula_sum 'Na Cl'\n_cell_formula_units_Z {}\n" + head
+    assert len(read(cif(head.format(n_sites // 2), sites=sites))) == n_sites
+    assert isinstance(parse_cif(cif(head.format(5), sites=sites))[0], StructureTrouble)
+
+
+def test_a_density_or_multiplicities_tell_which_operations_are_right() -> None:
+    head = HEAD.format("F m -3 m") + "\n" + OPERATIONS.format(INVERSION)
+    sites = ["Na1 Na 0.1 0 0", "Cl1 Cl 0.6 0.5 0.5"]
+    density = read(cif(OPERATIONS.format(INVERSION), sites=sites)).density
+    assert len(read(cif(f"_exptl_crystal_density_diffrn {density:.2f}(2)\n{head}", sites=sites))) == 4
+    assert refused(cif(f"_exptl_crystal_density_diffrn {density * 2:.2f}\n{head}", sites=sites))
+    columns = (*COLUMNS, "symmetry_multiplicity")
+    assert len(read(cif(head, sites=[f"{site} 2" for site in sites], columns=columns))) == 4
+    assert refused(cif(head, sites=[f"{site} 8" for site in sites], columns=columns))
+
+
+def test_a_symbol_beside_a_list_of_all_atoms() -> None:
+    head = HEAD.format("F m -3 m") + "\n" + OPERATIONS.format("x,y,z")
+    corners = ["0 0 0", "0 .5 .5", ".5 0 .5", ".5 .5 0"]
+    edges = [".5 .5 .5", ".5 0 0", "0 .5 0", "0 0 .5"]
+    sites = [f"Na{n} Na {at}" for n, at in enumerate(corners)] + [f"Cl{n} Cl {at}" for n, at in enumerate(edges)]
+    assert len(read(cif(head, sites=sites))) == 8
+    assert refused(cif(head, sites=sites[:-1])).error == "UnknownSymmetry"
+
+
+def test_names_that_cannot_be_compared_with_operations() -> None:
+    body_centred = INVERSION + "\nx+1/2,y+1/2,z+1/2\n1/2-x,1/2-y,1/2-z"
+    for names in ("_x 1", HEAD.format("I -1"), HEAD.format("my own"), "_space_group_name_Hall '-Q 1'",
+                  HEAD.format("I -1") + "\n_symmetry_Int_Tables_number 2",
+                  HEAD.format("my own") + "\n_symmetry_Int_Tables_number 2",
+                  HEAD.format("I -1") + "\n_space_group_name_H-M_ref 'P -1'"):  # fmt: skip
+        text = cif(f"{names}\n{OPERATIONS.format(body_centred)}", sites=["Na1 Na 0.1 0.2 0.3"])
+        assert len(read(text)) == 4
+    # F m -3 m in its primitive cell.
+    primitive = HEAD.format("F m -3 m") + "\n_symmetry_Int_Tables_number 225\n" + OPERATIONS.format(INVERSION)
+    assert "48" not in str(refused(cif(primitive, "3.99 3.99 3.99 60 60 60")))
+
+
+def test_two_lists_of_operations() -> None:
+    second = "\nloop_\n_space_group_symop_operation_xyz\n{}"
+    sites = ["Na1 Na 0.1 0.2 0.3"]
+    found = refused(cif(OPERATIONS.format("x,y,z") + second.format(INVERSION), sites=sites))
+    assert "1 as _symmetry_equiv_pos_as_xyz and 2 as _space_group_symop_operation_xyz" in str(found)
+    assert "twice" in str(refused(cif(OPERATIONS.format("x,y,z\nx,-y,z") + second.format(INVERSION), sites=sites)))
+    assert len(read(cif(OPERATIONS.format(INVERSION) + second.format("1-x,-y,-z\nx,y,z"), sites=sites))) == 2
+
+
+def test_multiplicities_that_the_symmetry_does_not_give() -> None:
+    columns = (*COLUMNS, "symmetry_multiplicity")
+    rows = [f"{site} 4" for site in SALT]
+    assert "8 by _atom_site_symmetry_multiplicity" in str(refused(cif(sites=rows, columns=columns)))
+    head = HEAD.format("F m -3 m")
+    assert len(read(cif(head, sites=rows, columns=columns))) == 8
+    # As SHELXL-97 writes it: operations that leave the site in place.
+    assert len(read(cif(head, sites=[f"{site} 48" for site in SALT], columns=columns))) == 8
+    assert len(read(cif(head, sites=[f"{site} ?" for site in SALT], columns=columns))) == 8
+    content = "_chemical_formula_sum 'Na Cl'\n_cell_formula_units_Z 1\n"
+    assert len(read(cif(content + P1, sites=rows, columns=columns))) == 2
+
+
+def hexagonal(a: float, c: float) -> Lattice:
+    return Lattice.hexagonal(a, c)
+
+
+WRITTEN: dict[str, tuple[Lattice, list[str], list[list[float]]]] = {
+    "R-3m": (hexagonal(4.385, 30.49), ["Bi", "Te", "Te"], [[0, 0, 0.4], [0, 0, 0], [0, 0, 0.209]]),
+    "P6_3/mmc": (hexagonal(3.16, 12.3), ["Mo", "S"], [[1 / 3, 2 / 3, 0.25], [1 / 3, 2 / 3, 0.621]]),
+    "I4_1/amd": (Lattice.tetragonal(3.785, 9.514), ["Ti", "O"], [[0, 0, 0], [0, 0, 0.208]]),
+    "C2/c": (Lattice.monoclinic(4.684, 3.423, 5.129, 99.5), ["Cu", "O"], [[0.25, 0.25, 0], [0, 0.416, 0.25]]),
+    "Fd-3m": (Lattice.cubic(5.431), ["Si"], [[0, 0, 0]]),
+    "Pnma": (Lattice.orthorhombic(5.44, 7.64, 5.38), ["Ca", "Ti", "O", "O"],
+             [[0.036, 0.25, -0.007], [0, 0, 0.5], [0.484, 0.25, 0.071], [0.289, 0.037, -0.288]]),
+    "Pa-3": (Lattice.cubic(5.417), ["Fe", "S"], [[0, 0, 0], [0.385, 0.385, 0.385]]),
+    "P3_121": (hexagonal(4.913, 5.405), ["Si", "O"], [[0.47, 0, 1 / 3], [0.413, 0.267, 0.119 + 1 / 3]]),
+    "I-42d": (Lattice.tetragonal(5.29, 10.42), ["Cu", "Fe", "S"], [[0, 0, 0], [0, 0, 0.5], [0.257, 0.25, 0.125]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_pymatgen_writes_is_read(name: str) -> None:
+    made = Structure.from_spacegroup(name, *WRITTEN[name])
+    for text in (CifWriter(made, symprec=0.01), CifWriter(made)):
+        found = read(str(text))
+        assert found.composition.reduced_formula == made.composition.reduced_formula
+        assert found.volume / len(found) == pytest.approx(made.volume / len(made), rel=1e-4)
+
+
+def test_a_text_that_is_never_closed() -> None:
+    potassium = cif(name="two", sites=[site.replace("Na", "K") for site in SALT])
+    open_end = "_publ_section_title\n;\n never closed\n\n"
+    first, second = parse_cif(cif(name="zero") + cif() + open_end + potassium)
+    assert isinstance(first, Structure)
+    for said in ("line ", "_publ_section_title", "data_two", "(block data_x)"):
+        assert said in str(second)
+    assert "_publ_section_title" in str(refused(cif() + open_end))
+    publication, salt = parse_cif(cif() + "data_publication\n" + open_end + potassium)[::-1]
+    assert isinstance(salt, Structure)
+    assert "data_two" in str(publication)
+    with pytest.raises(StructureTrouble, match="closes"):
+        parse_cif(";\n a note\n" + cif())
+    assert read(cif() + "_publ_section_title\n;\n closed\n;\n;\n").formula == "Na1 Cl1"
+
+
+def test_dummy_atoms_are_no_atoms() -> None:
+    columns = (*COLUMNS, "calc_flag", "occupancy")
+    sites = ["X1 O 0.5 0 0.5 dum 1", *(f"{site} d 1" for site in SALT), "Cg1 . 0.5 0 0 Dum ?"]
+    assert read(cif(sites=sites, columns=columns)).formula == "Na1 Cl1"
+    assert refused(cif(sites=sites[:1], columns=columns)).error == "UnreadableStructure"

@@ -14,7 +14,7 @@ import ase.io
 import numpy as np
 import pandas
 import pytest
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
 from ase.spacegroup import crystal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,6 +27,8 @@ from materials.errors import InputError
 from materials.records import Candidate, Failure
 from materials.serialization import structure_from_json, structure_to_json
 from materials.sources.files import read
+from materials.sources.parsing import structure_from_atoms
+from materials.sources.sound import StructureTrouble
 from materials.sources.tables import read_table
 
 
@@ -212,6 +214,24 @@ def test_sites_that_ase_holds_stay_held(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "x.extxyz", atoms, format="extxyz", columns=["symbols", "positions", "move_mask"])
     held = only(tmp_path / "x.extxyz").structure.site_properties["selective_dynamics"]
     assert held == [[True] * 3, [False] * 3]
+    atoms.set_constraint(FixCartesian([1]))
+    ase.io.write(tmp_path / "x.extxyz", atoms, format="extxyz", columns=["symbols", "positions", "move_mask"])
+    assert "move_mask:L:3" in (tmp_path / "x.extxyz").read_text()
+    held = only(tmp_path / "x.extxyz").structure.site_properties["selective_dynamics"]
+    assert held == [[True] * 3, [False] * 3]
+
+
+def test_sites_that_ase_holds_along_some_axes() -> None:
+    part = (True, False, False)
+    cubic, slanted = ase.build.bulk("NaCl", "rocksalt", 5.6, cubic=True), ase.build.bulk("NaCl", "rocksalt", 5.6)
+    cubic.set_constraint([FixCartesian([1], part), FixAtoms([2])])
+    held = structure_from_atoms(cubic).site_properties["selective_dynamics"]
+    assert held[:4] == [[True] * 3, [False, True, True], [False] * 3, [True] * 3]
+    slanted.set_constraint(FixScaled([1], part))
+    assert structure_from_atoms(slanted).site_properties["selective_dynamics"][1] == [False, True, True]
+    slanted.set_constraint(FixCartesian([1], part))
+    with pytest.raises(StructureTrouble, match=r"atom 1 .*move_mask"):
+        structure_from_atoms(slanted)
 
 
 @pytest.mark.parametrize("mode", ["Cartesian", "Direct"])
