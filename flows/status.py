@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flows import process
@@ -32,10 +32,9 @@ def status(ledger: Ledger, campaign: str | None, style: str) -> str:
 def _describe(ledger: Ledger, campaign: Mapping[str, Any]) -> dict[str, Any]:
     counts = ledger.status(campaign["campaign_id"])
     runs = campaign["runs"]
-    last = runs[-1] if runs else {"state": None, "budget": None, "versions": {}}
+    last, alive = _told_of(runs)
     by, state = last["versions"], last["state"]
     missing = ledger.missing(campaign["campaign_id"], str(campaign["config"].get("dft", {}).get("code", "")))
-    alive = process.lives(by) if state == "running" and "process" in by else None
     return {
         "campaign_id": campaign["campaign_id"],
         "name": campaign["name"],
@@ -56,6 +55,20 @@ def _describe(ledger: Ledger, campaign: Mapping[str, Any]) -> dict[str, Any]:
             for failure in ledger.unread(campaign["campaign_id"])
         ],
     }
+
+
+def _told_of(runs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], bool | None]:
+    """Choose the run that speaks for a campaign, and say whether it lives: the newest that does, else the newest."""
+    lives = [_lives(run) for run in runs]
+    if not runs:
+        return {"state": None, "budget": None, "versions": {}}, None
+    number = max((n for n, alive in enumerate(lives) if alive), default=len(runs) - 1)
+    return runs[number], lives[number]
+
+
+def _lives(run: Mapping[str, Any]) -> bool | None:
+    by = run["versions"]
+    return process.lives(by) if run["state"] == "running" and "process" in by else None
 
 
 def _written(d: Mapping[str, Any]) -> str:
@@ -81,6 +94,11 @@ def _written(d: Mapping[str, Any]) -> str:
         if d[key]:
             lines.append(f"  {title:18s} " + ", ".join(f"{count} {name}" for name, count in d[key].items()))
     lacking = [f"{count} not yet {stage}" for stage, count in d["missing"].items() if count]
+    if d["last_run"] not in (None, "finished"):
+        if not d["proposed"]:  # how many there will be is not known before
+            lacking.insert(0, "not yet proposed")
+        elif not lacking and not d["ranked"]:
+            lacking = ["not yet ranked"]
     lines.append(f"  {'missing':18s} " + (", ".join(lacking) or "nothing"))
     if d["unread"]:
         lines.append(f"  {'could not be read':18s} {len(d['unread'])}")

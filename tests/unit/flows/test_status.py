@@ -37,6 +37,15 @@ def described(ledger: Ledger) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
+def gone() -> dict[str, str]:
+    """Name a process that has ended, of this machine."""
+    code = "import json; from flows.process import here; print(json.dumps(here()))"
+    told: dict[str, str] = json.loads(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    )
+    return told
+
+
 def test_a_run_that_lives(ledger: Ledger) -> None:
     begun(ledger, **process.here())
     assert described(ledger)["last_run"] == "running"
@@ -47,8 +56,7 @@ def test_a_run_that_lives(ledger: Ledger) -> None:
 def test_a_run_that_died(ledger: Ledger, what: str) -> None:
     by = process.here()
     if what == "killed":
-        code = "import json; from flows.process import here; print(json.dumps(here()))"
-        by = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        by = gone()
     else:
         by["process_started"] = str(float(by["process_started"]) - 3600)
     begun(ledger, **by)
@@ -108,3 +116,39 @@ def test_after_a_cancel_something_is_missing(ledger: Ledger) -> None:
     )
     assert described(ledger)["missing"] == {"screened": 0, "validated": 3}
     assert "3 not yet validated" in status(ledger, None, "text")
+
+
+def test_a_campaign_lives_while_any_of_its_runs_does(ledger: Ledger) -> None:
+    begun(ledger, budget=3, **process.here())
+    begun(ledger, budget=9, **gone())
+    found = described(ledger)
+    assert (found["last_run"], found["alive"], found["budget"]) == ("running", True, 3)
+    assert f"running ({socket.gethostname()}, process {os.getpid()}) (2 runs" in status(ledger, None, "text")
+
+
+def test_of_runs_that_all_ended_the_newest_is_told(ledger: Ledger) -> None:
+    campaign_id = begun(ledger, **gone())
+    run_id = ledger.start_run(campaign_id, versions=process.here(), weights_hash=None, config={})
+    ledger.end_run(run_id, "stopped")
+    assert described(ledger)["last_run"] == "stopped"
+
+
+def test_before_anything_was_proposed_that_is_missing(ledger: Ledger) -> None:
+    begun(ledger, budget=2, **gone())
+    assert "missing            not yet proposed, 2 not yet validated" in status(ledger, None, "text")
+
+
+def test_what_is_screened_and_was_never_published_is_not_yet_ranked(ledger: Ledger) -> None:
+    campaign_id = begun(ledger, **gone())
+    ledger.add_candidates(campaign_id, [made.candidate("done")])
+    ledger.add_calculations([made.calculation("done")])
+    assert "missing            not yet ranked" in status(ledger, None, "text")
+    ledger.publish(campaign_id, [made.ranked("done", rank=1)])
+    assert "missing            nothing" in status(ledger, None, "text")
+
+
+def test_a_run_that_finished_with_nothing_to_rank_misses_nothing(ledger: Ledger) -> None:
+    campaign_id = ledger.add_campaign("test", {"name": "test"})
+    run_id = ledger.start_run(campaign_id, versions=process.here(), weights_hash=None, config={})
+    ledger.end_run(run_id, "finished")
+    assert "missing            nothing" in status(ledger, None, "text")
