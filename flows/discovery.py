@@ -31,6 +31,7 @@ from flows.crashes import call_silence_a_crash
 from flows.load import check
 from flows.loop import Request, opened
 from flows.loop import discover as run_stages
+from flows.plain_text import printable
 from flows.progress import Progress
 from flows.sources import Source
 from flows.stages.publish import publish
@@ -115,7 +116,7 @@ def discover(
             call_silence_a_crash(client)
         with opened(request, Progress(logger.info)) as run, _watched(run):
             run_stages(run, _Tasks(run))
-            logger.info("%s\n%s", _table(run), "\n".join(report.closing_lines(run)))
+            logger.info("%s\n%s", _table(run), printable("\n".join(report.closing_lines(run))))
     except Interrupted as stopped:
         if deployment.id is not None and not _is_cancelling(UUID(str(flow_run.id))):
             raise TerminationSignal(signal.SIGTERM) from None  # Prefect's worker ends, or its machine: a crash
@@ -167,8 +168,9 @@ def _is_cancelling(flow_run_id: UUID) -> bool:
 
 def _failed(error: AssayError) -> State:
     """End as Failed with the error's own sentence, where Prefect would write a traceback for what was foreseen."""
-    get_run_logger().error("%s", error)
-    return Failed(message=str(error), data=error)
+    sentence = printable(str(error))  # Prefect shows it as it is, and a database's own words may be in it
+    get_run_logger().error("%s", sentence)
+    return Failed(message=sentence, data=error)
 
 
 def _table(run: Run) -> str:

@@ -133,3 +133,14 @@ def test_new_workers_do_not_import_the_program_that_starts_them(monkeypatch: pyt
     with main_hidden():
         assert told() == set()
     assert told()
+
+
+def test_what_a_provider_says_gives_no_orders_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import discovery
+    from materials.errors import AssayError
+
+    said: list[str] = []
+    logger = SimpleNamespace(error=lambda words, *values: said.append(words % values))
+    monkeypatch.setattr(discovery, "get_run_logger", lambda: logger)
+    state = discovery._failed(AssayError("mp: \x1b[2Jit went \x9b31m\nand that"))
+    assert said == [state.message] == ["mp: \ufffd[2Jit went \ufffd31m\nand that"]
