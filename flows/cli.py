@@ -36,6 +36,7 @@ FOLDER = click.option(
     show_default=True,
     help="Where calculations, snapshots and reports lie. [env ASSAY_RUN_DIR]",
 )
+COUNT = click.IntRange(0, 1_000_000_000)  # PostgreSQL's integers, in which a budget is written down, end at 2^31
 CAMPAIGN = click.argument("campaign", required=False)
 
 
@@ -51,7 +52,7 @@ def assay() -> None:
 @assay.command()
 @click.argument("campaign_file", type=click.Path(path_type=Path))
 @click.option("--cluster", "cluster_file", type=click.Path(path_type=Path), help="Hardware. [default: this machine]")
-@click.option("--budget", type=click.IntRange(min=0), help="Candidate validations in all, in place of the file's.")
+@click.option("--budget", type=COUNT, help="Candidate validations in all, in place of the file's.")
 @click.option("--no-dft", is_flag=True, help="Propose, screen and rank; validate nothing.")
 @click.option(
     "--retry",
@@ -130,7 +131,7 @@ def up(campaigns: Path, cluster_file: Path | None, port: int, folder: Path, ledg
 @click.option(
     "--sort", metavar="COLUMN", help='Such as score, "-band_gap" or "energy_above_hull desc". [default: rank]'
 )
-@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most rows; 0: all.")
+@click.option("--limit", type=COUNT, default=20, show_default=True, help="Most rows; 0: all.")
 @click.option("--columns", metavar="A,B,…", help="Only these columns; 'all' for every one. [default: the main ones]")
 @click.option(
     "--format", "style", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
@@ -175,7 +176,7 @@ def show(material_id: str, style: str, ledger: str | None) -> None:
 @click.option("--format", "style", type=click.Choice(["cif", "poscar", "extxyz"]), default="cif", show_default=True)
 @click.option("--campaign", help="[default: the latest]")
 @WHERE
-@click.option("--limit", type=click.IntRange(min=0), default=0, help="Most structures; 0: all.", show_default=True)
+@click.option("--limit", type=COUNT, default=0, help="Most structures; 0: all.", show_default=True)
 @LEDGER
 def export(folder: Path, style: str, campaign: str | None, where: str | None, limit: int, ledger: str | None) -> None:
     """Write the best known structure of each candidate to DIR."""
@@ -276,6 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; an error is one sentence and an exit code, whatever it is."""
     terminal.make_whole()
     try:
+        _require_place()
         _require_text(sys.argv[1:] if arguments is None else arguments)
         code: Any = assay.main(args=arguments, prog_name="assay", standalone_mode=False)
         sys.stdout.flush()
@@ -305,6 +307,16 @@ def _end(error: AssayError) -> NoReturn:
     except OSError:  # it is full, or gone: what is left in its buffer would be told as an error at exit
         terminal.let_go()
     sys.exit(error.exit_code)
+
+
+def _require_place() -> None:
+    """Refuse to begin in a folder that was removed: paths, Prefect's too, are read from there, some after hours."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"the folder you are in is gone, or cannot be read ({error.strerror}): go to one that is there (cd)"
+        ) from None
 
 
 def _require_text(arguments: list[str]) -> None:

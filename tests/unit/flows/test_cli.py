@@ -135,3 +135,32 @@ def test_without_a_dft_code_nothing_runs(
     assert "deploy/setup" in error
     assert "--no-dft" in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["run", "/nowhere.yaml"], ["up"], ["--help"]])
+def test_a_folder_that_is_gone_is_told_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    code, out, said = call(capsys, *arguments)
+    assert (code, out, said.count("\n")) == (2, "", 1)
+    assert said.startswith("assay: the folder you are in is gone")
+
+
+@pytest.mark.parametrize("limit", ["99999999999999999999999", str(2**31)])
+@pytest.mark.parametrize("command", [["table"], ["export", "out"]])
+def test_a_limit_that_no_database_takes(
+    capsys: pytest.CaptureFixture[str],
+    ledger: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    limit: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, said = call(capsys, *command, "--ledger", ledger, "--limit", limit)
+    assert code == 2
+    assert f"{limit} is not in the range" in said
