@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from materials.errors import InputError
 
 FILE = "server.env"  # in Prefect's home; `export $(cat .prefect/server.env)` gives it to Prefect's own commands
+LOCK = "up.lock"  # beside it: the kernel lets go of it with whoever held it, so it is never left over
 
 
 def prefect_home() -> Path:
@@ -37,6 +42,35 @@ def make_private(folder: Path) -> None:
             f"{folder} cannot be made a folder of your own ({error.strerror}), and the log-in of Prefect's server is"
             " kept there; start from another folder, or name one in PREFECT_HOME"
         ) from None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Be the only `assay up` that starts a server and keeps its log-in in Prefect's home.
+
+    Raises:
+        InputError: Another one runs, or the home cannot be written to.
+    """
+    file = prefect_home() / LOCK
+    try:
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)  # processes that are started do not have it
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be written ({error.strerror}): start from another folder, or name one in PREFECT_HOME"
+        ) from None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:  # else the file system has no locks, and nobody can tell
+            os.close(opened)
+            raise InputError(
+                f"an `assay up` runs already with Prefect's files in {file.parent}, and its log-in is kept there; use"
+                " its server, end it first, or start this one from another folder (or name one in PREFECT_HOME)"
+            ) from None
+    try:
+        yield
+    finally:
+        os.close(opened)
 
 
 def keep(url: str, log_in: str) -> Path:

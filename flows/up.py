@@ -62,8 +62,8 @@ def up(place: Place, say: Callable[[str], None]) -> None:
     PREFECT_SERVER_API_AUTH_STRING says, or one made for it, which `log_in` keeps for `assay run`.
 
     Raises:
-        InputError: No campaign file loads, the port is taken, Prefect's folder is not the user's own, or the server
-            that PREFECT_API_URL names cannot be used.
+        InputError: No campaign file loads, the port is taken, Prefect's folder is not the user's own or has another
+            `assay up`, or the server that PREFECT_API_URL names cannot be used.
         AssayError: Something that was started ended by itself.
     """
     campaigns = _campaigns(place.campaigns, say)
@@ -79,6 +79,7 @@ def up(place: Place, say: Callable[[str], None]) -> None:
         server = None
         if given is None:
             _require_free(place.port)
+            started.enter_context(log_in.alone())
             say("Starting a Prefect server")
             way_in = started.enter_context(_guarded(url))
             words = ("-P", "-m", "flows.prefect_server", str(place.port))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from flows import log_in, up
 from materials.errors import InputError
+from tests.unit.flows.test_cli import call
 
 URL = "http://127.0.0.1:4200/api"
 
@@ -142,3 +146,47 @@ def test_a_users_own_for_the_server_stays_and_is_shown_to_nobody(home: Path, mon
         assert os.environ["PREFECT_SERVER_API_AUTH_STRING"] == os.environ["PREFECT_API_AUTH_STRING"] == "me:mine"
         assert "mine" not in told
         assert list(home.iterdir()) == []
+
+
+HOLD = """
+import sys
+from flows import log_in
+with log_in.alone():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["in order", "killed"])
+def test_one_server_at_a_time_has_its_log_in_in_a_folder(home: Path, end: str) -> None:
+    log_in.make_private(home)
+    words = [sys.executable, "-c", HOLD]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=r"an `assay up` runs already with Prefect's files in .*\.prefect"):
+            log_in.alone().__enter__()
+        if end == "killed":
+            first.kill()
+        first.communicate()
+    with log_in.alone():
+        assert mode(home / "up.lock") == 0o600
+
+
+def test_a_second_up_leaves_the_log_in_of_the_first(
+    home: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PREFECT_API_URL", "ASSAY_DATABASE_URL", "ASSAY_RUN_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(up, "_process", lambda *_: pytest.fail("it started something"))
+    log_in.make_private(home)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    with log_in.alone():
+        log_in.keep(URL, "assay:word")
+        code, _, said = call(capsys, "up", "--campaigns", str(root / "configs"), "--port", port)
+        assert code == 2
+        assert said.startswith("assay: an `assay up` runs already with Prefect's files in ")
+        assert log_in.kept(URL) == "assay:word"
