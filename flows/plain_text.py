@@ -9,6 +9,9 @@ import re
 _ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What means something in a line of Markdown, GitHub's too, wherever it stands; an underscore inside of a word does not.
 _MARKS = re.compile(r"[\\`*\[\]<>&#~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+# Where GitHub, or Prefect's page, would begin a link.
+_ADDRESS = re.compile(r"(?<=[a-z]):(?=//)|(?<=www)\.|(?<=\S)@(?=\S{0,300}\.\S)", re.IGNORECASE)
+_APART = "<!-- -->"  # shows nowhere; GitHub links a name at a host whatever escapes or entities are in it
 _BEGINNING = re.compile(r"^([-+=]|\d+(?=[.)]))")  # of a list, a number in it, or a line below a heading
 
 
@@ -18,8 +21,9 @@ def printable(text: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """Write a text so that Markdown shows it as it is, in one line."""
+    """Write a text so that Markdown shows it as it is, in one line, its addresses as text as well."""
     line = _MARKS.sub(r"\\\g<0>", printable(" ".join(text.split())))
+    line = _ADDRESS.sub(lambda found: f"{_APART}@" if found[0] == "@" else f"\\{found[0]}", line)
     found = _BEGINNING.match(line)
     if found is None:
         return line
@@ -39,4 +43,4 @@ def code(text: str) -> str:
 
 def out_of_markdown(text: str) -> str:
     """Give back the text that `in_markdown` was given, for a terminal."""
-    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+    return re.sub(_APART + r"|\\([!-/:-@\[-`{-~])", r"\1", text)

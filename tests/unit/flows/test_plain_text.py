@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -41,6 +42,20 @@ MARKS = [
     "LiMgP-eb5041739d: half-Heusler, Li on 4a",
 ]
 
+ADDRESSES = [
+    "http://evil.example/x",
+    "see HTTPS://evil.example, or (ftp://evil.example)",
+    "www.evil.example",
+    "*WWW.evil.example*",
+    "a@b.example",
+    "a_@b.example and c@_d.example",
+    "mailto:a@b.example",
+    "xmpp:a.b@c.example/d",
+    "a\\@b.example",
+    "a<!-- -->@b.example",
+    "http\\://evil.example",
+]
+
 
 class Text(HTMLParser):
     """The text and the elements of a page."""
@@ -67,7 +82,11 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-@given(st.one_of(st.sampled_from(MARKS), st.text(st.sampled_from("<>&[]()`*_~#|\\!$-+=1.) \nab:/\x1b\u202e"))))
+@given(
+    st.one_of(
+        st.sampled_from(MARKS + ADDRESSES), st.text(st.sampled_from("<>&[]()`*_~#|\\!$-+=1.) \nab:/@w\x1b\u202e"))
+    )
+)
 def test_markdown_shows_a_text_as_it_is(text: str) -> None:
     shown = rendered(f"- {in_markdown(text)}")
     assert shown.elements <= {"ul", "li"}
@@ -78,6 +97,22 @@ def test_markdown_shows_a_text_as_it_is(text: str) -> None:
     table = rendered(f"| a | b |\n|---|---|\n| {in_markdown(text)} | {code('x' + text)} |")
     assert table.elements == {"table", "thead", "tbody", "tr", "th", "td", "code"}
     assert out_of_markdown(in_markdown(text)) == one_line(text)
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_an_address_is_text_and_no_link(text: str) -> None:
+    written = in_markdown(text)
+    # What GitHub and Prefect's page look for; GitHub finds the last one behind escapes and entities, too.
+    assert not re.search(r"(?i)(https?|ftp)://|www\.|[\w.!?'/=+-]\\?@\S+\.", written)
+    shown = rendered(f"- {written}")
+    assert shown.elements <= {"ul", "li"}
+    assert shown.text.strip() == text
+    assert out_of_markdown(written) == text
+
+
+@pytest.mark.parametrize("text", ["Li@4a, 300 K @ 1.5 GPa", "a: b // c", "CO2@MOF 1.0", "wwwx"])
+def test_what_is_no_address_is_written_as_it_is(text: str) -> None:
+    assert in_markdown(text) == text
 
 
 def test_paragraphs_stay_apart() -> None:
