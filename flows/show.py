@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,9 @@ def _calculation(r: Record) -> str:
         line += f", {r['energy']:.4f} eV in the cell"
     if r["max_force"] is not None:
         line += f", largest force {r['max_force']:.3f} eV/Å"
-    line += f", {r['n_steps']} steps, {r['wall_time_s']:.1f} s"
+    seconds = r["wall_time_s"]  # a damaged ledger may have lost it
+    known = isinstance(seconds, int | float) and math.isfinite(seconds)
+    line += f", {r['n_steps']} steps, {f'{seconds:.1f}' if known else '–'} s"
     gap = (r["properties"] or {}).get("band_gap")
     if gap is not None:
         line += f", gap {gap:.3f} eV"

@@ -34,7 +34,9 @@ def _describe(ledger: Ledger, campaign: Mapping[str, Any]) -> dict[str, Any]:
     runs = campaign["runs"]
     last, alive = _told_of(runs)
     by, state = last["versions"], last["state"]
-    missing = ledger.missing(campaign["campaign_id"], str(campaign["config"].get("dft", {}).get("code", "")))
+    dft = campaign["config"].get("dft")
+    code = dft.get("code", "") if isinstance(dft, Mapping) else ""
+    missing = ledger.missing(campaign["campaign_id"], str(code))
     return {
         "campaign_id": campaign["campaign_id"],
         "name": campaign["name"],
@@ -68,7 +70,9 @@ def _told_of(runs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], bool
 
 def _lives(run: Mapping[str, Any]) -> bool | None:
     by = run["versions"]
-    return process.lives(by) if run["state"] == "running" and "process" in by else None
+    if run["state"] != "running" or not isinstance(by.get("process"), str):
+        return None
+    return process.lives({**by, "process_started": str(by.get("process_started"))})
 
 
 def _written(d: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import (
     select,
 )
 
-from materials.errors import QueryError
+from materials.errors import LedgerError, QueryError
 from materials.expressions import ColumnKind, Expression, SortKey
 from materials.query import nearest
 from materials.records import READ, Failure
@@ -26,6 +26,7 @@ from materials.store import tables
 from materials.store.planning import planned
 from materials.store.rows import chunks
 from materials.store.transactions import persistent, reading
+from materials.store.urls import mask
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -56,11 +57,26 @@ class Answering:
 
     @persistent
     def campaigns(self) -> list[dict[str, Any]]:
-        """List the campaigns, oldest first: `campaign_id`, `name`, `config`, `config_hash`, `created_at`, `runs`."""
+        """List the campaigns, oldest first: `campaign_id`, `name`, `config`, `config_hash`, `created_at`, `runs`.
+
+        Raises:
+            LedgerError: What one was asked, or a run noted, is not of the kind that is written there.
+        """
         table, runs = tables.campaigns, tables.runs
         with reading(self.engine) as connection:
             found = _dicts(connection, select(table).order_by(table.c.created_at, table.c.campaign_id))
             told = _dicts(connection, select(runs).order_by(runs.c.started_at))
+        for where, values, kind in (
+            ("campaigns.config", [campaign["config"] for campaign in found], dict),
+            ("runs.versions", [run["versions"] for run in told], dict),
+            ("runs.budget", [run["budget"] for run in told], int | None),
+        ):
+            for value in values:
+                if not isinstance(value, kind):
+                    raise LedgerError(
+                        f"The ledger at {mask(self.engine.url)} is damaged: {where} holds {str(value)[:40]!r};"
+                        " go back to a copy of it"
+                    )
         return [
             {**campaign, "runs": [run for run in told if run["campaign_id"] == campaign["campaign_id"]]}
             for campaign in found

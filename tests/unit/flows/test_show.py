@@ -1,9 +1,12 @@
 """What `assay show` and the table say of magnetism."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
-from flows.show import show
+import pytest
+
+from flows.show import _calculation, show
 from flows.tables import query
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
@@ -37,3 +40,13 @@ def test_moments_and_orders_are_shown_and_asked_for(tmp_path: Path) -> None:
         asked = "magnetic_order != none and total_magnetization_per_formula_unit < 0.1"
         (found,) = query(ledger, campaign, where=asked, sort=None, limit=None, columns="magnetic_order")
         assert found == {"magnetic_order": "antiferromagnetic (½ ½ ½)"}
+
+
+@pytest.mark.parametrize("seconds", [None, math.nan, math.inf, "soon"])
+def test_a_time_that_a_damaged_ledger_lost_is_a_dash(tmp_path: Path, seconds: object) -> None:
+    record = {
+        **dict.fromkeys(("energy", "max_force", "properties"), None),
+        **{"created_at": "2026-01-01T00:00:00", "method": "m", "level_of_theory": "PBE", "status": "converged"},
+        **{"n_steps": 3, "wall_time_s": seconds, "message": "", "calculation_id": "c", "settings_hash": "s"},
+    }
+    assert "converged, 3 steps, – s\n" in _calculation(record)

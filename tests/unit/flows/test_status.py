@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from flows import process
 from flows.status import status
+from materials.errors import LedgerError
 from materials.records import Failure
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
@@ -152,3 +155,28 @@ def test_a_run_that_finished_with_nothing_to_rank_misses_nothing(ledger: Ledger)
     run_id = ledger.start_run(campaign_id, versions=process.here(), weights_hash=None, config={})
     ledger.end_run(run_id, "finished")
     assert "missing            nothing" in status(ledger, None, "text")
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("campaigns", "config", "5"),
+        ("runs", "versions", "[]"),
+        ("runs", "budget", "many"),
+    ],
+)
+def test_a_damaged_ledger_is_named(tmp_path: Path, ledger: Ledger, table: str, column: str, value: str) -> None:
+    begun(ledger, **process.here())
+    with closing(sqlite3.connect(tmp_path / "assay.db")) as raw, raw:
+        raw.execute(f"UPDATE {table} SET {column} = ?", [value])
+    with pytest.raises(LedgerError, match=rf"assay\.db is damaged: {table}\.{column} .* go back to a copy of it"):
+        status(ledger, None, "text")
+
+
+def test_parts_of_a_record_that_are_damaged_are_not_known(tmp_path: Path, ledger: Ledger) -> None:
+    begun(ledger, **process.here())
+    here = json.dumps({"host": socket.gethostname(), "process": [], "process_started": None})
+    with closing(sqlite3.connect(tmp_path / "assay.db")) as raw, raw:
+        raw.execute("UPDATE runs SET versions = ?", [here])
+        raw.execute("UPDATE campaigns SET config = ?", ['{"dft": []}'])
+    assert "not yet proposed" in status(ledger, None, "text")
