@@ -37,6 +37,7 @@ FOLDER = click.option(
     help="Where calculations, snapshots and reports lie. [env ASSAY_RUN_DIR]",
 )
 COUNT = click.IntRange(0, 1_000_000_000)  # PostgreSQL's integers, in which a budget is written down, end at 2^31
+OUTPUT = "standard output"  # as a person is told of it
 CAMPAIGN = click.argument("campaign", required=False)
 
 
@@ -78,6 +79,7 @@ def run(
     from flows.load import load_campaign, load_cluster
     from flows.loop import Request, run_request
     from flows.places import require_file
+    from flows.unforeseen import writing_to
 
     if profile is not None:
         require_file(profile, "--profile")
@@ -96,7 +98,8 @@ def run(
 
     with cProfile.Profile() as profiler:
         run_request(request)
-    profiler.dump_stats(profile)
+    with writing_to(profile):
+        profiler.dump_stats(profile)
     click.echo(f"Profile: {profile} (python -m pstats {profile})", err=True)
 
 
@@ -150,10 +153,12 @@ def table(
 ) -> None:
     """Show the ranked candidates of a campaign (the latest, if none is named)."""
     from flows import tables
+    from flows.unforeseen import writing_to
 
     with _open(ledger) as opened:
         rows = tables.query(opened, campaign, where=where, sort=sort, limit=limit or None, columns=columns, style=style)
-    tables.write(rows, style, output)
+    with writing_to(output or OUTPUT):
+        tables.write(rows, style, output)
 
 
 @assay.command()
@@ -168,7 +173,7 @@ def show(material_id: str, style: str, ledger: str | None) -> None:
     from flows import show as showing
 
     with _open(ledger) as opened:
-        click.echo(showing.show(opened, material_id, style))
+        _print(showing.show(opened, material_id, style))
 
 
 @assay.command()
@@ -181,10 +186,11 @@ def show(material_id: str, style: str, ledger: str | None) -> None:
 def export(folder: Path, style: str, campaign: str | None, where: str | None, limit: int, ledger: str | None) -> None:
     """Write the best known structure of each candidate to DIR."""
     from flows import export as exporting
+    from flows.unforeseen import writing_to
 
-    with _open(ledger) as opened:
+    with _open(ledger) as opened, writing_to(folder):
         written = exporting.export(opened, folder, style, campaign=campaign, where=where, limit=limit or None)
-    click.echo(f"{written} structures in {folder}")
+    _print(f"{written} structures in {folder}")
 
 
 @assay.command()
@@ -196,7 +202,7 @@ def status(campaign: str | None, style: str, ledger: str | None) -> None:
     from flows import status as state
 
     with _open(ledger) as opened:
-        click.echo(printable(state.status(opened, campaign, style)))
+        _print(printable(state.status(opened, campaign, style)))
 
 
 @assay.command()
@@ -220,7 +226,7 @@ def doctor(cluster_file: Path | None, style: str, folder: Path, ledger: str | No
         from flows.cluster_doctor import examine_cluster
 
         results += examine_cluster(cluster, folder=folder, say=terminal.say)
-    click.echo(printable(checks.written(results, style)))
+    _print(printable(checks.written(results, style)))
     if any(check.needed and not check.ok for check in results):
         sys.exit(1)
 
@@ -264,7 +270,14 @@ def schema(for_cluster: bool) -> None:
     """Print the JSON schema of a campaign file."""
     from flows.load import campaign_schema, cluster_schema
 
-    click.echo(cluster_schema() if for_cluster else campaign_schema(), nl=False)
+    _print(cluster_schema() if for_cluster else campaign_schema(), nl=False)
+
+
+def _print(text: str, *, nl: bool = True) -> None:
+    from flows.unforeseen import writing_to
+
+    with writing_to(OUTPUT):
+        click.echo(text, nl=nl)
 
 
 def _open(url: str | None) -> Ledger:

@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from materials.environment import without_secrets
@@ -55,6 +57,17 @@ def foreseen(error: Exception, folder: Path | None = None) -> AssayError:
     file = _write(error, folder)
     details = f"details are in {file}" if file else "and the details could not be written anywhere"
     return AssayError(_masked(f"something went wrong that nobody foresaw ({sentence}); {details}"))
+
+
+@contextmanager
+def writing_to(place: Path | str) -> Iterator[None]:
+    """Have a refusal of the system name what was being written: the system itself names only what cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(place)
+        raise
 
 
 def _write(error: Exception, folder: Path | None) -> Path | None:

@@ -135,6 +135,27 @@ def test_what_cannot_be_written_is_a_sentence(
     assert NONE not in said
 
 
+@pytest.mark.parametrize("style", ["csv", "json", "table"])
+def test_a_disk_that_fills_under_a_file_is_told_with_the_file(
+    capsys: pytest.CaptureFixture[str], ledger: str, style: str
+) -> None:
+    code, _, said = call(capsys, "table", "--output", "/dev/full", "--format", style, "--ledger", ledger)
+    assert code == 1
+    assert said.startswith("assay: /dev/full: No space left on device; make room there")
+
+
+def test_a_disk_that_fills_under_an_export_is_told_with_the_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ledger: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export, "export", full)
+    code, _, said = call(capsys, "export", "out", "--ledger", ledger)
+    assert code == 1
+    assert said.startswith("assay: out: No space left on device; make room there")
+
+
 @pytest.mark.parametrize("folder", ["file/run", "file", "/proc/run", "x" * 5000])
 def test_a_folder_that_cannot_be_had_is_told_before_anything_runs(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").write_text("")
@@ -234,7 +255,7 @@ def full() -> None:
         (closed(0), 0, rb"^$"),
         (closed(1), 0, rb"^$"),
         (closed(2), 0, rb"^$"),
-        (full, 1, rb"^assay: No space left on device; make room there[^\n]*\n$"),
+        (full, 1, rb"^assay: standard output: No space left on device; make room there[^\n]*\n$"),
     ],
     ids=["stdin closed", "stdout closed", "stderr closed", "stdout full"],
 )
@@ -242,6 +263,13 @@ def test_a_stream_that_is_not_there(ledger: str, prepare: Callable[[], None], co
     done = subprocess.run([ASSAY, "table", "--ledger", ledger], capture_output=True, preexec_fn=prepare)
     assert done.returncode == code
     assert re.match(said, done.stderr)
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["show", "[/i]NaCl-a"], ["table", "--format", "json"]])
+def test_an_output_that_is_full_is_told_as_that(ledger: str, arguments: list[str]) -> None:
+    done = subprocess.run([ASSAY, *arguments, "--ledger", ledger], capture_output=True, preexec_fn=full)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert done.stderr.startswith(b"assay: standard output: No space left on device; ")
 
 
 def test_a_reader_that_has_seen_enough(ledger: str) -> None:
