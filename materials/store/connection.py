@@ -106,6 +106,9 @@ def _read_only(url: URL) -> Callable[[], sqlite3.Connection] | None:
 
     Returns:
         What makes a connection; None where the folder can be written to.
+
+    Raises:
+        LedgerError: A part of it is in a log that cannot be read there.
     """
     if url.database in (None, "", ":memory:") or "uri" in url.query:
         return None
@@ -113,7 +116,14 @@ def _read_only(url: URL) -> Callable[[], sqlite3.Connection] | None:
     if os.access(path.parent, os.W_OK):
         return None
     log = path.with_name(f"{path.name}-wal")
-    options = "mode=ro" if log.exists() else "mode=ro&immutable=1"
+    shared = path.with_name(f"{path.name}-shm").exists()
+    if not shared and log.exists() and log.stat().st_size:
+        raise LedgerError(
+            f"The ledger at {path} cannot be read where it lies: its newest records are in {log}, and to read those"
+            f" SQLite makes a file beside it, but {path.parent} cannot be written to; copy both files to a folder"
+            " that can be written to, and name the copy with --ledger"
+        )
+    options = "mode=ro" if shared and log.exists() else "mode=ro&immutable=1"
 
     def opened() -> sqlite3.Connection:
         return sqlite3.connect(

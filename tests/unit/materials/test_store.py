@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -473,6 +474,31 @@ def test_what_somebody_writes_meanwhile_is_read_too(tmp_path: Path, monkeypatch:
         read_only(monkeypatch, path.parent)
         with Ledger.open(str(path), must_exist=True) as ledger:
             assert len(ledger.campaigns()) == 2
+
+
+def copied_while_written(folder: Path) -> Path:
+    """As a backup leaves it that took the file and its log, and not what SQLite keeps beside them while it runs."""
+    path = told_ledger(folder)
+    copy = folder / "backup" / "assay.db"
+    copy.parent.mkdir()
+    with Ledger.open(str(path)) as theirs:
+        theirs.add_campaign("another", {"seed": 2})
+        for end in ("", "-wal"):
+            shutil.copy(f"{path}{end}", f"{copy}{end}")
+    return copy
+
+
+def test_a_log_that_cannot_be_read_where_it_lies_is_told_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied_while_written(tmp_path)
+    read_only(monkeypatch, path.parent)
+    with pytest.raises(LedgerError, match=r"assay\.db-wal, .* copy both files to a folder that can be written to"):
+        Ledger.open(str(path), must_exist=True)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["assay.db", "assay.db-wal"]
+    path.with_name("assay.db-wal").write_bytes(b"")  # nothing is in it, so nothing is missed without it
+    with Ledger.open(str(path), must_exist=True) as ledger:
+        assert [campaign["name"] for campaign in ledger.campaigns()] == ["test"]
 
 
 def test_a_ledger_that_is_read_only_and_misses_its_log_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
