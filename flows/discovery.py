@@ -48,6 +48,16 @@ ROWS = 20  # of the table that ends the log
 WATCH_S = 5.0  # between two looks at whether the run is to go on
 
 
+def _with_an_exception_if_any(record: logging.LogRecord) -> bool:
+    """Leave out the line `NoneType: None`, which Prefect logs of a task that ends as Failed and raises nothing."""
+    if record.exc_info is not None and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_with_an_exception_if_any)
+
+
 def _shown(**schema: Any) -> Any:
     # Prefect replaces a parameter's title by its name and its description by the docstring's; only what is added to
     # the JSON schema itself comes through to the form.

@@ -2,6 +2,7 @@
 
 import base64
 import inspect
+import logging
 import multiprocessing.spawn
 import re
 import sys
@@ -144,3 +145,21 @@ def test_what_a_provider_says_gives_no_orders_to_a_terminal(monkeypatch: pytest.
     monkeypatch.setattr(discovery, "get_run_logger", lambda: logger)
     state = discovery._failed(AssayError("mp: \x1b[2Jit went \x9b31m\nand that"))
     assert said == [state.message] == ["mp: \ufffd[2Jit went \ufffd31m\nand that"]
+
+
+def test_a_task_that_failed_without_an_exception_logs_none(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import discovery  # noqa: F401 - its import is what is tested
+
+    logger = logging.getLogger("prefect.task_runs")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])  # Prefect's own would look for a server
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.error("it failed", exc_info=True)
+    try:
+        raise ValueError("kept")
+    except ValueError:
+        logger.error("it broke", exc_info=True)
+    assert "it failed" in caplog.text
+    assert "NoneType: None" not in caplog.text
+    assert "ValueError: kept" in caplog.text
