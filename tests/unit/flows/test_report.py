@@ -87,7 +87,12 @@ def a_marked_report(folder: Path) -> tuple[Any, str]:
         folder=folder / MARK.replace("/", "").replace("\n", " "),
         targets=TARGETS,
         progress=SimpleNamespace(seconds={"DFT": 2.0}),
-        ledger=SimpleNamespace(url="u", unread=lambda _: [], selections=lambda _: selections("hit", "far", "lost")),
+        ledger=SimpleNamespace(
+            url="u",
+            unread=lambda _: [],
+            selections=lambda _: selections("hit", "far", "lost"),
+            missing=lambda *_: {"screened": 0},
+        ),
     )
     rows = [
         marked(material_id="hit", status="validated", fidelity="dft", meets_targets=True, band_gap=1.3),
