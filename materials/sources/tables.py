@@ -172,8 +172,8 @@ def _read_lines(text: str) -> pandas.DataFrame:
 
     lines = [line for line in text.split("\n") if line.strip()]
     contents = [_line(line) for line in lines]
-    if all(content is None for content in contents):
-        json.loads(lines[0] if lines else text)  # raises what is wrong with it
+    if lines and all(content is None for content in contents):
+        json.loads(lines[0])  # raises what is wrong with it
     if any(is_crystal(content) and "structure" not in content for content in contents):
         return pandas.DataFrame({"structure": pandas.Series(contents, dtype=object)})
     rows = [content if isinstance(content, Mapping) else {} for content in contents]

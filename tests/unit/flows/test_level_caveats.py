@@ -70,7 +70,9 @@ def test_the_report_and_the_terminal_say_it(tmp_path: Path) -> None:
         folder=tmp_path,
         campaign_id="c",
         progress=SimpleNamespace(seconds={}),
-        ledger=SimpleNamespace(url="u", unread=lambda _: [], selections=lambda _: []),
+        ledger=SimpleNamespace(
+            url="u", unread=lambda _: [], selections=lambda _: [], missing=lambda *_: {"screened": 0}
+        ),
         targets=[],
         campaign=SimpleNamespace(name="made", description="", hull_leaves_out="", dft=DFT()),
     )
