@@ -62,7 +62,7 @@ def _belief(
     key = (pool.earlier is None, answers, tuple(audited), frozenset(computed))
     belief = pool.learned.pop(key, None) or _learn(run, pool, known, audited, computed)
     pool.learned[key] = belief
-    while len(pool.learned) > 2:
+    if len(pool.learned) > 2:
         del pool.learned[next(iter(pool.learned))]
     return belief
 

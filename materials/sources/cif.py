@@ -22,9 +22,9 @@ from materials.sources.sound import StructureTrouble, check_distance, sound, unr
 from materials.sources.space_groups import (
     FIT,
     Setting,
+    check_group,
     contradiction,
     count_operations,
-    group_order,
     misfit,
     parse_operation,
     settings_named,
@@ -295,7 +295,7 @@ def _operations(block: Block, metric: np.ndarray, formula: Mapping[str, float]) 
                 "UnknownSymmetry",
                 "has symmetry operations that its cell does not have: other axes, or another cell",
             )
-        group_order(tuple(operations))
+        check_group(tuple(operations))
         return [operations]
     settings = settings_named(
         metric,
@@ -334,16 +334,14 @@ def _listed(block: Block) -> list[str]:
     lists = {tag: _written_out(said) for tag in _OPERATIONS if (said := block.column(tag)) and said[0] not in MISSING}
     if not lists:
         return []
-    first, *others = lists.values()
-    counts = [
-        count_operations(operations) for operations in (first, *others, [*first, *others[0]] if others else first)
-    ]
-    if len(set(counts)) > 1:
-        told = " and ".join(f"{n} as {tag}" for tag, n in zip(lists, counts, strict=False))
+    counts = {tag: count_operations(operations) for tag, operations in lists.items()}
+    together = count_operations([operation for operations in lists.values() for operation in operations])
+    if set(counts.values()) != {together}:
+        told = " and ".join(f"{n} as {tag}" for tag, n in counts.items())
         raise StructureTrouble(
             "UnknownSymmetry", f"lists its symmetry operations twice, and not the same: {told}; leave one list"
         )
-    return first
+    return next(iter(lists.values()))
 
 
 def _written_out(said: Sequence[str]) -> list[str]:

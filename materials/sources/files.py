@@ -21,6 +21,7 @@ from materials.sources.cif import parse_cif
 from materials.sources.parsing import (
     attempt,
     is_crystal,
+    is_structure,
     parse_json_or_lines,
     structure_from_atoms,
     structure_from_mapping,
@@ -175,7 +176,7 @@ def _from_json(file: Path, structure_column: str | None, id_column: str | None) 
 
 def _is_rows(content: list[Any]) -> bool:
     """Whether a list holds the rows of a table, and not crystals."""
-    if any(isinstance(item, Mapping) and {"lattice", "sites"} <= item.keys() for item in content):
+    if any(map(is_structure, content)):
         return False
     if any(isinstance(item, Mapping) and item.keys() & set(ID_COLUMNS) for item in content):
         return True

@@ -105,11 +105,16 @@ def parse_json_or_lines(text: str) -> Any:
         return [parse_json(line) for line in lines]
 
 
+def is_structure(content: Any) -> bool:
+    """Whether JSON is a structure, as pymatgen's `as_dict` writes it."""
+    return isinstance(content, Mapping) and {"lattice", "sites"} <= content.keys()
+
+
 def is_crystal(content: Any) -> bool:
-    """Whether JSON is a structure, or an entry with one, as pymatgen's `as_dict` writes them."""
+    """Whether JSON is a structure, or an entry with one."""
     if isinstance(content, Mapping) and isinstance(content.get("structure"), Mapping):
         content = content["structure"]
-    return isinstance(content, Mapping) and {"lattice", "sites"} <= content.keys()
+    return is_structure(content)
 
 
 def attempt(content: Any) -> Structure | StructureTrouble:

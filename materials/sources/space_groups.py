@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -113,12 +113,12 @@ def misfit(operations: Sequence[str], metric: np.ndarray) -> float:
 
 def count_operations(operations: Sequence[str]) -> int:
     """Count the operations that differ by more than a whole step from cell to cell."""
-    return sum(len(shifts) for shifts in _by_rotation(operations).values())
+    return sum(len(shifts) for shifts in _by_rotation(tuple(operations)).values())
 
 
 @lru_cache(maxsize=1_000)
-def group_order(operations: tuple[str, ...]) -> int:
-    """Count the operations of a list, which must be a whole group: any two of them, one after the other, make a third.
+def check_group(operations: tuple[str, ...]) -> None:
+    """Refuse operations that are not a whole group: any two of them, one after the other, make a third.
 
     Raises:
         StructureTrouble: They are none, since one is missing or misspelt.
@@ -145,10 +145,11 @@ def group_order(operations: tuple[str, ...]) -> int:
                         f" makes {_written(made, shifts[at])!r}, which is not among them; add what is missing, mend"
                         " what is misspelt, or leave the list out where the file names its space group",
                     )
-    return sum(len(shifts) for _, shifts in held.values())
 
 
-def _by_rotation(operations: Sequence[str]) -> dict[tuple[int, ...], list[np.ndarray]]:
+# A file is asked several times, and thousands of files have the same operations.
+@lru_cache(maxsize=1_000)
+def _by_rotation(operations: tuple[str, ...]) -> Mapping[tuple[int, ...], Sequence[np.ndarray]]:
     found: dict[tuple[int, ...], list[np.ndarray]] = {}
     for operation in operations:
         rotation, translation = parse_operation(operation)
@@ -197,7 +198,7 @@ def contradiction(
     rotations count: how often a lattice's points repeat in the cell is a choice of axes.
     """
     table = _table()
-    order, n_rotations = count_operations(operations), len(_by_rotation(operations))
+    order, n_rotations = count_operations(operations), len(_by_rotation(tuple(operations)))
     readings = [(repr(symbol), _by_symbol(symbol, None), True) for symbol in symbols]
     if hall is not None:
         readings.append((repr(hall), table.by_hall.get(_hall(hall), []), True))
@@ -208,7 +209,7 @@ def contradiction(
         if in_these_axes and fitting:
             found, orders = order, [len(setting.operations) for setting in fitting]
         else:
-            found, orders = n_rotations, [len(_by_rotation(setting.operations)) for setting in settings]
+            found, orders = n_rotations, [len(_by_rotation(tuple(setting.operations))) for setting in settings]
         if orders and found not in orders:
             settled = [*fitting, *settings]
             return Contradiction(name=name, order=len(settled[0].operations), settings=tuple(fitting))

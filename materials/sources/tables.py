@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from materials.errors import InputError
-from materials.sources.parsing import attempt, is_crystal, parse_json_or_lines
+from materials.sources.parsing import attempt, is_crystal, is_structure, parse_json, parse_json_or_lines
 from materials.sources.sound import StructureTrouble, unreadable
 from materials.sources.unpacking import content_suffix, unpacked, unpacked_text
 
@@ -160,9 +160,9 @@ def read_rows(
 
 def _reads_as_structure(value: Any) -> bool:
     """Whether this is meant as a structure: a disordered one, which cannot be used, is one as well."""
-    found = attempt(value)
-    if isinstance(value, Mapping) and is_crystal(value):
+    if is_crystal(value):
         return True
+    found = attempt(value)
     return not isinstance(found, StructureTrouble) or found.error not in NO_STRUCTURE
 
 
@@ -174,7 +174,7 @@ def _read_lines(text: str) -> pandas.DataFrame:
     contents = [_line(line) for line in lines]
     if lines and all(content is None for content in contents):
         json.loads(lines[0])  # raises what is wrong with it
-    if any(is_crystal(content) and "structure" not in content for content in contents):
+    if any(is_structure(content) and "structure" not in content for content in contents):
         return pandas.DataFrame({"structure": pandas.Series(contents, dtype=object)})
     rows = [content if isinstance(content, Mapping) else {} for content in contents]
     table = pandas.DataFrame(rows)
@@ -187,6 +187,6 @@ def _read_lines(text: str) -> pandas.DataFrame:
 
 def _line(line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(line)
+    except StructureTrouble:
         return None

@@ -78,9 +78,9 @@ class DrivenCode:
             return False
         task = read_object(folder / "task.json") or {}
         if result.status == "walltime":
-            return _number(task, "walltime_s") >= limits.walltime_s
+            return _number_or_0(task, "walltime_s") >= limits.walltime_s
         if result.status == "out_of_memory":
-            return _number(task, "memory_gib") >= limits.memory_gib
+            return _number_or_0(task, "memory_gib") >= limits.memory_gib
         return True
 
     def worker(self, folder: Path) -> int | None:
@@ -149,7 +149,7 @@ def _read_result(content: Mapping[str, Any]) -> DFTResult:
         raise ValueError(f"{status!r} is no status")
     result = DFTResult(
         status=status,
-        energy=None if energy is None else float(_of_kind(energy, (int, float), "number")),
+        energy=None if energy is None else _number(energy),
         structure=_structure(content) if "cell" in content else None,
         band_gap=_not_negative(_optional(content, "band_gap")),
         max_force=_optional(content, "max_force"),
@@ -172,8 +172,12 @@ def _of_kind(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
     return value
 
 
+def _number(value: Any) -> float:
+    return float(_of_kind(value, (int, float), "number"))
+
+
 def _float(value: Any) -> float:
-    number = float(_of_kind(value, (int, float), "number"))
+    number = _number(value)
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is no finite number")
     return number
@@ -195,7 +199,7 @@ def _optional(content: Mapping[str, Any], name: str) -> float | None:
     return None if content.get(name) is None else _float(content[name])
 
 
-def _number(content: Mapping[str, Any], name: str) -> float:
+def _number_or_0(content: Mapping[str, Any], name: str) -> float:
     try:
         return _float(content.get(name, 0.0))
     except (TypeError, ValueError, OverflowError):
