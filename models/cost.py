@@ -159,12 +159,11 @@ def features_of(structure: Structure, settings: DFTSettings) -> tuple[float, ...
 
 
 def _points(cell: Structure, settings: DFTSettings) -> int:
-    """Count the k-points to be computed: for the density, and all again with those of the gap's mesh for the gap."""
-    gpaw = settings.code == "gpaw"  # which leaves symmetry with a glide or a screw aside
-    points = irreducible(cell, settings.kpoints, settings.kpoint_shift, symmorphic=gpaw)
+    """Count the k-points to be computed: for the density, and those of the gap's mesh where there may be a gap."""
+    points = irreducible(cell, settings.kpoints, settings.kpoint_shift)
     if looks_metallic(element.symbol for element in cell.composition.elements):
         return points
-    return 2 * points + irreducible(cell, settings.gap_kpoints, (False, False, False), symmorphic=gpaw)
+    return points + irreducible(cell, settings.gap_kpoints, (False, False, False))
 
 
 def relative_cost(structure: Structure, settings: DFTSettings) -> float:
@@ -172,14 +171,13 @@ def relative_cost(structure: Structure, settings: DFTSettings) -> float:
     return float(law_of(settings.code).expect(features_of(structure, settings))[0])
 
 
-def irreducible(cell: Structure, kpoints: Sequence[int], shift: Sequence[bool], *, symmorphic: bool = False) -> int:
+def irreducible(cell: Structure, kpoints: Sequence[int], shift: Sequence[bool]) -> int:
     """Points of a mesh that the crystal's symmetry and time reversal leave to be computed.
 
     Args:
         cell: From `symmetrised`.
         kpoints: Divisions of the mesh.
         shift: Along which axes it is moved by half a division.
-        symmorphic: Only operations without a translation count.
     """
     import moyopy
 
@@ -188,9 +186,6 @@ def irreducible(cell: Structure, kpoints: Sequence[int], shift: Sequence[bool], 
         moyopy.Cell(cell.lattice.matrix.tolist(), cell.frac_coords.tolist(), numbers), symprec=SYMPREC
     )
     turned = np.array(found.operations.rotations)
-    if symmorphic:
-        moved = np.array(found.operations.translations)
-        turned = turned[np.abs(moved - np.round(moved)).max(axis=1) < 1e-3]
     rotations = np.unique(np.concatenate([turned, -turned]), axis=0)
     divisions, half = np.array(kpoints), np.where(shift, 0.5, 0.0)
     points = np.stack(np.meshgrid(*map(np.arange, divisions), indexing="ij"), axis=-1).reshape(-1, 3)

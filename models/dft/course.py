@@ -237,7 +237,7 @@ def gap(
     moment: float | None,
     levels: Any,
     finer: Callable[[int], Any],
-    settled: Callable[[int], Any] | None = None,
+    settled: Callable[[int, list[int]], Any] | None = None,
 ) -> float:
     """The band gap (eV): lowest empty less highest full level, by counting bands, over two meshes of k-points.
 
@@ -249,8 +249,8 @@ def gap(
         moment: Total moment (μB), None without spin.
         levels: Eigenvalues (eV) on the mesh of the density, [spin][k-point][band].
         finer: Called with how many bands must have converged, for the same on the Γ-centred mesh.
-        settled: The same for the mesh of the density, where the empty levels in `levels` may still lie too high; None
-            where they have converged.
+        settled: Called with these bands and places of k-points in `levels`, for the converged levels there: the empty
+            ones of `levels` may still lie up to `UNSETTLED` too high. None where they have converged.
     """
     counts = [electrons / 2] if moment is None else [(electrons + moment) / 2, (electrons - moment) / 2]
     if any(abs(count - round(count)) > 0.05 for count in counts):
@@ -261,10 +261,19 @@ def gap(
     if top >= bottom:  # bands overlap, and more k-points cannot part them
         return 0.0
     more_top, more_bottom = edges(finer(n_bands), full)
-    top = max(top, more_top)
-    if settled is not None and top < more_bottom and bottom < more_bottom + UNSETTLED:
-        bottom = edges(settled(n_bands), full)[1]
-    return float(max(0.0, min(bottom, more_bottom) - top))
+    top, bottom = max(top, more_top), min(bottom, more_bottom)
+    if settled is not None and top < bottom:
+        # Levels only sink as they converge: a point that lies higher than this cannot come to hold the edge.
+        near = [place for place, lowest in enumerate(lowest_empty(levels, full)) if lowest < bottom + UNSETTLED]
+        if near:
+            bottom = min(more_bottom, edges(settled(n_bands, near), full)[1])
+    return float(max(0.0, bottom - top))
+
+
+def lowest_empty(levels: Any, counts: list[int]) -> list[float]:
+    """Lowest empty level of each k-point (eV); infinity where there is none."""
+    points = range(len(levels[0]))
+    return [edges([[spin[point]] for spin in levels], counts)[1] for point in points]
 
 
 def edges(levels: Any, counts: list[int]) -> tuple[float, float]:

@@ -110,14 +110,14 @@ def band_gap(calc: Any, settings: Any) -> float:
 
     # The SCF cycle converges the occupied bands alone. To have it converge empty ones would change what a metal costs,
     # and may never end where there are too few of them.
-    def settled(n_bands: int) -> Any:
-        return levels_on(calc, k_points(settings["kpoints"], settings["kpoint_shift"]), n_bands)
+    def settled(n_bands: int, places: list[int]) -> Any:
+        return levels_on(calc, calc.get_ibz_k_points()[places], n_bands, symmetry="off")
 
     moment = calc.get_magnetic_moment() if settings["magnetic_moments"] else None
     return gap(calc.get_number_of_electrons(), moment, levels(calc), finer, settled)
 
 
-def levels_on(calc: Any, points: Any, n_bands: int) -> Any:
+def levels_on(calc: Any, points: Any, n_bands: int, **more: Any) -> Any:
     """Eigenvalues (eV) at fixed density, of so many bands converged, [spin][k-point][band].
 
     The further bands are there for speed: without them, 25 steps instead of ten where the gap is narrow.
@@ -127,6 +127,7 @@ def levels_on(calc: Any, points: Any, n_bands: int) -> Any:
         nbands=n_bands + 3 + len(calc.atoms),
         convergence={"bands": n_bands, "eigenstates": 1e-4},  # eV² an electron: 1e-6 eV in a level
         txt="gap.txt",
+        **more,
     )
     return levels(fixed)
 
