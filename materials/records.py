@@ -70,7 +70,7 @@ class WrittenCandidate:
     formula: str
     chemsys: str
     n_sites: int
-    structure: str  # JSON, by `materials.serialization`
+    structure: str  # JSON, by `materials.crystals.serialization`
     source: str
     source_version: str
     parents: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class WrittenCalculation:
     level_of_theory: str
     settings_hash: str
     status: CalculationStatus
-    structure: str | None  # JSON, by `materials.serialization`
+    structure: str | None  # JSON, by `materials.crystals.serialization`
     energy: float | None  # eV, total
     max_force: float | None  # eV/Å
     max_stress: float | None  # eV/Å³

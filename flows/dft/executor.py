@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from flows.cluster_file import DFTJobs
-    from models.dft.contract import DFTCode, Limits
+    from flows.config.cluster import DFTJobs
+    from models.dft.base import DFTCode, Limits
 
 Word = Literal[
     "waiting",  # in a queue

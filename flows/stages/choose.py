@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.context import Run
-from flows.reasons import pick_line
+from flows.report.selection_reasons import pick_line
+from flows.run.context import Run
 from flows.stages.assess import Screened, judged_by_dft
-from flows.stages.costs import look_further, pick_batch, reason_to_stop
+from flows.stages.cost import look_further, pick_batch, reason_to_stop
 from flows.stages.explain import hardly_believed, predictions, reasons
 from flows.stages.pool import Pool
 from flows.stages.validate import absurd, collect, first_needed
@@ -20,9 +20,9 @@ from materials.records import Calculation, Selection
 from materials.targets import DIGITS, learned_as
 
 if TYPE_CHECKING:
-    from models.polymorphs import Wished
-    from models.selection import Pick
-    from models.surrogate import Posterior
+    from models.learning.batch_selection import Pick
+    from models.learning.polymorphs import Wished
+    from models.learning.surrogate import Posterior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Belief:
 
 def believe(run: Run, screened: Screened, pool: Pool) -> Belief:
     """Learn from every DFT answer there is."""
-    from models.selection import UNPICKED
+    from models.learning.batch_selection import UNPICKED
 
     with run.progress.timed("learning"):
         results = collect(run, screened)
@@ -74,9 +74,9 @@ def _learn(
     audited: Sequence[int],
     computed: Collection[str],
 ) -> Belief:
-    from models.learning import learn
-    from models.polymorphs import Beside, wished
-    from models.scoring import score_pool
+    from models.learning.fit import learn
+    from models.learning.polymorphs import Beside, wished
+    from models.learning.target_probability import score_pool
 
     posteriors = learn(
         pool.features,
@@ -112,7 +112,7 @@ def _learn(
 
 def _score_by_potential(run: Run, pool: Pool) -> NDArray[np.float64]:
     """How likely each candidate is to meet the targets as it was before DFT answered anything."""
-    from models.learning import EXPECTATIONS
+    from models.learning.fit import EXPECTATIONS
 
     unknown = {name: np.full(len(pool.material_ids), np.nan) for name in EXPECTATIONS}
     return _belief(run, replace(pool, earlier=None), unknown, [], ()).scores
@@ -189,7 +189,7 @@ def _known(
     Of a material that was computed at several levels (hulls differ in their cut-off) the last level by name counts.
     Rounded as decisions take them: the digits behind differ from machine to machine.
     """
-    from models.learning import EXPECTATIONS
+    from models.learning.fit import EXPECTATIONS
 
     row_of = pool.row_of()
     known = {name: np.full(len(row_of), np.nan) for name in EXPECTATIONS}

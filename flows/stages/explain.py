@@ -50,8 +50,8 @@ def reasons(
         by_potential: How good each is by the potential alone, shape (n,), more is better.
         rows: Of the pool: the picks.
     """
-    from models.applicability import nearest_answered
-    from models.selection import rank_of
+    from models.learning.applicability_domain import nearest_answered
+    from models.learning.batch_selection import rank_of
 
     picked = np.array(rows, dtype=np.int64)
     known = {name: belief.known[name] for name in belief.posteriors}
@@ -78,7 +78,7 @@ def cautions_about(
     screened: Screened, pool: Pool, belief: Belief, rows: NDArray[np.int64] | Sequence[int]
 ) -> list[list[str]]:
     """Say in words why what is predicted of some candidates should not be trusted."""
-    from models.applicability import cautions
+    from models.learning.applicability_domain import cautions
 
     asked = np.asarray(rows, dtype=np.int64)
     return cautions(

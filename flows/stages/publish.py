@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from flows import report
-from flows.context import Run
-from flows.noted import Noted
+from flows.report import report
+from flows.report.ranked_csv import Noted
+from flows.run.context import Run
 from flows.stages.assess import Screened, judged_by_dft
 from flows.stages.choose import Belief, believe
-from flows.stages.costs import verdict
+from flows.stages.cost import verdict
 from flows.stages.explain import cautions_about, predictions
 from flows.stages.pool import Pool
 from flows.stages.validate import absurd, collect, plans, relaxed_best

@@ -6,18 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flows.context import Run
-from flows.dft.entry import Job
-from flows.jobs import folder_of, job_for, run_jobs, take_back
+from flows.dft.calculation import Job
+from flows.dft.run import folder_of, job_for, run_jobs, take_back
+from flows.run.context import Run
 from flows.stages.assess import Screened, assess_validated, hull_level
-from materials.competing import ValidationPlan, lost_corners, plan_validation
-from materials.corrections import MP2020_LEVEL
 from materials.errors import DFTError
 from materials.records import Calculation, Failure, Selection
-from models.dft.record import has_gap, level_of_theory
+from materials.stability.competing_phases import ValidationPlan, lost_corners, plan_validation
+from materials.stability.corrections import MP2020_LEVEL
+from models.dft.calculation_record import has_gap, level_of_theory
 
 if TYPE_CHECKING:
-    from models.dft.contract import DFTResult
+    from models.dft.base import DFTResult
 
 TOLD = 5  # of many, in a message
 
@@ -168,8 +168,8 @@ def absurd(run: Run, screened: Screened, until: int | None = None) -> dict[str, 
 
 def _answers(run: Run, screened: Screened, until: int | None) -> dict[str, dict[str, Calculation]]:
     """Read what DFT called converged; what has an absurd energy is called exploded."""
-    from materials.absurd import absurd_energies
-    from materials.hull import entry_from
+    from materials.stability.absurd_energies import absurd_energies
+    from materials.stability.stability import entry_from
 
     jobs = [job for plan in plans(run, screened, until) for job in jobs_of(run, screened, plan)]
     found = answers(run, jobs)
@@ -238,7 +238,7 @@ def _jobs_of(
 def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     """Run what the ledger has no final answer for; each result is written as it comes."""
     from flows.dft.executor import open_executor
-    from models.dft.record import calculation_from, is_final, method_of
+    from models.dft.calculation_record import calculation_from, is_final, method_of
 
     hardware = run.cluster.dft
     most = hardware.most()
@@ -295,7 +295,7 @@ def _is_gone(run: Run, calculation: Calculation) -> bool:
 
 def _take_up_earlier(run: Run, jobs: Sequence[Job]) -> None:
     """Write what an earlier version finished and did not write, where it stands."""
-    from models.dft.record import calculation_from, method_of
+    from models.dft.calculation_record import calculation_from, method_of
 
     known, most = answers(run, jobs), run.cluster.dft.most()
     for job in jobs:

@@ -4,9 +4,9 @@ from itertools import islice
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from materials.sources.prototypes import propose
-from models.potentials.load import load_potential
-from models.relaxation import RelaxationSettings, relax
+from materials.sources.prototypes.source import propose
+from models.potentials.registry import load_potential
+from models.relaxation.relax import RelaxationSettings, relax
 
 ROLES = {"I": ["Li", "Na", "K"], "II": ["Mg", "Zn"], "V": ["P", "As", "Sb"]}
 

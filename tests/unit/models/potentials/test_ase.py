@@ -5,9 +5,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from materials.errors import AnchorMismatch, PotentialNotInstalled
-from models.potentials.ase import AsePotential
-from models.potentials.load import identify, load_potential
-from models.relaxation import RelaxationSettings, relax
+from models.potentials.ase_calculator import AsePotential
+from models.potentials.registry import identify, load_potential
+from models.relaxation.relax import RelaxationSettings, relax
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import PotentialContract
 
