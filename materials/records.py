@@ -219,6 +219,10 @@ class Selection:
     seed: int
     why: Mapping[str, Any] = field(default_factory=dict)
 
+    def predates(self, name: str) -> bool:
+        """Whether it was made before DFT had a property of the candidate: as a competing phase it may have a gap."""
+        return name not in self.why.get("answered", ())
+
 
 READ = "read"  # stage of a failure: what a source holds could not be read, so that there is no material
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,12 +13,9 @@ from typing import Any, Protocol, TypeVar
 from flows.config.campaign import Campaign
 from flows.config.cluster import Cluster
 from flows.config.sources import elements_of
-from flows.orchestration.crashes import HEARTBEAT
-from flows.orchestration.log_in import use_kept
 from flows.output.places import require_folder
 from flows.output.progress import Progress
 from flows.output.terminal import stop_signals
-from flows.output.unforeseen import foreseen
 from flows.run.context import Interrupted, Run
 from flows.stages.assess import assess_screened
 from flows.stages.choose import choose
@@ -34,8 +29,6 @@ from materials.errors import HullError, LedgerError
 from models.dft.registry import open_code
 
 Result = TypeVar("Result")
-
-NEXT_SHOWN = 8  # rows of candidates that were not validated, at the end of a run
 
 
 class Step(Protocol):
@@ -96,36 +89,6 @@ def publish_unfinished(run: Run) -> None:
         return
     publish(rest, screened, gather_pool(rest, screened))
     run.progress.say("The table has what was screened by now, on hulls of the phases that are known by now.")
-
-
-def run_request(request: Request) -> None:
-    """Run a campaign from the command line, and end with its table.
-
-    With PREFECT_API_URL set it is a flow run on that server.
-
-    Raises:
-        AssayError: Whatever stopped it; what had ended is in the ledger.
-    """
-    if url := os.environ.get("PREFECT_API_URL"):
-        os.environ.update(HEARTBEAT | os.environ)  # before Prefect's import reads them
-        use_kept(url)
-        from flows.orchestration.prefect_flow import run_as_flow
-
-        run_as_flow(request)
-        return
-    # Tens of thousands of structures live as long as the campaign: to look through them often finds nothing.
-    gc.set_threshold(50_000, 20, 100)
-    progress = Progress()
-    try:
-        with opened(request, progress) as run:
-            discover(run)
-            tables, lines = _ending(run)
-    except Exception as error:  # noqa: BLE001 - whatever it is, a person is told in a sentence
-        raise foreseen(error, request.folder) from None
-    # The campaign is through, whoever still listens.
-    print(tables, end="", flush=True)  # before what is said on standard error
-    for line in lines:
-        progress.say(line)
 
 
 @contextmanager
@@ -221,19 +184,3 @@ def _stopping(run: Run) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _ending(run: Run) -> tuple[str, list[str]]:
-    """Write the ranked table, and in lines where the time went and where everything lies."""
-    from flows.commands import table as tables
-    from flows.report import report
-
-    written = ""
-    for title, where, limit in (
-        ("Validated with DFT", "status = validated", None),
-        ("Next in line", "status != validated", NEXT_SHOWN),
-    ):
-        rows = tables.query(run.ledger, run.campaign_id, where=where, sort=None, limit=limit)
-        if rows:
-            written += f"{title}\n{tables.as_text(rows)}\n"
-    return written, report.closing_lines(run)

@@ -36,8 +36,8 @@ from distributed.deploy.adaptive import Adaptive
 from distributed.utils import get_ip, get_ip_interface
 
 from flows.cluster.pool import WorkerPool
+from flows.cluster.settings import WORKER_ENVIRONMENT, WORKER_SETTINGS
 from flows.cluster.slurm_cluster import Book, Growth, WorkerJobs
-from flows.cluster.workers import WORKER_ENVIRONMENT, WORKER_SETTINGS
 from flows.config.cluster import Workers
 from flows.dft.job_script import guarded
 from flows.dft.slurm_states import HOPELESS

@@ -76,7 +76,8 @@ def run(
     ledger: str | None,
 ) -> None:
     """Run a campaign, or go on with it: what the ledger knows is not computed again."""
-    from flows.campaign.loop import Request, run_request
+    from flows.campaign.loop import Request
+    from flows.commands.run import run_request
     from flows.config.load import load_campaign, load_cluster
     from flows.output.places import require_file
     from flows.output.unforeseen import writing_to
@@ -152,8 +153,8 @@ def table(
     ledger: str | None,
 ) -> None:
     """Show the ranked candidates of a campaign (the latest, if none is named)."""
-    from flows.commands import table as tables
     from flows.output.unforeseen import writing_to
+    from flows.report import table as tables
 
     with _open(ledger) as opened:
         rows = tables.query(opened, campaign, where=where, sort=sort, limit=limit or None, columns=columns, style=style)

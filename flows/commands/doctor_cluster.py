@@ -126,8 +126,7 @@ def _compute(
 ) -> tuple[DFTResult | None, list[str]]:
     """Compute aluminium; the result and the lines of the job's log, or None where it did not end in time."""
     from flows.dft.attempts import LOG
-    from flows.dft.executor import open_executor
-    from flows.dft.run import folder_of, job_for, run_jobs
+    from flows.dft.run import folder_of, job_for, open_executor, run_jobs
 
     results: list[DFTResult] = []
     stop = threading.Event()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flows.config.learning_section import Learning
+from flows.config.pseudopotential_table import load_family
 from flows.config.section import Section, default_or_given
 from flows.config.sources import Files, Source, Substitution
 from materials.errors import DFTError
@@ -243,8 +244,6 @@ class DFT(Section):
         Raises:
             CampaignError: The table of pseudopotentials is wrong.
         """
-        from flows.config.pseudopotential_table import load_family
-
         return CodeChoice(
             name=self.code,
             pseudopotentials=load_family(Path(self.pseudopotentials)) if self.pseudopotentials else None,

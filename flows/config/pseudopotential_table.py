@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from flows.config.load import check, read_yaml
 from flows.config.section import Section
 from flows.config.sources import Element
+from flows.config.yaml_file import check, read_yaml
 from materials.errors import CampaignError
 from models.dft.espresso.output import RYDBERG
 from models.dft.espresso.pseudopotentials import Family, Pseudopotential, functional_named, read_header, sha256_of

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from flows.config.cluster import DFTJobs
 from flows.dft import attempts as book
 from flows.dft.calculation import Entry, Job
-from flows.dft.executor import ALIVE, Executor, Task, open_executor
+from flows.dft.executor import ALIVE, Executor, Task
 from flows.dft.watcher import Watch
 from materials.errors import SchedulerUnreachable
 from models.dft.base import DFTCode, DFTResult, DFTSettings, Limits
@@ -29,6 +29,13 @@ from models.learning.dft_cost import relative_cost
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.config.cluster import DFTJobs
+    from models.dft.base import DFTCode, Limits
 
 
 def job_for(material_id: str, structure: Structure, settings: DFTSettings, code: DFTCode) -> Job:
@@ -148,3 +155,18 @@ def run_jobs(
     )
     once = {job.calculation_id: job for job in sorted(jobs, key=lambda j: -relative_cost(j.structure, j.settings))}
     watch.run([Entry(job=job, folder=folder_of(runs_dir, key)) for key, job in once.items()], concurrent)
+
+
+def open_executor(hardware: DFTJobs, code: DFTCode) -> Executor:
+    """Make the executor that a cluster file asks for.
+
+    Raises:
+        DFTError: It asks for Slurm, and there is none here.
+    """
+    if hardware.kind == "slurm":
+        from flows.dft.slurm import Slurm
+
+        return Slurm(hardware, code)
+    from flows.dft.local import Local
+
+    return Local(hardware, code)

@@ -25,16 +25,16 @@ from pydantic import Field
 
 from flows.campaign.loop import Request, opened
 from flows.campaign.loop import discover as run_stages
-from flows.commands import table as tables
 from flows.config.campaign import DFT, Campaign, Learning, Screening, TargetSection
 from flows.config.cluster import Cluster
-from flows.config.load import check
 from flows.config.sources import Source
+from flows.config.yaml_file import check
 from flows.orchestration.crashes import call_silence_a_crash
 from flows.output.plain_text import printable
 from flows.output.progress import Progress
 from flows.output.unforeseen import foreseen
 from flows.report import report
+from flows.report import table as tables
 from flows.run.context import Interrupted, Run
 from flows.stages.publish import publish
 from materials.errors import AssayError, InputError

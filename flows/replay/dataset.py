@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from flows.replay.labelled_structures import Check, Labelled
-    from flows.replay.run import Request
+    from flows.replay.request import Request
     from materials.stability.conventions import Change
     from materials.stability.entries import HullEntry
     from materials.store.ledger import Ledger

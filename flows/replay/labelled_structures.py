@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows.config.campaign import Campaign
-from flows.config.load import check
+from flows.config.yaml_file import check
 from materials.errors import InputError, LedgerError, QueryError
 from materials.query import nearest
 from materials.records import Candidate, Failure

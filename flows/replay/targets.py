@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flows.replay.dataset import Table
-    from flows.replay.run import Request
+    from flows.replay.request import Request
     from models.learning.simulation import Question
 
 Answers = Mapping[str, "NDArray[np.float64]"]

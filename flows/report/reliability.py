@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.output.plain_text import code, in_markdown
-from flows.stages.explain import foretold
 from materials.records import RankedCandidate, Selection
 from materials.targets import expected, floor_of, learned_as, spoken, surprise, unit_of
 from models.learning.calibration import FAR, Calibration, calibrate, few_answers, reliability, verdict
@@ -63,7 +62,7 @@ def compare(rows: Iterable[RankedCandidate], selections: Sequence[Selection]) ->
         row = by_id.get(selection.material_id)
         for target, (mean, std) in sorted(row.predicted.items()) if row else ():
             answer = _answer(row, target) if row else None
-            if row and answer is not None and std > 0 and foretold(selection, target):
+            if row and answer is not None and std > 0 and selection.predates(target):
                 found.append(
                     Foretold(
                         material_id=row.material_id,
@@ -185,7 +184,7 @@ def _odds_table(rows: Sequence[RankedCandidate], selections: Sequence[Selection]
         and (row := by_id.get(selection.material_id)) is not None
         and row.meets_targets is not None
         and "odds" in selection.why
-        and all(foretold(selection, target) for target in row.predicted)
+        and all(selection.predates(target) for target in row.predicted)
     ]
     if not judged:
         return ""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from materials.store.ledger import Ledger
     from models.dft.base import DFTCode
     from models.potentials.base import PotentialIdentity
-    from models.relaxation.relax import RelaxationSettings
+    from models.relaxation.settings import RelaxationSettings
     from models.relaxation.worker import PotentialChoice
 
 
@@ -99,7 +99,7 @@ class Run:
     @cached_property
     def relaxation(self) -> RelaxationSettings:
         """How candidates are relaxed."""
-        from models.relaxation.relax import RelaxationSettings
+        from models.relaxation.settings import RelaxationSettings
 
         section = self.campaign.screening
         return RelaxationSettings(

@@ -11,14 +11,14 @@ import numpy as np
 
 from flows.run.context import Run
 from flows.stages.assess import Screened
-from flows.stages.validate import answers, jobs_of, plan_of, plans
+from flows.stages.dft_plan import answers, jobs_of, plan_of, plans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flows.dft.calculation import Job
-    from flows.stages.choose import Belief
     from flows.stages.pool import Pool
+    from flows.stages.predict import Belief
     from models.learning.batch_selection import Pick
     from models.learning.dft_cost import Bill, CostModel
     from models.learning.stopping import Outlook

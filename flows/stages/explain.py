@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.stages.assess import Screened
-from materials.records import Prediction, Selection
+from materials.records import Prediction
 from materials.targets import DIGITS, spoken, unit_of
 
 if TYPE_CHECKING:
-    from flows.stages.choose import Belief
     from flows.stages.pool import Pool
+    from flows.stages.predict import Belief
 
 MOST_PREDICTIONS = 5_000  # kept of a round: the likeliest ones; a million rows a round would tell nobody more
 NEIGHBOURS = 3  # of a pick that are told
@@ -99,11 +99,6 @@ def hardly_believed(pool: Pool, belief: Belief) -> list[str]:
         for name, posterior in belief.posteriors.items()
         for row in posterior.suspicious
     ]
-
-
-def foretold(selection: Selection, name: str) -> bool:
-    """Whether the prediction of a pick was made before the answer: as a competing phase it may have had a gap."""
-    return name not in selection.why.get("answered", ())
 
 
 def _answered(belief: Belief) -> NDArray[np.int64]:

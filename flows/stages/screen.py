@@ -14,11 +14,11 @@ from uuid import uuid4
 
 from flows.cluster.pool import LOOK_S, WorkerPool
 from flows.cluster.workers import open_workers
-from flows.commands.export import write_trajectory
 from flows.output.progress import Counter
 from flows.run.context import Run
 from materials.errors import AssayError, ClusterError
 from materials.records import CalculationStatus, Failure, WrittenCalculation
+from models.relaxation.trajectory import write_trajectory
 
 if TYPE_CHECKING:
     from distributed import Future

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
     from torch import Tensor
 
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
 FloatArray = NDArray[np.float64]
 
 
@@ -269,3 +274,11 @@ def fixed_sites(structure: Structure) -> NDArray[np.bool_]:
             f"selective_dynamics of site {partly[0]} hold it along some lattice vectors only: give T T T or F F F"
         )
     return np.asarray(~free.any(axis=1), dtype=bool)
+
+
+def content_of(paths: Iterable[Path]) -> str:
+    """Hash of the content of files, whatever they are called and wherever they are."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

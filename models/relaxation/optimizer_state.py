@@ -21,7 +21,7 @@ from models.relaxation.optimizers import FIRE, LBFGS, STIFFNESS, capped, moved
 from models.relaxation.symmetry import Symmetries, Symmetry
 
 if TYPE_CHECKING:
-    from models.relaxation.relax import RelaxationSettings
+    from models.relaxation.settings import RelaxationSettings
 
 LARGEST_FORCE = 1e3  # eV/Å
 VOLUME_RATIOS = (0.25, 4.0)

@@ -13,7 +13,8 @@ from materials.errors import HullError
 from materials.records import Calculation, CalculationStatus, WrittenCalculation, content_hash
 from materials.stability.corrections import correct
 from materials.store.rows import write_calculation
-from models.relaxation.relax import Frame, RelaxationSettings, Relaxed, relax
+from models.relaxation.relax import Frame, Relaxed, relax
+from models.relaxation.settings import RelaxationSettings
 
 if TYPE_CHECKING:
     from models.potentials.base import Potential, PotentialIdentity

@@ -240,7 +240,7 @@ def make_filter(chance: random.Random, folder: Path) -> Path:
 
 def use_filter(path: Path) -> None:
     """Ask a small ledger."""
-    from flows.commands import table as tables
+    from flows.report import table as tables
     from materials.store.ledger import Ledger
 
     where, sort, columns = json.loads(path.read_text())
@@ -321,7 +321,7 @@ def make_ledger(chance: random.Random, folder: Path) -> Path:
 def use_ledger(path: Path) -> None:
     """Ask it what `assay status`, `assay table` and `assay show` ask."""
     from flows.commands import show, status
-    from flows.commands import table as tables
+    from flows.report import table as tables
     from materials.store.ledger import Ledger
 
     with Ledger.open(f"sqlite:///{path}", must_exist=True) as ledger:

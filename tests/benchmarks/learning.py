@@ -23,7 +23,7 @@ from scipy.stats import t
 import flows.replay.dataset as replay_table
 from flows.output.progress import Progress
 from flows.replay.dataset import Table, read_table
-from flows.replay.run import Request
+from flows.replay.request import Request
 from flows.replay.targets import best_share
 from materials.records import Target
 from models.learning import batch_selection as selection

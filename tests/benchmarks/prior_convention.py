@@ -22,7 +22,7 @@ import flows.replay.dataset as replay_table
 from flows.config.load import load_campaign
 from flows.output.progress import Progress
 from flows.replay.dataset import Table, read_table
-from flows.replay.run import Request
+from flows.replay.request import Request
 from materials.stability.conventions import Change
 from materials.stability.corrections import ANIONS
 from models.learning.fit import learn

@@ -32,10 +32,11 @@ from flows.config.load import load_campaign
 from flows.output.progress import Progress
 from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened, assess_validated
+from flows.stages.dft_plan import answers, collect, jobs_of, plan_of
 from flows.stages.pool import gather_pool
 from flows.stages.propose import propose
 from flows.stages.screen import screen
-from flows.stages.validate import answers, collect, jobs_of, plan_of, validate
+from flows.stages.validate import validate
 from materials.records import Calculation, Selection
 from models.learning.dft_cost import features_of
 

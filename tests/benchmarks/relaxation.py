@@ -36,8 +36,10 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from models.potentials.base import Batch, Evaluation, Potential
-from models.potentials.registry import chgnet_path, load_potential
-from models.relaxation.relax import RelaxationSettings, relax
+from models.potentials.chgnet.identity import chgnet_path
+from models.potentials.registry import load_potential
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 from tests.benchmarks.crystals import crystals
 
 FMAX, MAX_STEPS = 0.05, 500

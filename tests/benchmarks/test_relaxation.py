@@ -6,7 +6,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from materials.sources.prototypes.source import propose
 from models.potentials.registry import load_potential
-from models.relaxation.relax import RelaxationSettings, relax
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 
 ROLES = {"I": ["Li", "Na", "K"], "II": ["Mg", "Zn"], "V": ["P", "As", "Sb"]}
 

@@ -18,7 +18,7 @@ import yaml
 from ase.build import bulk
 from ase.io import write
 
-from flows.cluster.workers import SETTINGS
+from flows.cluster.settings import SETTINGS
 from flows.config.campaign import Campaign
 from flows.config.load import load_cluster
 from tests.peers import compose

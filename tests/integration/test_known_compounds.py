@@ -9,7 +9,8 @@ from flows.config.sources import Prototypes
 from materials.sources.prototypes import source as prototypes
 from materials.stability.stability import HullEntry, assess
 from models.potentials.registry import load_potential
-from models.relaxation.relax import RelaxationSettings, relax
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 
 KNOWN = ["LiMgN", "LiZnN", "LiMgP", "LiZnP", "LiMgAs", "LiZnAs", "LiCdP", "LiCdAs"]
 # Cubic lattice parameters (Å) at room temperature: R. Juza, K. Langer and K. von Benda, Angew. Chem. Int. Ed. 7, 360

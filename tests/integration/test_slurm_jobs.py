@@ -20,8 +20,7 @@ from pymatgen.core import Lattice, Structure
 
 from flows.config.cluster import DFTJobs
 from flows.dft import slurm as executor
-from flows.dft.executor import open_executor
-from flows.dft.run import folder_of, job_for, run_jobs
+from flows.dft.run import folder_of, job_for, open_executor, run_jobs
 from materials.errors import DFTError
 from models.dft.base import DFTResult
 from models.dft.gpaw.code import Gpaw

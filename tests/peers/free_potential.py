@@ -16,7 +16,7 @@ from torch import Tensor
 from models.potentials.base import Batch, Evaluation, PotentialIdentity
 from models.potentials.registry import identify
 from models.relaxation import worker as screening
-from models.relaxation.relax import RelaxationSettings
+from models.relaxation.settings import RelaxationSettings
 
 SECTION = {"kind": "ase", "model": "tests.peers.free_potential:Free", "level_of_theory": "free"}
 N_LATENT = 64  # as many numbers a crystal as CHGNet has

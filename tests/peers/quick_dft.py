@@ -11,8 +11,7 @@ from flows.config.cluster import DFTJobs
 from flows.dft import attempts
 from flows.dft.attempts import Attempt
 from flows.dft.calculation import Job
-from flows.dft.executor import open_executor
-from flows.dft.run import folder_of, run_jobs
+from flows.dft.run import folder_of, open_executor, run_jobs
 from models.dft.base import DFTResult, DFTSettings
 from models.dft.calculation_folder import DRIVER
 from models.dft.gpaw.code import Gpaw

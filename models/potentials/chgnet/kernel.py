@@ -1,7 +1,7 @@
 """The compiled kernel of CHGNet's layers: built once for the processor at hand, called through ctypes.
 
 Pointers to tensors cross this border unchecked: float32 and int64, contiguous, on the CPU, of the shapes that
-`chgnet_layers.passed` names.
+`layers.passed` names.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from models.potentials.chgnet.layers import Rows
 
 SOURCE = Path(__file__).with_name("layers.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
@@ -232,3 +229,18 @@ def _pointer(tensor: Tensor | None) -> _Pointer:
 
 def _pointers(tensors: Sequence[Tensor] | Tensor | None, n: int) -> ctypes.Array[_Pointer]:
     return (_Pointer * n)(*([] if tensors is None else map(_pointer, tensors)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Where the rows of a layer take their terms from and where their outputs go.
+
+    With a receiver, a row's output is multiplied by its `weight` and by its rows of the table of scales, one for
+    each of `factors`, and added to its receiver's; without one it is added to the row's own features.
+    """
+
+    terms: tuple[Tensor, ...]  # indices (n,) into each table of terms
+    factors: tuple[Tensor, ...] = ()  # indices (n,) into the table of scales
+    weight: Tensor | None = None  # (n,)
+    receiver: Tensor | None = None  # (n,)
+    n_receivers: int = 0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, sigmoid, silu
 
-from models.potentials.chgnet.kernel import WIDTH, Layer, dense
+from models.potentials.chgnet.kernel import WIDTH, Layer, Rows, dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,21 +149,6 @@ def _forward(layer: Dense, rows: Tensor, result: Tensor) -> Tensor:
 
 def _backward(layer: Dense, slope: Tensor) -> Tensor:
     return dense(slope, layer.weight, None, slope.new_empty((len(slope), len(layer.back))))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Where the rows of a layer take their terms from and where their outputs go.
-
-    With a receiver, a row's output is multiplied by its `weight` and by its rows of the table of scales, one for
-    each of `factors`, and added to its receiver's; without one it is added to the row's own features.
-    """
-
-    terms: tuple[Tensor, ...]  # indices (n,) into each table of terms
-    factors: tuple[Tensor, ...] = ()  # indices (n,) into the table of scales
-    weight: Tensor | None = None  # (n,)
-    receiver: Tensor | None = None  # (n,)
-    n_receivers: int = 0
 
 
 def passed(layer: Gated, rows: Rows, own: Tensor | None, scales: Tensor | None, *tables: Tensor) -> Tensor:

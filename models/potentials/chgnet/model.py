@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
 from models.potentials.chgnet.equivalent_atoms import Classes
-from models.potentials.chgnet.layers import WIDTH, Dense, Gated, Rows, passed, stacked
+from models.potentials.chgnet.kernel import Rows
+from models.potentials.chgnet.layers import WIDTH, Dense, Gated, passed, stacked
 
 EXPECTED = {
     "n_conv": 4,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from materials.errors import PotentialNotInstalled
-from models.potentials.base import PotentialIdentity
+from models.potentials.base import PotentialIdentity, content_of
+from models.potentials.chgnet.identity import identify_chgnet
 
 FILES = ("model.json", "model.pt", "state.pt")
 ORGANISATION = "materialyze"  # where matgl itself looks for a bare name
@@ -29,10 +30,8 @@ def identify_matgl(model: str | None, level_of_theory: str | None, correction: s
     Raises:
         PotentialNotInstalled: If its files are not found, hold no potential, or its level of theory is unknown.
     """
-    from models.potentials.registry import content_of, identify
-
     if model in OF_PACKAGE:
-        package = identify("chgnet", model=OF_PACKAGE[model], level_of_theory=level_of_theory, correction=correction)
+        package = identify_chgnet(OF_PACKAGE[model], level_of_theory, correction)
         return replace(package, method=f"matgl-{model}")
     folder = matgl_folder(model)
     name = folder.resolve().name if Path(str(model)).is_dir() else str(model)

@@ -156,8 +156,8 @@ def _loaded(model: str) -> Any:
     from matgl.apps.pes import Potential as Pes
 
     if model in OF_PACKAGE:
+        from models.potentials.chgnet.identity import chgnet_path
         from models.potentials.matgl.chgnet_weights import chgnet_in_matgl
-        from models.potentials.registry import chgnet_path
 
         return chgnet_in_matgl(chgnet_path(OF_PACKAGE[model]))
     folder = matgl_folder(model)

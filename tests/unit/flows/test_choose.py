@@ -18,9 +18,11 @@ from pymatgen.core import Lattice, Structure
 from flows.config.campaign import DFT, TargetSection
 from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened
-from flows.stages.choose import believe, choose
+from flows.stages.choose import choose
+from flows.stages.dft_plan import collect, jobs_of, plans, superseded
 from flows.stages.pool import gather_pool
-from flows.stages.validate import collect, jobs_of, plans, require_corners, superseded
+from flows.stages.predict import believe
+from flows.stages.validate import require_corners
 from materials.errors import DFTError
 from materials.records import Failure, Target
 from models.dft.presets import BOTH_MESHES
@@ -447,7 +449,7 @@ def test_a_corner_that_failed_stops_the_round_that_needs_it(
         run.campaign_id, [Failure(material_id=m, stage="dft", error="crashed", message="by SIGKILL") for m in failed]
     )
     computed = {m: made.calculation(m) for m in ("Na", "Cl", "K", "NaCl") if m not in failed}
-    monkeypatch.setattr("flows.stages.validate.collect", lambda *_: {"PBE": computed})
+    monkeypatch.setattr("flows.stages.dft_plan.collect", lambda *_: {"PBE": computed})
     if not lost:
         require_corners(run, screened, picks)
         return

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands import table as tables
 from flows.commands.cli import main
 from flows.output.progress import Progress
+from flows.report import table as tables
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 

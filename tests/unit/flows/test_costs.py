@@ -19,9 +19,9 @@ from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened, assess_validated
 from flows.stages.choose import choose
 from flows.stages.cost import bill_of, cost_model
+from flows.stages.dft_plan import collect, jobs_of, plan_of, plans
 from flows.stages.pool import Pool, gather_pool
 from flows.stages.publish import publish
-from flows.stages.validate import collect, jobs_of, plan_of, plans
 from materials.records import Selection
 from materials.store.ledger import Ledger
 from models.dft.base import DFTResult

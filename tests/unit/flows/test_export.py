@@ -10,7 +10,7 @@ from ase.io import read
 
 from flows.commands.export import export
 from flows.commands.show import show
-from flows.commands.table import query
+from flows.report.table import query
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from flows.config.campaign import Campaign
 from flows.config.cluster import Cluster, DFTJobs, Workers
-from flows.config.load import campaign_schema, check, cluster_schema, load_campaign, load_cluster
+from flows.config.load import campaign_schema, cluster_schema, load_campaign, load_cluster
+from flows.config.yaml_file import check
 from materials.errors import CampaignError
 from materials.records import Target, content_hash
 

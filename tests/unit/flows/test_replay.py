@@ -27,7 +27,8 @@ from flows.replay import run as replaying
 from flows.replay.dataset import Table, made_up
 from flows.replay.labelled_structures import campaign_of, open_rows
 from flows.replay.report import curves_of
-from flows.replay.run import Replayed, Request, replay
+from flows.replay.request import Request
+from flows.replay.run import Replayed, replay
 from flows.replay.targets import best_share, wanted_of
 from materials.errors import ClusterError, InputError
 from materials.records import Goal, Target

@@ -16,7 +16,7 @@ from flows.config.load import load_campaign
 from flows.output.progress import Progress
 from flows.replay.dataset import _change, _features, _open, _priors
 from flows.replay.labelled_structures import open_rows
-from flows.replay.run import Request
+from flows.replay.request import Request
 from flows.stages.assess import phases_of
 from flows.stages.propose import propose
 from materials.records import WrittenCalculation

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from flows.commands import table as tables
 from flows.config.campaign import Campaign
 from flows.config.cluster import Cluster
 from flows.output.progress import Progress
 from flows.report import plots, report
+from flows.report import table as tables
 from flows.report.ranked_csv import Noted
 from materials.records import RankedCandidate, Selection, Target
 from materials.stability.competing_phases import ValidationPlan

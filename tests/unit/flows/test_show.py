@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands.show import _calculation, show
-from flows.commands.table import query
+from flows.report.table import query
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.config.cluster import Cluster, DFTJobs
-from flows.config.load import check
+from flows.config.yaml_file import check
 from flows.dft import job_script as script
 from flows.dft.executor import Task
 from flows.dft.slurm import Slurm, directives, minutes

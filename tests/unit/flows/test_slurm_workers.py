@@ -145,7 +145,7 @@ def test_the_longer_it_goes_wrong_the_longer_it_waits(tmp_path: Path) -> None:
 )
 def test_what_does_not_go_together_is_told(said: dict[str, Any], complaint: str) -> None:
     from flows.config.cluster import Cluster
-    from flows.config.load import check
+    from flows.config.yaml_file import check
 
     with pytest.raises(CampaignError, match=complaint):
         check(Cluster, {"workers": said}, "cluster.yaml")

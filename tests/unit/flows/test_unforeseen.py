@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from flows.campaign.loop import Request, opened, run_request
+from flows.campaign.loop import Request, opened
 from flows.commands import export, show, status
-from flows.commands import table as tables
+from flows.commands.run import run_request
 from flows.config.campaign import Campaign
 from flows.config.cluster import Cluster
 from flows.output import terminal
 from flows.output.places import require_file, require_folder
 from flows.output.progress import Progress
 from flows.output.unforeseen import CURES, foreseen
+from flows.report import table as tables
 from flows.run.context import Run
 from materials.errors import AssayError, InputError
 from materials.store.ledger import Ledger

@@ -16,12 +16,13 @@ from flows.config.sources import Prototypes
 from flows.output.progress import Progress
 from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened, phases_of
-from flows.stages.choose import believe
+from flows.stages.dft_plan import collect, jobs_of, plan_of
 from flows.stages.pool import gather_pool
+from flows.stages.predict import believe
 from flows.stages.publish import publish
 from flows.stages.screen import _missing
 from flows.stages.unsound import tell_missing_references
-from flows.stages.validate import collect, jobs_of, plan_of, validate
+from flows.stages.validate import validate
 from materials.errors import MissingTerminals
 from materials.records import Calculation, Candidate, Failure, Role, Selection
 from materials.sources.prototypes import source as prototypes

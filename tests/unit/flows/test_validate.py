@@ -24,7 +24,8 @@ from flows.dft.local import Local
 from flows.dft.run import folder_of, job_for, take_back
 from flows.output.progress import Progress
 from flows.run.context import Run
-from flows.stages.validate import _run_missing, answers
+from flows.stages.dft_plan import answers
+from flows.stages.validate import _run_missing
 from materials.errors import SchedulerUnreachable
 from materials.store.ledger import Ledger
 from models.dft.base import DFTResult, Limits

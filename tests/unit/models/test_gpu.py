@@ -9,7 +9,8 @@ from models.potentials.base import batch_of, crystal_of
 from models.potentials.chgnet.potential import ChgnetPotential
 from models.potentials.neighbor_list import half_list
 from models.potentials.registry import load_potential
-from models.relaxation.relax import RelaxationSettings, relax
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import PotentialContract, ask
 

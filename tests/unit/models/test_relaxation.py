@@ -17,7 +17,8 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from models.potentials.base import Batch, Crystal, Evaluation, Potential, crystal_of, fixed_sites
 from models.potentials.registry import load_potential
-from models.relaxation.relax import RelaxationSettings, Relaxed, relax
+from models.relaxation.relax import Relaxed, relax
+from models.relaxation.settings import RelaxationSettings
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import ask
 

@@ -20,7 +20,8 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from materials.errors import DeviceLost
 from models.potentials.base import Batch, Evaluation, Potential, fixed_sites
 from models.potentials.registry import load_potential
-from models.relaxation.relax import RelaxationSettings, Relaxed, relax
+from models.relaxation.relax import Relaxed, relax
+from models.relaxation.settings import RelaxationSettings
 
 FILTERS = {
     "free": {},

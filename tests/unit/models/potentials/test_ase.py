@@ -7,7 +7,8 @@ from pymatgen.core import Lattice, Structure
 from materials.errors import AnchorMismatch, PotentialNotInstalled
 from models.potentials.ase_calculator import AsePotential
 from models.potentials.registry import identify, load_potential
-from models.relaxation.relax import RelaxationSettings, relax
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import PotentialContract
 

@@ -31,7 +31,7 @@ def test_what_chgnet_is() -> None:
 def test_a_loaded_potential_is_what_was_said(tmp_path: Path) -> None:
     from dataclasses import fields
 
-    from models.potentials.registry import chgnet_path
+    from models.potentials.chgnet.identity import chgnet_path
 
     copy = tmp_path / "mine.pth.tar"
     copy.write_bytes(chgnet_path("0.3.0").read_bytes())

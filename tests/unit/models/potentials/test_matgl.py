@@ -12,10 +12,11 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from materials.errors import AnchorMismatch, PotentialNotInstalled
 from models.potentials.base import batch_of, crystal_of
+from models.potentials.chgnet.identity import chgnet_path
 from models.potentials.matgl.line_graph import line_graph
 from models.potentials.matgl.potential import MatglPotential
 from models.potentials.neighbor_list import half_list
-from models.potentials.registry import chgnet_path, identify, load_potential
+from models.potentials.registry import identify, load_potential
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import PotentialContract, ask
 
