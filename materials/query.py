@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from materials.elements import SYMBOLS
+from materials.crystals.elements import SYMBOLS
 from materials.errors import QueryError
 from materials.expressions import (
     Both,

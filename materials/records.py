@@ -70,7 +70,7 @@ class WrittenCandidate:
     formula: str
     chemsys: str
     n_sites: int
-    structure: str  # JSON, by `materials.serialization`
+    structure: str  # JSON, by `materials.crystals.serialization`
     source: str
     source_version: str
     parents: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class WrittenCalculation:
     level_of_theory: str
     settings_hash: str
     status: CalculationStatus
-    structure: str | None  # JSON, by `materials.serialization`
+    structure: str | None  # JSON, by `materials.crystals.serialization`
     energy: float | None  # eV, total
     max_force: float | None  # eV/Å
     max_stress: float | None  # eV/Å³
@@ -218,6 +218,10 @@ class Selection:
     rank: int  # within the batch, 1 first
     seed: int
     why: Mapping[str, Any] = field(default_factory=dict)
+
+    def predates(self, name: str) -> bool:
+        """Whether it was made before DFT had a property of the candidate: as a competing phase it may have a gap."""
+        return name not in self.why.get("answered", ())
 
 
 READ = "read"  # stage of a failure: what a source holds could not be read, so that there is no material

@@ -47,7 +47,7 @@ def postgresql_server() -> Iterator[postgresql.Server]:
 def gpaw() -> None:
     """Skip where there is no GPAW."""
     from materials.errors import CodeNotInstalled
-    from models.dft.codes import CodeChoice, open_code
+    from models.dft.registry import CodeChoice, open_code
 
     try:
         open_code(CodeChoice(name="gpaw")).version()

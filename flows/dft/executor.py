@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from flows.cluster_file import DFTJobs
-    from models.dft.contract import DFTCode, Limits
+    from models.dft.base import Limits
 
 Word = Literal[
     "waiting",  # in a queue
@@ -105,18 +104,3 @@ class Executor(Protocol):
             SchedulerUnreachable: Nobody answers.
         """
         ...
-
-
-def open_executor(hardware: DFTJobs, code: DFTCode) -> Executor:
-    """Make the executor that a cluster file asks for.
-
-    Raises:
-        DFTError: It asks for Slurm, and there is none here.
-    """
-    if hardware.kind == "slurm":
-        from flows.dft.slurm import Slurm
-
-        return Slurm(hardware, code)
-    from flows.dft.local import Local
-
-    return Local(hardware, code)

@@ -10,14 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from flows.dft import script
+from flows.dft import job_script as script
 from flows.dft.attempts import LOG
 from flows.dft.executor import Seen, Task
-from models.dft.contract import clean_environment
+from models.dft.base import clean_environment
 
 if TYPE_CHECKING:
-    from flows.cluster_file import DFTJobs
-    from models.dft.contract import DFTCode
+    from flows.config.cluster import DFTJobs
+    from models.dft.base import DFTCode
 
 # Seconds beyond the walltime that a calculation's own timer gets before it is killed; and to stop when told to.
 GRACE_S = 30.0

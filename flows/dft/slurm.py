@@ -10,17 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from flows.dft import script
+from flows.dft import job_script as script
 from flows.dft.attempts import LOG
 from flows.dft.executor import ALIVE, Seen, Task
-from flows.dft.slurm_rows import ACCOUNTED, FIELDS, Row, from_sacct, from_squeue, seen
+from flows.dft.slurm_states import ACCOUNTED, FIELDS, Row, from_sacct, from_squeue, seen
 from materials.errors import DFTError, JobRefused, SchedulerUnreachable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.cluster_file import DFTJobs
-    from models.dft.contract import DFTCode
+    from flows.config.cluster import DFTJobs
+    from models.dft.base import DFTCode
 
 # All that a job gets of this environment: no key or password is among it. Set-up lines may set more.
 EXPORTED = (

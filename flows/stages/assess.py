@@ -8,20 +8,20 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from flows.context import Run
+from flows.run.context import Run
 from flows.stages.unsound import Why, note_unsound, spoiled, take_out_unsound
-from materials.absurd import absurd_energies
-from materials.corrections import MP2020_LEVEL, anion_corrected, anion_corrected_level, is_raw_pbe
 from materials.errors import CampaignError, MissingTerminals
 from materials.records import Calculation, Outcome, Stability
+from materials.stability.absurd_energies import absurd_energies
+from materials.stability.corrections import MP2020_LEVEL, anion_corrected, anion_corrected_level, is_raw_pbe
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from flows.dft.entry import Job
-    from materials.competing import ValidationPlan
-    from materials.crystals import Crystal
-    from materials.hull import HullEntry
+    from flows.dft.calculation import Job
+    from materials.crystals.crystal import Crystal
+    from materials.stability.competing_phases import ValidationPlan
+    from materials.stability.stability import HullEntry
 
 JUDGED_AT_ONCE = 5_000  # written in one transaction, which others wait for
 SAME_ENERGY = 0.005  # eV/atom, within which two relaxations of one crystal may end, soft ones too
@@ -44,7 +44,7 @@ class Screened:
         gathered: Phases that were asked for, by chemical system.
         planned: What goes with each candidate that was asked about, by material_id.
         jobs: Calculations that were asked for, by phase, elements of its hull, and whether it is relaxed.
-        work: What `models.cost` says of calculations that were asked for, by calculation_id.
+        work: What `models.learning.dft_cost` says of calculations that were asked for, by calculation_id.
     """
 
     outcomes: Mapping[str, Outcome]
@@ -78,7 +78,7 @@ class Screened:
 
     def structures(self, run: Run, material_ids: Sequence[str]) -> list[Structure]:
         """Build the structures of some phases."""
-        from materials.serialization import structure_from_json
+        from materials.crystals.serialization import structure_from_json
 
         missing = {self.phase(m).calculation_id: m for m in material_ids if m not in self.built}
         for calculation in run.ledger.written_calculations(missing):
@@ -166,10 +166,10 @@ def _read(run: Run, calculation_ids: Iterable[str]) -> tuple[dict[str, Outcome],
         What became of each; the phases that the converged ones make; and which of those make none, and why: atoms that
         have collapsed into each other, or no energy, in a ledger of a version that did not look.
     """
-    from materials.compositions import formula_of
-    from materials.crystals import crystal_from_json
-    from materials.hull import HullEntry
-    from materials.sanity import too_close
+    from materials.crystals.composition import formula_of
+    from materials.crystals.crystal import crystal_from_json
+    from materials.crystals.validation import too_close
+    from materials.stability.stability import HullEntry
 
     outcomes: dict[str, Outcome] = {}
     entries: dict[str, HullEntry] = {}
@@ -220,8 +220,8 @@ def _duplicates(
     What lies well below the candidate that would stand for it is another crystal, however like it is: a hull without
     the distorted type of a competing phase would call the undistorted candidate stable.
     """
-    from materials.crystals import crystal_from_json
-    from materials.identity import group_alike
+    from materials.crystals.crystal import crystal_from_json
+    from materials.duplicates.duplicates import group_alike
 
     ids = sorted(entries)
 
@@ -251,7 +251,7 @@ def _is_below(other: HullEntry, kept: HullEntry) -> bool:
 
 def _judge(run: Run, entries: Mapping[str, HullEntry], *, keep: bool) -> dict[str, Stability]:
     """Build the hulls, write what they say of each phase, and give what the stages ask for."""
-    from materials.hull import assess_by_system
+    from materials.stability.stability import assess_by_system
 
     nothing: dict[str, float] = {}
     stabilities: dict[str, Stability] = {}
@@ -329,7 +329,7 @@ def _judge_picks(
     calculations: Sequence[Calculation], picks: Collection[str], known: Mapping[str, HullEntry]
 ) -> dict[str, Stability]:
     """Judge the picks among calculations of one level against the others, and against a database's phases."""
-    from materials.hull import assess, entry_from
+    from materials.stability.stability import assess, entry_from
 
     found: dict[str, Stability] = {}
     entries = [entry_from(calculation) for calculation in calculations]

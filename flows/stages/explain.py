@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.stages.assess import Screened
-from materials.records import Prediction, Selection
+from materials.records import Prediction
 from materials.targets import DIGITS, spoken, unit_of
 
 if TYPE_CHECKING:
-    from flows.stages.choose import Belief
     from flows.stages.pool import Pool
+    from flows.stages.predict import Belief
 
 MOST_PREDICTIONS = 5_000  # kept of a round: the likeliest ones; a million rows a round would tell nobody more
 NEIGHBOURS = 3  # of a pick that are told
@@ -50,8 +50,8 @@ def reasons(
         by_potential: How good each is by the potential alone, shape (n,), more is better.
         rows: Of the pool: the picks.
     """
-    from models.applicability import nearest_answered
-    from models.selection import rank_of
+    from models.learning.applicability_domain import nearest_answered
+    from models.learning.batch_selection import rank_of
 
     picked = np.array(rows, dtype=np.int64)
     known = {name: belief.known[name] for name in belief.posteriors}
@@ -78,7 +78,7 @@ def cautions_about(
     screened: Screened, pool: Pool, belief: Belief, rows: NDArray[np.int64] | Sequence[int]
 ) -> list[list[str]]:
     """Say in words why what is predicted of some candidates should not be trusted."""
-    from models.applicability import cautions
+    from models.learning.applicability_domain import cautions
 
     asked = np.asarray(rows, dtype=np.int64)
     return cautions(
@@ -99,11 +99,6 @@ def hardly_believed(pool: Pool, belief: Belief) -> list[str]:
         for name, posterior in belief.posteriors.items()
         for row in posterior.suspicious
     ]
-
-
-def foretold(selection: Selection, name: str) -> bool:
-    """Whether the prediction of a pick was made before the answer: as a competing phase it may have had a gap."""
-    return name not in selection.why.get("answered", ())
 
 
 def _answered(belief: Belief) -> NDArray[np.int64]:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.context import Run
+from flows.run.context import Run
 from flows.stages.assess import Screened
-from flows.stages.earlier import earlier_answers
 from flows.stages.prior import own_settings, prior_stabilities
+from flows.stages.transfer import earlier_answers
 from materials.records import Stability
 from materials.targets import DIGITS
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from models.learning import Earlier
+    from models.learning.fit import Earlier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +113,9 @@ class _Described:
 
 def _describe(run: Run, screened: Screened, material_ids: Sequence[str]) -> _Described:
     """Describe candidates, by the potential's latent vectors too if each has one, and project what describes them."""
-    from models.descriptors import CHUNK, column_groups, describe, feature_names
-    from models.projection import freeze
-    from models.row_file import RowFile
+    from models.learning.features.array_file import RowFile
+    from models.learning.features.descriptors import CHUNK, column_groups, describe, feature_names
+    from models.learning.features.projection import freeze
 
     n_latent: int | None = None
     with closing(RowFile()) as features:
@@ -144,7 +144,7 @@ def _described_by(
     run: Run, screened: Screened, material_ids: Sequence[str]
 ) -> tuple[list[Structure], list[list[float]]]:
     """Read the structures and the latent vectors of some candidates; one without has an empty vector."""
-    from materials.serialization import structure_from_json
+    from materials.crystals.serialization import structure_from_json
 
     with run.progress.timed("ledger"):
         asked = [screened.outcomes[m].calculation_id for m in material_ids]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from flows.context import Run
+from flows.run.context import Run
 from flows.stages.assess import Screened, hull_level
-from materials.conventions import Change, change_between
 from materials.records import Stability
-from models.dft.record import level_of_theory
+from materials.stability.conventions import Change, change_between
+from models.dft.calculation_record import level_of_theory
 
 if TYPE_CHECKING:
-    from materials.phases import HullEntry
+    from materials.stability.entries import HullEntry
     from materials.store.ledger import Ledger
-    from models.dft.contract import DFTSettings
+    from models.dft.base import DFTSettings
 
 
 def prior_stabilities(run: Run, screened: Screened, material_ids: Sequence[str]) -> Mapping[str, Stability]:
@@ -55,7 +55,7 @@ def change_to_dft(run: Run, own: DFTSettings) -> Change | None:
 
 def changed_stabilities(entries: Mapping[str, HullEntry], material_ids: Sequence[str]) -> dict[str, Stability]:
     """Find where some of the potential's phases, in another convention, stand on their hull."""
-    from materials.hull import assess
+    from materials.stability.stability import assess
 
     if not material_ids:
         return {}
@@ -65,8 +65,8 @@ def changed_stabilities(entries: Mapping[str, HullEntry], material_ids: Sequence
 
 def changed_entries(ledger: Ledger, change: Change, calculation_ids: Iterable[str]) -> Iterator[HullEntry]:
     """Read converged calculations as phases whose energies are in another convention."""
-    from materials.crystals import crystal_from_json
-    from materials.phases import HullEntry
+    from materials.crystals.crystal import crystal_from_json
+    from materials.stability.entries import HullEntry
 
     for calculation in ledger.written_calculations(calculation_ids):
         crystal = crystal_from_json(str(calculation.structure))

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from flows.campaign import Campaign
-from flows.context import Run
-from flows.sources import Files, MaterialsProject, Optimade, Prototypes, Source, Substitution
-from flows.unread import unread_lines
-from materials.candidate_file import CandidateFile
+from flows.config.campaign import Campaign
+from flows.config.sources import Files, MaterialsProject, Optimade, Prototypes, Source, Substitution
+from flows.output.unread import unread_lines
+from flows.run.context import Run
 from materials.errors import InputError, SourceRefused
 from materials.records import READ, Calculation, Candidate, Failure, Role, WrittenCandidate
+from materials.store.candidate_spool import CandidateFile
 from materials.store.rows import write_candidate
 
 
@@ -122,7 +122,7 @@ class _Kept:
 
 def _keep(run: Run, found: Proposals) -> int:
     """Merge what is the same crystal, and write all to the ledger."""
-    from materials.identity import Merged
+    from materials.duplicates.duplicates import Merged
 
     with run.progress.timed("identity"):
         distinct = Merged(found.sane, check_stop=run.check_stop)
@@ -169,7 +169,7 @@ def _collect(run: Run, source: Source, role: Role, found: Proposals) -> None:
 def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Candidate | Failure]:
     match source:
         case Prototypes():
-            from materials.sources import prototypes
+            from materials.sources.prototypes import source as prototypes
 
             return prototypes.propose(
                 roles=source.roles,
@@ -189,7 +189,7 @@ def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Can
         case MaterialsProject():
             return _pull_materials_project(run, source, found)
         case Optimade():
-            from materials.sources import optimade
+            from materials.sources.databases import optimade
 
             return optimade.pull(
                 provider_url=source.provider,
@@ -202,7 +202,7 @@ def _ask(run: Run, source: Source, role: Role, found: Proposals) -> Iterable[Can
 
 
 def _read_files(source: Source) -> Iterator[Candidate | Failure]:
-    from materials.sources import files
+    from materials.sources.files import source as files
 
     if isinstance(source, Files):
         return files.read(path=source.path, structure_column=source.structure_column, id_column=source.id_column)
@@ -225,8 +225,8 @@ def _substitute(source: Substitution) -> Iterator[Candidate | Failure]:
 
 
 def _pull_materials_project(run: Run, source: MaterialsProject, found: Proposals) -> list[Candidate | Failure]:
-    from materials.sources import materials_project
-    from materials.sources.snapshot import candidate
+    from materials.sources.databases import materials_project
+    from materials.sources.databases.snapshot import candidate
 
     snapshot = materials_project.pull(
         key=materials_project_key(),
@@ -285,7 +285,7 @@ def materials_project_key() -> str | None:
 
 
 def _trouble(run: Run, candidate: Candidate) -> tuple[str, str] | None:
-    from materials import sanity
+    from materials.crystals import validation as sanity
 
     return sanity.check(
         candidate.structure,

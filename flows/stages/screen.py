@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from flows.cluster import open_workers
-from flows.context import Run
-from flows.export import write_trajectory
-from flows.progress import Counter
-from flows.worker_pool import LOOK_S, WorkerPool
+from flows.cluster.pool import LOOK_S, WorkerPool
+from flows.cluster.workers import open_workers
+from flows.output.progress import Counter
+from flows.run.context import Run
 from materials.errors import AssayError, ClusterError
 from materials.records import CalculationStatus, Failure, WrittenCalculation
+from models.relaxation.trajectory import write_trajectory
 
 if TYPE_CHECKING:
     from distributed import Future
 
-    from models.relaxation import Frame
+    from models.relaxation.relax import Frame
 
 Chunk = dict[str, str]  # structures by material_id, as the ledger has them: only workers build them
 
@@ -184,7 +184,7 @@ class _Screening:
         self._judge_suspects(at_end=True)
 
     def _fill(self, chunks: _Chunks) -> None:
-        from models.screening import relax_chunk
+        from models.relaxation.worker import relax_chunk
 
         while len(self.flying) < self.pool.window and (chunk := self._next(chunks)) is not None:
             future = self.pool.client.submit(
@@ -305,7 +305,7 @@ class _Screening:
             self.suspect.clear()
 
     def _give_up(self, suspect: _Suspect) -> None:
-        from models.screening import failed_calculations
+        from models.relaxation.worker import failed_calculations
 
         run = self.run
         status: CalculationStatus = "failed" if suspect.final else OUTSIDE

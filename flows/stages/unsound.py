@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flows.context import Run
-from materials.absurd import absurd_energies
+from flows.run.context import Run
 from materials.errors import MissingTerminals
 from materials.records import CalculationStatus, Failure, Outcome
+from materials.stability.absurd_energies import absurd_energies
 
 if TYPE_CHECKING:
-    from materials.hull import HullEntry
+    from materials.stability.stability import HullEntry
 
 Why = tuple[CalculationStatus, str]
 

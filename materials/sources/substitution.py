@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from materials.duplicates.duplicates import material_id
 from materials.errors import InputError
-from materials.identity import material_id
 from materials.records import Candidate, Role
-from materials.sources.volumes import mined_lengths, shortest_contacts
+from materials.sources.prototypes.volume import mined_lengths, shortest_contacts
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure

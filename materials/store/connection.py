@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError
 
+from materials.crystals.serialization import dumps
 from materials.errors import AssayError, LedgerError, LedgerOutdated, LedgerTooNew
-from materials.serialization import dumps
-from materials.store.tables import CREATE_VIEW, SCHEMA_VERSION, metadata, schema_version
+from materials.store.schema import CREATE_VIEW, SCHEMA_VERSION, metadata, schema_version
 from materials.store.transactions import alone_with_the_schema, translated
 from materials.store.urls import mask
 

@@ -10,10 +10,10 @@ from typing import Self
 
 from sqlalchemy import Engine
 
-from materials.store.answering import Answering
+from materials.store.browse import Answering
 from materials.store.connection import connect
-from materials.store.reading import Reading
-from materials.store.reading_calculations import ReadingCalculations
+from materials.store.read import Reading
+from materials.store.read_calculations import ReadingCalculations
 from materials.store.recording import Recording
 from materials.store.urls import mask, parse_url
 

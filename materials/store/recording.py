@@ -10,6 +10,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from materials.crystals.serialization import plain
 from materials.records import (
     Calculation,
     Candidate,
@@ -22,8 +23,7 @@ from materials.records import (
     WrittenCandidate,
     content_hash,
 )
-from materials.serialization import plain
-from materials.store import tables
+from materials.store import schema as tables
 from materials.store.rows import (
     calculation_row,
     candidate_row,

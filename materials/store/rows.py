@@ -7,6 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from materials.crystals.serialization import (
+    JsonText,
+    dumps,
+    plain,
+    structure_from_json,
+    structure_to_json,
+    volume_from_json,
+)
 from materials.records import (
     Calculation,
     Candidate,
@@ -20,14 +28,6 @@ from materials.records import (
     WrittenCalculation,
     WrittenCandidate,
     content_hash,
-)
-from materials.serialization import (
-    JsonText,
-    dumps,
-    plain,
-    structure_from_json,
-    structure_to_json,
-    volume_from_json,
 )
 from materials.targets import expected
 

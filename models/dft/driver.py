@@ -3,7 +3,7 @@
     python -P driver.py CODE FOLDER [the words that start MPI's ranks, for a code that is a program of its own]
 
 A script for whichever Python has the code: it needs nothing of ours installed. This is the process (lock, limits,
-signals), trials.py and course.py what every calculation goes through, and CODE_physics.py what the code is asked.
+signals), runtime/ what every calculation goes through, and CODE/calculation.py what the code is asked.
 
 The exit code says how it ended, and so does the status in `result.json`, which is written at once and last:
 
@@ -30,16 +30,16 @@ import time
 import types
 from typing import Any, NoReturn
 
-# Beside this script lies a gpaw.py that is not GPAW, and this Python need not have our packages, nor look where they
-# are: our modules are found by their own names, and nothing else is found in their folder.
+# Beside this script lies a folder gpaw that is not GPAW, and this Python need not have our packages, nor look where
+# they are: our modules are found by their own names, and nothing else is found in their folder.
 _here = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != _here]
 for _name, _folder in (("models", os.path.dirname(_here)), ("models.dft", _here)):
     _package = types.ModuleType(_name)
     _package.__path__ = [_folder]
     sys.modules.setdefault(_name, _package)
-course: Any = importlib.import_module("models.dft.course")
-trials: Any = importlib.import_module("models.dft.trials")
+course: Any = importlib.import_module("models.dft.runtime.calculation")
+trials: Any = importlib.import_module("models.dft.runtime.magnetic_trials")
 
 EXIT_CODES = {
     "converged": 0,
@@ -94,7 +94,7 @@ def main(code: str, folder: str, *launcher: str) -> int:
 
 def compute(code: str, task: Any, started: float) -> dict[str, Any]:
     """Send the calculation through its course, or through the code's own if it has one."""
-    physics = importlib.import_module(f"models.dft.{code}_physics")
+    physics = importlib.import_module(f"models.dft.{code}.calculation")
     result: dict[str, Any] = (
         physics.compute(task, started) if hasattr(physics, "compute") else trials.compute(task, started, physics)
     )

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from materials.errors import DFTError
-from models.dft.contract import DFTCode, DFTSettings
-from models.dft.given_moments import given_order
+from models.dft.base import DFTCode, DFTSettings
 from models.dft.hubbard import HubbardChoice, hubbard_of
-from models.dft.magnetic_orders import Magnetic, orders_of, supercell_of
-from models.dft.magnetism import magnetism_of
+from models.dft.magnetism.given_moments import given_order
+from models.dft.magnetism.moments import magnetism_of
+from models.dft.magnetism.orders import Magnetic, orders_of, supercell_of
 
 if TYPE_CHECKING:
     from moyopy import MoyoDataset

@@ -9,7 +9,7 @@ from typing import Any
 
 from materials.errors import PotentialNotInstalled
 from materials.records import content_hash
-from models.potentials.interface import PotentialIdentity
+from models.potentials.base import PotentialIdentity
 
 EXAMPLES = {"ase": "mace.calculators:mace_mp", "torchsim": "my_models:mace"}
 

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.records import Target
-from models.cost import Bill, open_bill
-from models.scoring import score_pool
-from models.selection import select_batch
-from models.surrogate import Posterior, predict
+from models.learning.batch_selection import select_batch
+from models.learning.dft_cost import Bill, open_bill
+from models.learning.surrogate import Posterior, predict
+from models.learning.target_probability import score_pool
 
 ELEMENTS = {"A": 10, "B": 10, "X": 6}
 TYPES = 3

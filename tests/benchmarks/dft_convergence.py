@@ -16,12 +16,12 @@ from pathlib import Path
 
 from pymatgen.core import Lattice, Structure
 
-from flows.dft.entry import Job
-from flows.jobs import job_for, run_jobs
-from models.dft.contract import DFTResult, DFTSettings, Limits
-from models.dft.gpaw import Gpaw
+from flows.dft.calculation import Job
+from flows.dft.run import job_for, run_jobs
+from models.dft.base import DFTResult, DFTSettings, Limits
+from models.dft.calculation_record import method_of
+from models.dft.gpaw.code import Gpaw
 from models.dft.presets import PRESETS, looks_metallic, mesh, settings_for, symmetrised
-from models.dft.record import method_of
 
 TABLE = Path(__file__).with_name("dft-presets.md")
 # The heading of the section that tests/benchmarks/gap_meshes.py writes, the last of the page.

@@ -19,14 +19,14 @@ from monty.serialization import loadfn
 from pymatgen.analysis import compatibility
 from pymatgen.core import Composition, Lattice, Structure
 
-from flows.dft.entry import Job
-from flows.jobs import job_for, run_jobs
-from materials.corrections import anion_corrected
-from materials.hull import assess, entry_from
+from flows.dft.calculation import Job
+from flows.dft.run import job_for, run_jobs
 from materials.records import Calculation
-from models.dft.contract import DFTResult, Limits
-from models.dft.gpaw import Gpaw
-from models.dft.record import calculation_from, method_of
+from materials.stability.corrections import anion_corrected
+from materials.stability.stability import assess, entry_from
+from models.dft.base import DFTResult, Limits
+from models.dft.calculation_record import calculation_from, method_of
+from models.dft.gpaw.code import Gpaw
 
 TABLE = Path(__file__).with_name("formation-energies.md")
 KJ_PER_MOL = 1 / 96.485  # eV

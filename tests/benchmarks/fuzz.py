@@ -95,10 +95,10 @@ def make_structures(chance: random.Random, folder: Path) -> Path:
 
 def use_structures(path: Path) -> None:
     """Read what is there, and look at it as the first stage of a campaign does."""
-    from materials import sanity
+    from materials.crystals import validation as sanity
+    from materials.crystals.serialization import structure_from_json, structure_to_json
     from materials.records import Failure
-    from materials.serialization import structure_from_json, structure_to_json
-    from materials.sources import files
+    from materials.sources.files import source as files
 
     for found in files.read(path=path):
         if isinstance(found, Failure):
@@ -196,7 +196,7 @@ def make_campaign(chance: random.Random, folder: Path) -> Path:
 
 def use_campaign(path: Path) -> None:
     """Load it as every command does, and name what it is."""
-    from flows.load import load_campaign
+    from flows.config.load import load_campaign
 
     json.dumps(load_campaign(path).identity()).encode()
 
@@ -208,7 +208,7 @@ def make_cluster(chance: random.Random, folder: Path) -> Path:
 
 def use_cluster(path: Path) -> None:
     """Load it."""
-    from flows.load import load_cluster
+    from flows.config.load import load_cluster
 
     load_cluster(path).model_dump_json()
 
@@ -240,7 +240,7 @@ def make_filter(chance: random.Random, folder: Path) -> Path:
 
 def use_filter(path: Path) -> None:
     """Ask a small ledger."""
-    from flows import tables
+    from flows.report import table as tables
     from materials.store.ledger import Ledger
 
     where, sort, columns = json.loads(path.read_text())
@@ -282,7 +282,7 @@ def make_replay_table(chance: random.Random, folder: Path) -> Path:
 
 def use_replay_table(path: Path) -> None:
     """Read it as a replay does, before anything is screened."""
-    from flows.replay_rows import open_rows
+    from flows.replay.labelled_structures import open_rows
 
     url = f"sqlite:///{path.with_name('assay.db')}"
     with open_rows(str(path), url, ["band_gap", "decomposition_energy_per_atom"]) as (_, labelled):
@@ -320,7 +320,8 @@ def make_ledger(chance: random.Random, folder: Path) -> Path:
 
 def use_ledger(path: Path) -> None:
     """Ask it what `assay status`, `assay table` and `assay show` ask."""
-    from flows import show, status, tables
+    from flows.commands import show, status
+    from flows.report import table as tables
     from materials.store.ledger import Ledger
 
     with Ledger.open(f"sqlite:///{path}", must_exist=True) as ledger:

@@ -18,11 +18,11 @@ from pathlib import Path
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.dft import gpaw_physics
-from models.dft.course import edges
-from models.dft.gpaw import Gpaw
+from models.dft.calculation_record import method_of
+from models.dft.gpaw import calculation as gpaw_physics
+from models.dft.gpaw.code import Gpaw
 from models.dft.presets import PRESETS, gap_mesh, settings_for, symmetrised
-from models.dft.record import method_of
+from models.dft.runtime.calculation import edges
 from tests.benchmarks.dft_convergence import GAP_MESHES, TABLE, write
 
 FINEST = 12

@@ -20,17 +20,21 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-import flows.replay_table as replay_table
-from flows.progress import Progress
-from flows.replay import Request
-from flows.replay_question import best_share
-from flows.replay_table import Table, read_table
+import flows.replay.dataset as replay_table
+from flows.output.progress import Progress
+from flows.replay.dataset import Table, read_table
+from flows.replay.request import Request
+from flows.replay.targets import best_share
 from materials.records import Target
-from models import aims, learning, scoring, selection, trend
-from models.descriptors import column_groups, describe
-from models.projection import MOST_COMPONENTS, freeze
-from models.replay import Features, Question, play, recall
-from models.strategies import STRATEGIES, Strategy
+from models.learning import batch_selection as selection
+from models.learning import fit as learning
+from models.learning import mean_function as trend
+from models.learning import objectives as aims
+from models.learning import target_probability as scoring
+from models.learning.features.descriptors import column_groups, describe
+from models.learning.features.projection import MOST_COMPONENTS, freeze
+from models.learning.simulation import Features, Question, play, recall
+from models.learning.strategies import STRATEGIES, Strategy
 
 ENERGY, GAP = "decomposition_energy_per_atom", "band_gap"
 TASKS: Mapping[str, tuple[list[Target], int]] = {
@@ -127,7 +131,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def _twins() -> None:
-    from models import diversity
+    from models.learning import diversity
 
     diversity.SAME = diversity.TWIN
 

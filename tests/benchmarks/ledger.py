@@ -24,7 +24,7 @@ from pymatgen.core import Element
 
 from materials.query import parse, parse_sort
 from materials.records import RankedCandidate
-from materials.store.answering import columns
+from materials.store.browse import columns
 from materials.store.ledger import Ledger
 from tests.peers import postgresql
 from tests.unit.materials import made_records as made

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from pymatgen.core import Lattice, Structure
 
-from flows.dft.entry import Job
-from flows.jobs import job_for, run_jobs
-from flows.pseudopotentials import load_family
-from models.dft.contract import DFTCode, DFTResult, Limits
-from models.dft.espresso import Espresso
-from models.dft.gpaw import Gpaw
-from models.dft.magnetic_orders import Magnetic
-from models.dft.record import method_of
+from flows.config.pseudopotential_table import load_family
+from flows.dft.calculation import Job
+from flows.dft.run import job_for, run_jobs
+from models.dft.base import DFTCode, DFTResult, Limits
+from models.dft.calculation_record import method_of
+from models.dft.espresso.code import Espresso
+from models.dft.gpaw.code import Gpaw
+from models.dft.magnetism.orders import Magnetic
 
 TABLE = Path(__file__).with_name("magnetism.md")
 # PBE pseudopotentials of Debian's quantum-espresso-data, with the cut-offs (Ry) that their headers suggest.

@@ -35,19 +35,19 @@ from typing import Any
 
 import psutil
 
-from flows.campaign import Campaign, Potential
-from flows.cluster_file import Cluster, Workers
-from flows.context import Run
-from flows.load import load_campaign
-from flows.loop import Request, opened
-from flows.progress import Progress
+from flows.campaign.loop import Request, opened
+from flows.config.campaign import Campaign, Potential
+from flows.config.cluster import Cluster, Workers
+from flows.config.load import load_campaign
+from flows.output.progress import Progress
+from flows.run.context import Run
 from flows.stages.assess import assess_screened
 from flows.stages.choose import choose
 from flows.stages.pool import gather_pool
 from flows.stages.propose import propose
 from flows.stages.publish import publish
 from flows.stages.screen import screen
-from models import screening
+from models.relaxation import worker as screening
 
 ROOT = Path(__file__).parents[2]
 CAMPAIGNS = {1_000: "quickstart", 10_000: "benchmarks/ten-thousand", 100_000: "benchmarks/hundred-thousand"}

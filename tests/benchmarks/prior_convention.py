@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-import flows.replay_table as replay_table
-from flows.load import load_campaign
-from flows.progress import Progress
-from flows.replay import Request
-from flows.replay_table import Table, read_table
-from materials.conventions import Change
-from materials.corrections import ANIONS
-from models.learning import learn
+import flows.replay.dataset as replay_table
+from flows.config.load import load_campaign
+from flows.output.progress import Progress
+from flows.replay.dataset import Table, read_table
+from flows.replay.request import Request
+from materials.stability.conventions import Change
+from materials.stability.corrections import ANIONS
+from models.learning.fit import learn
 
 ENERGY = "decomposition_energy_per_atom"
 FOLDS = 5

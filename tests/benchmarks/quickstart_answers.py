@@ -25,19 +25,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster, DFTJobs
-from flows.context import Run
-from flows.load import load_campaign
-from flows.loop import Request, opened
-from flows.progress import Progress
+from flows.campaign.loop import Request, opened
+from flows.config.campaign import Campaign
+from flows.config.cluster import Cluster, DFTJobs
+from flows.config.load import load_campaign
+from flows.output.progress import Progress
+from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened, assess_validated
+from flows.stages.dft_plan import answers, collect, jobs_of, plan_of
 from flows.stages.pool import gather_pool
 from flows.stages.propose import propose
 from flows.stages.screen import screen
-from flows.stages.validate import answers, collect, jobs_of, plan_of, validate
+from flows.stages.validate import validate
 from materials.records import Calculation, Selection
-from models.cost import features_of
+from models.learning.dft_cost import features_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -35,9 +35,11 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.potentials.interface import Batch, Evaluation, Potential
-from models.potentials.load import chgnet_path, load_potential
-from models.relaxation import RelaxationSettings, relax
+from models.potentials.base import Batch, Evaluation, Potential
+from models.potentials.chgnet.identity import chgnet_path
+from models.potentials.registry import load_potential
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 from tests.benchmarks.crystals import crystals
 
 FMAX, MAX_STEPS = 0.05, 500
@@ -258,7 +260,7 @@ def rivals(found: Mapping[str, Structure]) -> dict[str, Run]:
     """ASE's optimisers with matgl's calculator, and torch-sim's batched FIRE around our model."""
     from matgl.ext.ase import PESCalculator
 
-    from models.potentials.matgl_chgnet import chgnet_in_matgl
+    from models.potentials.matgl.chgnet_weights import chgnet_in_matgl
     from tests.benchmarks.torchsim_fire import torchsim_fire
     from tests.peers.torchsim_chgnet import ChgnetModel
 

@@ -8,9 +8,9 @@ from pymatgen.analysis.phase_diagram import PhaseDiagram
 from pymatgen.core import Composition
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from materials.hull import assess
-from materials.phase_diagram import Hull
-from materials.phases import HullEntry, fractions_of
+from materials.stability.entries import HullEntry, fractions_of
+from materials.stability.hull import Hull
+from materials.stability.stability import assess
 
 ELEMENTS = ("Al", "Fe", "Li", "Mg", "O", "P")
 

@@ -11,11 +11,11 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from materials.identity import Merged, group_duplicates
+from materials.duplicates.duplicates import Merged, group_duplicates
+from materials.duplicates.tolerances import ALIKE, ROUNDED, Tolerances
 from materials.records import Candidate
-from materials.sources.prototypes import propose
+from materials.sources.prototypes.source import propose
 from materials.store.rows import write_candidate
-from materials.tolerances import ALIKE, ROUNDED, Tolerances
 
 MATCHER = StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell=True, scale=True)
 SYMBOLS = ("Li", "Zn", "P")

@@ -5,10 +5,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from materials.records import Target
-from models.descriptors import describe
-from models.projection import freeze
-from models.selection import select_batch
-from models.surrogate import predict
+from models.learning.batch_selection import select_batch
+from models.learning.features.descriptors import describe
+from models.learning.features.projection import freeze
+from models.learning.surrogate import predict
 
 MILLION = 1_000_000
 ANSWERS = 300

@@ -4,9 +4,10 @@ from itertools import islice
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from materials.sources.prototypes import propose
-from models.potentials.load import load_potential
-from models.relaxation import RelaxationSettings, relax
+from materials.sources.prototypes.source import propose
+from models.potentials.registry import load_potential
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 
 ROLES = {"I": ["Li", "Na", "K"], "II": ["Mg", "Zn"], "V": ["P", "As", "Sb"]}
 

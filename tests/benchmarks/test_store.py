@@ -12,7 +12,7 @@ import pytest
 
 from materials.query import parse, parse_sort
 from materials.records import RankedCandidate
-from materials.store.answering import columns
+from materials.store.browse import columns
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
@@ -88,7 +88,7 @@ def test_ask(benchmark, full: Path, where: str, sort: str) -> None:
 def test_ask_from_a_cold_process(benchmark, full: Path) -> None:
     code = (
         "import sys; from materials.store.ledger import Ledger; from materials.query import parse, parse_sort\n"
-        "from materials.store.answering import columns\n"
+        "from materials.store.browse import columns\n"
         "with Ledger.open(sys.argv[1], must_exist=True) as ledger:\n"
         "    where = parse('energy_above_hull < 0.05 and band_gap > 1', columns())\n"
         "    rows = ledger.table(ledger.find_campaign(), where, parse_sort('score', columns()), 20)\n"

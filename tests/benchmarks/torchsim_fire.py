@@ -17,8 +17,8 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from torch import Tensor
 from torch_sim.optimizers import FrechetCellFIREState
 
-from models.potentials.interface import batch_of, crystal_of
-from models.potentials.torchsim import state_of
+from models.potentials.base import batch_of, crystal_of
+from models.potentials.torch_sim_model import state_of
 from tests.benchmarks.relaxation import Outcome, residual
 from tests.peers.torchsim_chgnet import ChgnetModel
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows.prefect_server import LOG_IN
+from flows.orchestration.prefect_server import LOG_IN
 from tests.integration.conftest import SMALL
 from tests.integration.test_campaign import ask
 from tests.integration.test_up import Up, deployed, members, processes, ready

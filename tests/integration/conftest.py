@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster, Workers
-from flows.context import Run
-from flows.progress import Progress
-from materials.identity import material_id
+from flows.config.campaign import Campaign
+from flows.config.cluster import Cluster, Workers
+from flows.output.progress import Progress
+from flows.run.context import Run
+from materials.duplicates.duplicates import material_id
 from materials.records import Candidate
 from materials.store.ledger import Ledger
 

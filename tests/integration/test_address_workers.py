@@ -16,8 +16,8 @@ from typing import Any
 import dask
 import pytest
 
-from flows import cluster
-from flows.cluster_file import Workers
+from flows.cluster import workers as cluster
+from flows.config.cluster import Workers
 from flows.stages import screen as screening
 from flows.stages.screen import screen
 from materials.errors import ClusterError

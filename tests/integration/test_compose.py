@@ -18,9 +18,9 @@ import yaml
 from ase.build import bulk
 from ase.io import write
 
-from flows.campaign import Campaign
-from flows.cluster import SETTINGS
-from flows.load import load_cluster
+from flows.cluster.settings import SETTINGS
+from flows.config.campaign import Campaign
+from flows.config.load import load_cluster
 from tests.peers import compose
 from tests.peers.compose import ROOT, Stack
 from tests.peers.postgresql import binaries

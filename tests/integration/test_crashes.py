@@ -7,7 +7,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 
-from flows import crashes
+from flows.orchestration import crashes
 from tests.peers.prefect_server import running
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]

@@ -114,7 +114,7 @@ def test_a_laptop(checkout: Path) -> None:
 
 
 def test_a_workstation_and_slurm_start_from_files_that_load(checkout: Path) -> None:
-    from flows.load import load_cluster
+    from flows.config.load import load_cluster
 
     for section, name in (("A workstation with GPUs", "gpu"), ("Slurm with a shared disk", "slurm")):
         run(checkout, [line for line in here(section) if line.startswith(("source", "cp"))])

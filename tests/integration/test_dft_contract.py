@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
-from flows.jobs import folder_of, job_for
+from flows.dft.run import folder_of, job_for
 from materials.errors import CodeNotInstalled
-from models.dft.contract import DFTCode, DFTResult, Limits, clean_environment
-from models.dft.record import calculation_from, level_of_theory, method_of
+from models.dft.base import DFTCode, DFTResult, Limits, clean_environment
+from models.dft.calculation_record import calculation_from, level_of_theory, method_of
 from tests.peers.dft_cases import (
     BOTH_ORDERS,
     CASES,

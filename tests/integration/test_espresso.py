@@ -16,9 +16,9 @@ from ase import Atoms
 from pymatgen.core import Lattice, Structure
 
 from materials.errors import CodeNotInstalled
-from models.dft.contract import DFTCode, Limits, clean_environment
-from models.dft.espresso import Espresso
-from models.dft.espresso_physics import PwCalculator
+from models.dft.base import DFTCode, Limits, clean_environment
+from models.dft.espresso.calculation import PwCalculator
+from models.dft.espresso.code import Espresso
 from tests.integration import conftest
 from tests.peers.dft_cases import NICKEL_OXIDE, SILICON, Ask, diamond, espresso, fcc, nobody_works_in, run, working_in
 

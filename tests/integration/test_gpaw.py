@@ -7,7 +7,7 @@ from pymatgen.core import Lattice, Structure
 from spglib import get_ir_reciprocal_mesh
 
 from materials.errors import CodeNotInstalled
-from models.dft.gpaw import Gpaw
+from models.dft.gpaw.code import Gpaw
 from tests.peers.dft_cases import Ask, fcc, run
 
 CODE = Gpaw()

@@ -19,12 +19,13 @@ import pytest
 import torch
 import yaml
 
-from flows.load import load_campaign, load_cluster
+from flows.config.load import load_campaign, load_cluster
 from materials.errors import AssayError, CampaignError, InputError, PotentialNotInstalled
 from materials.records import Candidate, Failure
-from materials.sources import files, snapshot
-from materials.sources.parsing import attempt
-from models.potentials.load import load_potential
+from materials.sources.databases import snapshot
+from materials.sources.files import source as files
+from materials.sources.files.parsing import attempt
+from models.potentials.registry import load_potential
 
 LATTICE = {"matrix": [[4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0]]}
 

@@ -4,12 +4,13 @@ from itertools import product
 
 import pytest
 
-from flows.load import load_campaign
-from flows.sources import Prototypes
-from materials.hull import HullEntry, assess
-from materials.sources import prototypes
-from models.potentials.load import load_potential
-from models.relaxation import RelaxationSettings, relax
+from flows.config.load import load_campaign
+from flows.config.sources import Prototypes
+from materials.sources.prototypes import source as prototypes
+from materials.stability.stability import HullEntry, assess
+from models.potentials.registry import load_potential
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 
 KNOWN = ["LiMgN", "LiZnN", "LiMgP", "LiZnP", "LiMgAs", "LiZnAs", "LiCdP", "LiCdAs"]
 # Cubic lattice parameters (Å) at room temperature: R. Juza, K. Langer and K. von Benda, Angew. Chem. Int. Ed. 7, 360

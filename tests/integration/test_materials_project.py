@@ -13,8 +13,8 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 
 from materials.errors import IncompleteAnswer, InputError, SourceError, SourceRefused, SourceUnavailable
-from materials.sources.materials_project import pull
-from materials.sources.snapshot import Snapshot
+from materials.sources.databases.materials_project import pull
+from materials.sources.databases.snapshot import Snapshot
 from tests.peers.materials_project import KEY, VERSION, Peer, running
 
 ROOT = Path(__file__).parents[2]
@@ -251,7 +251,7 @@ def test_a_server_that_hangs_is_given_up(peer: Peer, tmp_path: Path) -> None:
 
 def test_retry_after_is_honoured(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("materials.sources.web.time.sleep", waits.append)
+    monkeypatch.setattr("materials.sources.databases.http.time.sleep", waits.append)
     peer.misbehave("summary", "429", times=1, retry_after="7")
     peer.misbehave("thermo", "503", times=1, retry_after="99999")
     peer.misbehave("heartbeat", "503", times=1, retry_after="soon")

@@ -10,8 +10,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from materials.errors import IncompleteAnswer, InputError, SourceError, SourceRefused, SourceUnavailable
-from materials.sources.optimade import pull
-from materials.sources.snapshot import Snapshot
+from materials.sources.databases.optimade import pull
+from materials.sources.databases.snapshot import Snapshot
 from tests.peers.materials_project import Peer
 from tests.peers.optimade import document, serving, spoiling
 

@@ -10,8 +10,8 @@ import torch
 import yaml
 from pymatgen.core import Lattice, Structure
 
-from materials.identity import Merged
-from materials.sources import prototypes
+from materials.duplicates.duplicates import Merged
+from materials.sources.prototypes import source as prototypes
 from tests.integration.conftest import run
 
 ROLES = {

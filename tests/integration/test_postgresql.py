@@ -20,9 +20,9 @@ from sqlalchemy import create_engine, event, text
 from materials.errors import LedgerError, LedgerLost, LedgerOutdated, LedgerTooNew
 from materials.query import parse, parse_sort
 from materials.store import transactions
-from materials.store.answering import columns
+from materials.store.browse import columns
 from materials.store.ledger import Ledger
-from materials.store.upgrading import upgrade
+from materials.store.migrations.upgrade import upgrade
 from tests.integration.test_prefect import METALS, SCREENING, crystals
 from tests.peers import postgresql
 from tests.unit.materials import made_records as made

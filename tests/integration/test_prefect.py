@@ -17,8 +17,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import write
 
-from flows.campaign import Campaign
-from flows.crashes import HEARTBEAT
+from flows.config.campaign import Campaign
+from flows.orchestration.crashes import HEARTBEAT
 from materials.store.ledger import Ledger
 from tests.peers.prefect_server import ROOT, Prefect, running
 from tests.peers.waiting import soon

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.cli import main
-from materials.identity import material_id
+from flows.commands.cli import main
+from materials.crystals.serialization import structure_from_json
+from materials.duplicates.duplicates import material_id
 from materials.records import Candidate
-from materials.serialization import structure_from_json
 from materials.store.ledger import Ledger
 from tests.integration.conftest import ASSAY, ROOT
 from tests.unit.materials import made_records as made

@@ -14,7 +14,7 @@ import pytest
 from ase import units
 from ase.io import read
 
-from flows.context import Interrupted
+from flows.run.context import Interrupted
 from flows.stages.screen import screen
 from materials.errors import ClusterError
 from tests.integration.conftest import candidate
@@ -107,7 +107,7 @@ def test_workers_that_can_do_nothing_are_no_fault_of_the_structures(
 ) -> None:
     run = make_run("Balls", [candidate("Cu", 3.4 + 0.02 * i) for i in range(12)])
     broken = SimpleNamespace(relax_chunk=_broken)
-    monkeypatch.setattr("models.screening.relax_chunk", broken.relax_chunk)
+    monkeypatch.setattr("models.relaxation.worker.relax_chunk", broken.relax_chunk)
     with pytest.raises(ClusterError, match="assay doctor"):
         screen(run)
     identity = run.potential_identity

@@ -25,7 +25,7 @@ import psutil
 import pytest
 import yaml
 
-from flows.campaign import Campaign
+from flows.config.campaign import Campaign
 from tests.integration.test_compose import Api, listening
 from tests.peers import compose, materials_project
 from tests.peers.compose import ROOT, Stack

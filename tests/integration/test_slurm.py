@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models.dft.gpaw import Gpaw
+from models.dft.gpaw.code import Gpaw
 from tests.integration.conftest import SMALL, run, start
 from tests.integration.test_campaign import ask, rows
 from tests.peers import slurm

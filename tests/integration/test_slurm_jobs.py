@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.cluster_file import DFTJobs
+from flows.config.cluster import DFTJobs
 from flows.dft import slurm as executor
-from flows.dft.executor import open_executor
-from flows.jobs import folder_of, job_for, run_jobs
+from flows.dft.run import folder_of, job_for, open_executor, run_jobs
 from materials.errors import DFTError
-from models.dft.contract import DFTResult
-from models.dft.gpaw import Gpaw
+from models.dft.base import DFTResult
+from models.dft.gpaw.code import Gpaw
 from tests.peers import slurm
 from tests.peers.quick_dft import Calculations, job
 
@@ -207,7 +206,7 @@ def test_a_preempted_job_is_sent_again(queue: slurm.Slurm, calculations: Calcula
 PARENT = """
 import sys, threading
 from pathlib import Path
-from flows.cluster_file import DFTJobs
+from flows.config.cluster import DFTJobs
 from flows.dft import slurm
 from tests.peers.quick_dft import Calculations, job
 slurm.Slurm.pause_s = (0.5, 1.0)

@@ -21,9 +21,9 @@ import yaml
 from distributed import Client, Security
 from pymatgen.core import Element, Lattice, Structure
 
-from flows.cluster import open_workers
-from flows.cluster_file import Workers
-from flows.context import Run
+from flows.cluster.workers import open_workers
+from flows.config.cluster import Workers
+from flows.run.context import Run
 from flows.stages import screen as screening
 from flows.stages.screen import screen
 from materials.errors import ClusterError
@@ -33,7 +33,7 @@ from tests.integration.conftest import ASSAY, ROOT, candidate
 from tests.peers import slurm as peer
 from tests.peers.slurm import ALIVE, Slurm
 
-slurm_workers = pytest.importorskip("flows.slurm_workers")
+slurm_workers = pytest.importorskip("flows.cluster.slurm_workers")
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SECRET = "MARKERKEY-0123456789-0123456789x"
@@ -135,7 +135,7 @@ def test_a_worker_that_dies_is_replaced_and_nobody_sees_it(make_run: Any, slurm:
 
 def energies_here(run: Run) -> dict[str, float | None]:
     """What the same candidates come to without any worker."""
-    from models.screening import relax_chunk
+    from models.relaxation.worker import relax_chunk
 
     sizes = run.ledger.candidate_sizes(run.campaign_id)
     answers = relax_chunk(run.potential, run.relaxation, dict(run.ledger.written_structures(sizes)))
@@ -160,7 +160,7 @@ def test_no_structure_is_blamed_for_the_end_of_a_workers_life(
 def imports_s() -> float:
     """How long a worker's imports take here and now."""
     start = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import distributed, models.screening"], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", "import distributed, models.relaxation.worker"], check=True, cwd=ROOT)
     return time.monotonic() - start
 
 
@@ -201,7 +201,7 @@ def _look_around() -> Callable[[], dict[str, str]]:
         import os
         import sys
 
-        import models.screening  # noqa: F401
+        import models.relaxation.worker  # noqa: F401
 
         return {**os.environ, "modules": " ".join(sys.modules)}
 

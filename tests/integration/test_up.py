@@ -26,7 +26,7 @@ import yaml
 from ase.io import write
 from markdown_it import MarkdownIt
 
-from flows.campaign import Campaign
+from flows.config.campaign import Campaign
 from tests.integration.test_prefect import METALS, SCREENING, crystals
 from tests.peers import materials_project
 from tests.peers.materials_project import Peer

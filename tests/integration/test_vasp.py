@@ -16,11 +16,11 @@ from ase.io import read as ase_read
 from pymatgen.core import Structure
 from pymatgen.io.vasp.outputs import Oszicar, Outcar, Vasprun
 
-from flows.dft.ends import ATTEMPTS
-from flows.jobs import folder_of, job_for
-from models.dft.contract import DFTResult, Limits, clean_environment
-from models.dft.vasp import Vasp
-from models.dft.vasp_output import site_moments
+from flows.dft.outcomes import ATTEMPTS
+from flows.dft.run import folder_of, job_for
+from models.dft.base import DFTResult, Limits, clean_environment
+from models.dft.vasp.code import Vasp
+from models.dft.vasp.output import site_moments
 from tests.peers import vasp as peer
 from tests.peers.dft_cases import SILICON, Ask, diamond, run, told, vasp
 

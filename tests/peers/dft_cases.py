@@ -18,14 +18,14 @@ import psutil
 import pytest
 from pymatgen.core import SETTINGS, Lattice, Structure
 
-from flows.jobs import job_for, run_jobs
-from flows.pseudopotentials import load_family
+from flows.config.pseudopotential_table import load_family
+from flows.dft.run import job_for, run_jobs
 from materials.errors import CodeNotInstalled
-from models.dft.contract import DFTCode, DFTResult, DFTSettings, Limits
-from models.dft.espresso import Espresso
-from models.dft.gpaw import Gpaw
+from models.dft.base import DFTCode, DFTResult, DFTSettings, Limits
+from models.dft.espresso.code import Espresso
+from models.dft.gpaw.code import Gpaw
 from models.dft.hubbard import HubbardChoice
-from models.dft.vasp import Vasp
+from models.dft.vasp.code import Vasp
 from tests.peers import vasp as vasp_peer
 
 # Those of Debian's quantum-espresso-data that go together.

@@ -13,10 +13,10 @@ import torch
 from pymatgen.core import Element
 from torch import Tensor
 
-from models import screening
-from models.potentials.interface import Batch, Evaluation, PotentialIdentity
-from models.potentials.load import identify
-from models.relaxation import RelaxationSettings
+from models.potentials.base import Batch, Evaluation, PotentialIdentity
+from models.potentials.registry import identify
+from models.relaxation import worker as screening
+from models.relaxation.settings import RelaxationSettings
 
 SECTION = {"kind": "ase", "model": "tests.peers.free_potential:Free", "level_of_theory": "free"}
 N_LATENT = 64  # as many numbers a crystal as CHGNet has

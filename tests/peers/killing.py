@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.dft.ends import KILLS
+from flows.dft.outcomes import KILLS
 from tests.peers.ledger_rows import TABLES, Rows, ask, differences, relaxed, rows_of
 from tests.peers.scenes import DASK_SCHEDULER, DASK_WORKER, DFT, GONE_S, Scene
 from tests.peers.waiting import soon

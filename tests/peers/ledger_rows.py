@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from materials.serialization import structure_from_json
+from materials.crystals.serialization import structure_from_json
 
 # What is told once and stays, without the columns that say when, or in which order.
 TABLES = {

@@ -12,9 +12,9 @@ import psutil
 from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 
-from flows.campaign import Campaign
-from flows.crashes import BEGIN, call_silence_a_crash
-from flows.load import load_campaign
+from flows.config.campaign import Campaign
+from flows.config.load import load_campaign
+from flows.orchestration.crashes import BEGIN, call_silence_a_crash
 from tests.peers.campaign_folder import CampaignFolder
 from tests.peers.prefect_server import Prefect, running
 from tests.peers.scenes import DASK_WORKER, DFT, FLOW, PREFECT_WORKER, WORKERS, dask_workers

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from pymatgen.core import Lattice, Structure
 
-from flows.cluster_file import DFTJobs
+from flows.config.cluster import DFTJobs
 from flows.dft import attempts
 from flows.dft.attempts import Attempt
-from flows.dft.entry import Job
-from flows.dft.executor import open_executor
-from flows.jobs import folder_of, run_jobs
-from models.dft.contract import DFTResult, DFTSettings
-from models.dft.folder import DRIVER
-from models.dft.gpaw import Gpaw
+from flows.dft.calculation import Job
+from flows.dft.run import folder_of, open_executor, run_jobs
+from models.dft.base import DFTResult, DFTSettings
+from models.dft.calculation_folder import DRIVER
+from models.dft.gpaw.code import Gpaw
 
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [(0, 0, 0)])
 

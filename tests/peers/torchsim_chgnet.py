@@ -6,8 +6,8 @@ import torch
 from torch_sim import SimState
 from torch_sim.models.interface import ModelInterface
 
-from models.potentials.interface import Batch
-from models.potentials.load import load_potential
+from models.potentials.base import Batch
+from models.potentials.registry import load_potential
 
 
 class ChgnetModel(ModelInterface):

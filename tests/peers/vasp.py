@@ -96,7 +96,7 @@ def raw_chgnet() -> Calculator:
     from chgnet.model.dynamics import CHGNetCalculator
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    from materials.corrections import correction
+    from materials.stability.corrections import correction
 
     class Raw(CHGNetCalculator):  # type: ignore[misc]
         def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from materials.compositions import formula_of
-from materials.crystals import crystal_from_json
+from materials.crystals.composition import formula_of
+from materials.crystals.crystal import crystal_from_json
 from materials.errors import HullError, MissingTerminals
-from materials.hull import assess
-from materials.phases import HullEntry
 from materials.records import Stability
+from materials.stability.entries import HullEntry
+from materials.stability.stability import assess
 
 SAME = 1e-4  # eV/atom: within it the old number is given back
 

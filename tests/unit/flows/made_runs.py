@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster
-from flows.context import Run
-from flows.progress import Progress
+from flows.config.campaign import Campaign
+from flows.config.cluster import Cluster
+from flows.output.progress import Progress
+from flows.run.context import Run
 from materials.store.ledger import Ledger
 
 

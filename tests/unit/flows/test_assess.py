@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import DFT
-from flows.context import Run
-from flows.show import show
+from flows.commands.show import show
+from flows.config.campaign import DFT
+from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened, assess_validated, hull_level, judged_by_dft
 from flows.stages.pool import gather_pool
 from flows.stages.propose import _named_as_kept
 from flows.stages.publish import publish
 from materials.errors import CampaignError
 from materials.records import Calculation, Failure
-from models.descriptors import feature_names
-from models.projection import freeze
+from models.learning.features.descriptors import feature_names
+from models.learning.features.projection import freeze
 from tests.unit.flows.made_runs import opened_run
 from tests.unit.materials import made_records as made
 
@@ -124,7 +124,9 @@ def test_latent_vectors_count_only_where_everybody_has_one(run: Run, monkeypatch
     screened(run)
     monkeypatch.setattr("flows.stages.pool._learns", lambda _: True)
     seen = []
-    monkeypatch.setattr("models.projection.freeze", lambda rows, groups: seen.append(rows.shape) or freeze(rows))
+    monkeypatch.setattr(
+        "models.learning.features.projection.freeze", lambda rows, groups: seen.append(rows.shape) or freeze(rows)
+    )
     gather_pool(run, assess_screened(run))
     bare = Structure(Lattice.cubic(3.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) * (1, 1, 2)
     bare.translate_sites([0], [0, 0, 0.1])

@@ -15,17 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import DFT, TargetSection
-from flows.context import Run
+from flows.config.campaign import DFT, TargetSection
+from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened
-from flows.stages.choose import believe, choose
+from flows.stages.choose import choose
+from flows.stages.dft_plan import collect, jobs_of, plans, superseded
 from flows.stages.pool import gather_pool
-from flows.stages.validate import collect, jobs_of, plans, require_corners, superseded
+from flows.stages.predict import believe
+from flows.stages.validate import require_corners
 from materials.errors import DFTError
 from materials.records import Failure, Target
 from models.dft.presets import BOTH_MESHES
-from models.scoring import score_pool
-from models.selection import audits_due
+from models.learning.batch_selection import audits_due
+from models.learning.target_probability import score_pool
 from tests.unit.flows.made_runs import opened_run
 from tests.unit.materials import made_records as made
 
@@ -55,8 +57,8 @@ def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Ite
     """A dozen halides, each the only compound of its elements, screened with made-up energies."""
     # Nobody computes gaps; energies are of the level that `made` gives them.
     monkeypatch.setattr("flows.stages.choose.collect", lambda *_: {"PBE+U/MP2020": {}})
-    monkeypatch.setattr("models.dft.gpaw.Gpaw.version", lambda _: "1.0")
-    monkeypatch.setattr("models.dft.gpaw.Gpaw.potentials", lambda _: "setups-1.0")
+    monkeypatch.setattr("models.dft.gpaw.code.Gpaw.version", lambda _: "1.0")
+    monkeypatch.setattr("models.dft.gpaw.code.Gpaw.potentials", lambda _: "setups-1.0")
     content = {
         "name": "made",
         "sources": [{"kind": "prototypes", "roles": {"A": ["Na"], "X": ["Cl"]}}],
@@ -168,7 +170,7 @@ def test_what_an_earlier_version_asked_for_with_other_settings_is_known(
     screened = assess_screened(run)
     picks = choose(run, screened, gather_pool(run, screened), 1)
     assert superseded(run, screened) == set()
-    monkeypatch.setattr("models.dft.gpaw.Gpaw.potentials", lambda _: "setups-2.0")
+    monkeypatch.setattr("models.dft.gpaw.code.Gpaw.potentials", lambda _: "setups-2.0")
     told = {calculation for s in picks for calculation in s.why["calculations"]}
     assert superseded(run, assess_screened(run)) == told
 
@@ -221,7 +223,9 @@ def test_an_answer_that_is_hardly_believed_is_pointed_out(
     told = {**dict.fromkeys(pool.material_ids[:8], 0.1), odd: 5.0}
     run.ledger.add_selections(run.campaign_id, [made.selection(m, rank=i) for i, m in enumerate(told, start=1)])
     run.ledger.add_stabilities(run.campaign_id, [made.stability(m, e, fidelity="dft") for m, e in told.items()])
-    monkeypatch.setattr("models.conditioning.SUSPICIOUS", 2.0)  # of so few answers none is four standard deviations off
+    monkeypatch.setattr(
+        "models.learning.censored.SUSPICIOUS", 2.0
+    )  # of so few answers none is four standard deviations off
     choose(run, screened, pool, 2)
     assert [line for line in said if "hardly believed" in line] == [
         f"Check the calculation of {odd}: its decomposition energy of 5.000 eV/atom is far off what all others say of"
@@ -363,10 +367,10 @@ def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(
 
 
 def test_the_same_answers_are_learned_from_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import models.learning
+    import models.learning.fit
 
-    learned, learn = [], models.learning.learn
-    monkeypatch.setattr(models.learning, "learn", lambda *a, **k: (learned.append(k["known"]), learn(*a, **k))[1])
+    learned, learn = [], models.learning.fit.learn
+    monkeypatch.setattr(models.learning.fit, "learn", lambda *a, **k: (learned.append(k["known"]), learn(*a, **k))[1])
     screened = assess_screened(run)
     pool = gather_pool(run, screened)
     before = believe(run, screened, pool)
@@ -445,7 +449,7 @@ def test_a_corner_that_failed_stops_the_round_that_needs_it(
         run.campaign_id, [Failure(material_id=m, stage="dft", error="crashed", message="by SIGKILL") for m in failed]
     )
     computed = {m: made.calculation(m) for m in ("Na", "Cl", "K", "NaCl") if m not in failed}
-    monkeypatch.setattr("flows.stages.validate.collect", lambda *_: {"PBE": computed})
+    monkeypatch.setattr("flows.stages.dft_plan.collect", lambda *_: {"PBE": computed})
     if not lost:
         require_corners(run, screened, picks)
         return

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import tables
-from flows.cli import main
-from flows.progress import Progress
+from flows.commands.cli import main
+from flows.output.progress import Progress
+from flows.report import table as tables
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
@@ -101,7 +101,7 @@ def test_help_imports_nothing_heavy() -> None:
     """Start-up counts: none of the libraries that take a second is touched before it is needed."""
     heavy = ("torch", "pymatgen", "prefect", "pandas", "sqlalchemy", "distributed", "numpy", "pydantic")
     code = (
-        "import sys\nfrom flows.cli import main\n"
+        "import sys\nfrom flows.commands.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
     )
@@ -111,7 +111,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_table_imports_neither_pymatgen_nor_pandas(ledger: str) -> None:
     code = (
-        "import sys\nfrom flows.cli import main\n"
+        "import sys\nfrom flows.commands.cli import main\n"
         f"try:\n    main(['table', '--ledger', {ledger!r}])\nexcept SystemExit:\n    pass\n"
         "print([name for name in ('torch', 'pymatgen', 'pandas', 'prefect') if name in sys.modules], file=sys.stderr)"
     )
@@ -122,7 +122,7 @@ def test_table_imports_neither_pymatgen_nor_pandas(ledger: str) -> None:
 def test_without_a_dft_code_nothing_runs(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
 ) -> None:
-    from models.dft.gpaw import find_installation
+    from models.dft.gpaw.code import find_installation
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ASSAY_GPAW_PYTHON", "/nowhere/python")

@@ -19,10 +19,11 @@ import requests
 from distributed import Client, LocalCluster, Security
 from distributed.comm import connect
 
-from flows import cluster, worker_pool
-from flows.cluster import open_workers
-from flows.cluster_file import Workers
-from flows.worker_pool import WorkerPool
+from flows.cluster import pool as worker_pool
+from flows.cluster import workers as cluster
+from flows.cluster.pool import WorkerPool
+from flows.cluster.workers import open_workers
+from flows.config.cluster import Workers
 from materials.errors import ClusterError
 
 ROOT = Path(__file__).parents[3]
@@ -70,7 +71,7 @@ def test_one_worker_a_gpu_is_asked_for_and_a_missing_driver_is_told(
 
 
 def test_dask_jobqueue_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for module in ("flows.slurm_workers", "flows.slurm_jobs", "flows.jobqueue"):
+    for module in ("flows.cluster.slurm_workers", "flows.cluster.slurm_cluster", "flows.cluster.jobqueue"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     for module in [name for name in sys.modules if name.startswith("dask_jobqueue")]:
         monkeypatch.delitem(sys.modules, module)
@@ -88,7 +89,7 @@ def test_dask_jobqueue_leaves_ctrl_c_alone_and_loads_in_any_thread() -> None:
 import signal, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without
 def load():
-    import flows.slurm_workers
+    import flows.cluster.slurm_workers
     loaded.append(True)
 loaded = []
 thread = threading.Thread(target=load)

@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows import report
-from flows.campaign import DFT, Campaign
-from flows.cluster_file import Cluster, DFTJobs
-from flows.context import Run
-from flows.dft.entry import Job
-from flows.progress import Progress
+from flows.config.campaign import DFT, Campaign
+from flows.config.cluster import Cluster, DFTJobs
+from flows.dft.calculation import Job
+from flows.output.progress import Progress
+from flows.report import report
+from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened, assess_validated
 from flows.stages.choose import choose
-from flows.stages.costs import bill_of, cost_model
+from flows.stages.cost import bill_of, cost_model
+from flows.stages.dft_plan import collect, jobs_of, plan_of, plans
 from flows.stages.pool import Pool, gather_pool
 from flows.stages.publish import publish
-from flows.stages.validate import collect, jobs_of, plan_of, plans
 from materials.records import Selection
 from materials.store.ledger import Ledger
-from models.cost import EXPONENTS, features_of, law_of
-from models.dft.contract import DFTResult
-from models.dft.gpaw import Gpaw
-from models.dft.record import calculation_from, method_of
+from models.dft.base import DFTResult
+from models.dft.calculation_record import calculation_from, method_of
+from models.dft.gpaw.code import Gpaw
+from models.learning.dft_cost import EXPONENTS, features_of, law_of
 from tests.unit.materials import made_records as made
 
 METALS, ANIONS = ("Li", "Na", "K"), ("F", "Cl", "Br")

@@ -6,6 +6,7 @@ import logging
 import multiprocessing.spawn
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import report
-from flows.campaign import Campaign
-from flows.cluster import main_hidden
-from flows.cluster_file import Queue
+from flows.cluster.workers import main_hidden
+from flows.config.campaign import Campaign
+from flows.config.cluster import Queue
+from flows.report import report
 
 SECRET = re.compile(r"key|token|password|secret|credential|url", re.I)
 
@@ -26,7 +27,7 @@ SECRET = re.compile(r"key|token|password|secret|credential|url", re.I)
 @pytest.fixture(scope="module")
 def form() -> dict[str, Any]:
     """What Prefect's UI draws the form from."""
-    from flows.discovery import discover
+    from flows.orchestration.prefect_flow import discover
 
     shown: dict[str, Any] = discover.parameters.model_dump()
     return shown
@@ -91,13 +92,13 @@ def test_no_secret_can_be_a_parameter(form: dict[str, Any]) -> None:
 
 
 def test_the_deployment_holds_the_quickstart(root: Path) -> None:
-    from flows.discovery import discover
+    from flows.orchestration.prefect_flow import discover
 
     [deployment] = yaml.safe_load((root / "deploy/prefect.yaml").read_text())["deployments"]
     assert deployment["parameters"] == yaml.safe_load((root / "configs/quickstart.yaml").read_text())
     assert set(deployment["parameters"]) <= set(inspect.signature(discover.fn).parameters)
     module, _, function = deployment["entrypoint"].partition(":")
-    assert (module, function) == (discover.fn.__module__, discover.fn.__name__)
+    assert getattr(import_module(module), function) is discover
 
 
 @given(st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,59}\Z"), st.from_regex(r"\A[0-9a-f]{8}\Z"))
@@ -137,7 +138,7 @@ def test_new_workers_do_not_import_the_program_that_starts_them(monkeypatch: pyt
 
 
 def test_what_a_provider_says_gives_no_orders_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import discovery
+    from flows.orchestration import prefect_flow as discovery
     from materials.errors import AssayError
 
     said: list[str] = []
@@ -150,7 +151,7 @@ def test_what_a_provider_says_gives_no_orders_to_a_terminal(monkeypatch: pytest.
 def test_a_task_that_failed_without_an_exception_logs_none(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import discovery  # noqa: F401 - its import is what is tested
+    from flows.orchestration import prefect_flow as discovery  # noqa: F401 - its import is what is tested
 
     logger = logging.getLogger("prefect.task_runs")
     monkeypatch.setattr(logger, "handlers", [caplog.handler])  # Prefect's own would look for a server

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from flows.dft import attempts, ends
+from flows.dft import attempts
+from flows.dft import outcomes as ends
 from flows.dft.executor import Seen, Task
-from flows.dft.script import BEGINS
-from flows.jobs import folder_of, run_jobs
+from flows.dft.job_script import BEGINS
+from flows.dft.run import folder_of, run_jobs
 from materials.errors import DFTError, JobRefused, SchedulerUnreachable
-from models.dft.contract import DFTResult, Limits
+from models.dft.base import DFTResult, Limits
 from tests.peers.quick_dft import Quick, job
 
 

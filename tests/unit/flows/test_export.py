@@ -8,9 +8,9 @@ import pytest
 from ase import Atoms
 from ase.io import read
 
-from flows.export import export
-from flows.show import show
-from flows.tables import query
+from flows.commands.export import export
+from flows.commands.show import show
+from flows.report.table import query
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 

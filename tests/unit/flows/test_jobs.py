@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from flows.cluster_file import DFTJobs
+from flows.config.cluster import DFTJobs
 from flows.dft import local
-from flows.dft.ends import ATTEMPTS
-from flows.dft.entry import Job
-from flows.jobs import folder_of, run_jobs
+from flows.dft.calculation import Job
+from flows.dft.outcomes import ATTEMPTS
+from flows.dft.run import folder_of, run_jobs
 from materials.errors import DFTError
-from models.dft.contract import DFTResult, Limits
+from models.dft.base import DFTResult, Limits
 from tests.peers.quick_dft import SILICON, Calculations, Quick, job
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from flows import report
-from flows.campaign import DFT
-from flows.level_caveats import caveats
-from materials.competing import ValidationPlan
+from flows.config.campaign import DFT
+from flows.report import report
+from flows.report.level_caveats import caveats
 from materials.records import RankedCandidate
+from materials.stability.competing_phases import ValidationPlan
 from tests.unit.materials import made_records as made
 
 PBE = "PBE/gpaw-setups-1.2.1/PW600"

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster, DFTJobs, Workers
-from flows.load import campaign_schema, check, cluster_schema, load_campaign, load_cluster
+from flows.config.campaign import Campaign
+from flows.config.cluster import Cluster, DFTJobs, Workers
+from flows.config.load import campaign_schema, cluster_schema, load_campaign, load_cluster
+from flows.config.yaml_file import check
 from materials.errors import CampaignError
 from materials.records import Target, content_hash
 

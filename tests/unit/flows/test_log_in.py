@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import log_in, up
+from flows.orchestration import log_in
+from flows.orchestration import server as up
 from materials.errors import InputError
 from tests.unit.flows.test_cli import call
 
@@ -150,7 +151,7 @@ def test_a_users_own_for_the_server_stays_and_is_shown_to_nobody(home: Path, mon
 
 HOLD = """
 import sys
-from flows import log_in
+from flows.orchestration import log_in
 with log_in.alone():
     print("held", flush=True)
     sys.stdin.read()

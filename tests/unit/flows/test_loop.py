@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster
-from flows.loop import Request, opened
-from flows.progress import Progress
+from flows.campaign.loop import Request, opened
+from flows.config.campaign import Campaign
+from flows.config.cluster import Cluster
+from flows.output.progress import Progress
 
 
 def test_what_the_ledger_says_of_itself_is_told_where_the_rest_is(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.prefect_server import LOG_IN, own_only
+from flows.orchestration.prefect_server import LOG_IN, own_only
 
 
 async def anything(scope: Any, receive: Any, send: Any) -> None:

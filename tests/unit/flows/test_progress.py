@@ -1,4 +1,4 @@
-from flows.progress import Progress, duration
+from flows.output.progress import Progress, duration
 
 
 def test_lines_tell_the_start_and_the_end() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pymatgen.core import Lattice, Structure
 
-import materials.identity
-from flows.context import Interrupted, Run
+from flows.run.context import Interrupted, Run
 from flows.stages.propose import propose
+from materials.duplicates import duplicates
 from tests.unit.flows.made_runs import opened_run
 
 SALTS = {"kind": "prototypes", "roles": {"A": ["Na", "K"], "X": ["Cl", "Br"]}}
@@ -27,9 +27,11 @@ def opened(folder: Path, sources: list[dict[str, Any]], said: list[str]) -> Iter
 
 def test_overlapping_sources_propose_what_one_of_them_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    cells = materials.identity.reduced_cells
+    cells = duplicates.reduced_cells
     monkeypatch.setattr(
-        "materials.identity.reduced_cells", lambda told, **how: compared.append(len(told)) or cells(told, **how)
+        duplicates,
+        "reduced_cells",
+        lambda told, **how: compared.append(len(told)) or cells(told, **how),
     )
     found, looked, said = {}, {}, []
     for n in (1, 12):
@@ -67,23 +69,23 @@ def test_a_distorted_type_and_the_undistorted_are_both_proposed(tmp_path: Path, 
     assert parents == ({frozenset("az"), frozenset("c")} if last == "a" else {frozenset("a"), frozenset("cz")})
 
 
-@pytest.mark.parametrize("where", ["materials.identity.reduced_cells", "materials.identity.fits"])
+@pytest.mark.parametrize("where", ["reduced_cells", "fits"])
 def test_ctrl_c_is_heard_between_two_comparisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     with opened(tmp_path, [{**SALTS, "decorate": "all"}], []) as run:
-        before = getattr(materials.identity, where.rsplit(".", 1)[1])
+        before = getattr(duplicates, where)
 
         def pressed(*told: Any, **how: Any) -> Any:
             run.stop.set()
             return before(*told, **how)
 
-        monkeypatch.setattr(where, pressed)
+        monkeypatch.setattr(duplicates, where, pressed)
         with pytest.raises(Interrupted):
             propose(run)
         assert run.ledger.roles(run.campaign_id) == {}
 
 
 def test_ctrl_c_is_heard_between_two_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from materials.sources import prototypes
+    from materials.sources.prototypes import source as prototypes
 
     with opened(tmp_path, [SALTS], []) as run:
         given = []

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.campaign import Campaign
-from flows.load import load_campaign
-from flows.pseudopotentials import load_family
-from flows.sources import elements_of
+from flows.config.campaign import Campaign
+from flows.config.load import load_campaign
+from flows.config.pseudopotential_table import load_family
+from flows.config.sources import elements_of
 from materials.errors import CampaignError
-from models.dft.espresso import Espresso
-from models.dft.pseudopotentials import functional_named, read_header
+from models.dft.espresso.code import Espresso
+from models.dft.espresso.pseudopotentials import functional_named, read_header
 
 HEADER = (
     '<UPF version="2.0.1">\n<PP_HEADER\n element="{element}"\n functional="{functional}"\n z_valence="{valence}"/>\n'

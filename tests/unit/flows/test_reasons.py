@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.reasons import pick_line
-from flows.show import show
+from flows.commands.show import show
+from flows.report.selection_reasons import pick_line
 from materials.records import Prediction
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.reliability import compare, doubts, section
+from flows.report.reliability import compare, doubts, section
 from materials.records import RankedCandidate, Selection
 from tests.unit.materials import made_records as made
 

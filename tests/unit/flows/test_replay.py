@@ -20,21 +20,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from flows import replay as replaying
-from flows.campaign import Campaign
-from flows.progress import Progress
-from flows.replay import Replayed, Request, replay
-from flows.replay_question import best_share, wanted_of
-from flows.replay_report import curves_of
-from flows.replay_rows import campaign_of, open_rows
-from flows.replay_table import Table, made_up
-from flows.sources import Prototypes
+from flows.config.campaign import Campaign
+from flows.config.sources import Prototypes
+from flows.output.progress import Progress
+from flows.replay import run as replaying
+from flows.replay.dataset import Table, made_up
+from flows.replay.labelled_structures import campaign_of, open_rows
+from flows.replay.report import curves_of
+from flows.replay.request import Request
+from flows.replay.run import Replayed, replay
+from flows.replay.targets import best_share, wanted_of
 from materials.errors import ClusterError, InputError
 from materials.records import Goal, Target
 from materials.store.ledger import Ledger
 from materials.wishes import Wish
-from models.replay import Features, Played
-from models.strategies import Strategy
+from models.learning.simulation import Features, Played
+from models.learning.strategies import Strategy
 from tests.unit.materials import made_records as made
 
 ENERGY = "decomposition_energy_per_atom"
@@ -68,7 +69,7 @@ def play(
 ) -> Replayed:
     """Replay on a table that needs no screening."""
     with monkeypatch.context() as patched:
-        patched.setattr("flows.replay_table.read_table", lambda *_: found)
+        patched.setattr("flows.replay.dataset.read_table", lambda *_: found)
         if here:
             patched.setattr("concurrent.futures.ProcessPoolExecutor", Here)
         return replay(request, progress)
@@ -237,7 +238,7 @@ def test_the_campaign_file_says_what_is_considered_and_how_many_at_a_time(monkey
 
 def test_a_finished_campaign_is_replayed_as_it_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     own = campaign([{"property": ENERGY, "goal": "maximize"}], batch=4)
-    monkeypatch.setattr("flows.replay_rows.campaign_of", lambda *_: own)
+    monkeypatch.setattr("flows.replay.labelled_structures.campaign_of", lambda *_: own)
     for target, words in ((None, "the highest 1 %"), (LOWEST, "the lowest 1 %")):
         request = Request(table="done", target=target, strategies=["random"], seeds=1, budget=5)
         asked = play(monkeypatch, table(), request).asked
@@ -434,7 +435,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from os import getpid
-from flows.replay import _begin
+from flows.replay.run import _begin
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(1, get_context("spawn"), _begin, (None, {})) as pool:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import bootstrap, ttest_1samp
 
-from flows.replay import Replayed
-from flows.replay_report import Line, as_json, as_text, curves_of, lines, write
+from flows.replay.report import Line, as_json, as_text, curves_of, lines, write
+from flows.replay.run import Replayed
 from materials.records import Target
-from models.replay import Features, Played, Question
-from models.strategies import STRATEGIES
+from models.learning.simulation import Features, Played, Question
+from models.learning.strategies import STRATEGIES
 
 ENERGY = "decomposition_energy_per_atom"
 N, WANTED = 400, 10

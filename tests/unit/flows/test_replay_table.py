@@ -11,19 +11,19 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import Screening
-from flows.load import load_campaign
-from flows.progress import Progress
-from flows.replay import Request
-from flows.replay_rows import open_rows
-from flows.replay_table import _change, _features, _open, _priors
+from flows.config.campaign import Screening
+from flows.config.load import load_campaign
+from flows.output.progress import Progress
+from flows.replay.dataset import _change, _features, _open, _priors
+from flows.replay.labelled_structures import open_rows
+from flows.replay.request import Request
 from flows.stages.assess import phases_of
 from flows.stages.propose import propose
-from materials.conventions import Change
-from materials.corrections import MP2020_LEVEL
-from materials.hull import assess
-from materials.phases import HullEntry
 from materials.records import WrittenCalculation
+from materials.stability.conventions import Change
+from materials.stability.corrections import MP2020_LEVEL
+from materials.stability.entries import HullEntry
+from materials.stability.stability import assess
 from materials.store.ledger import Ledger
 from materials.store.rows import write_calculation
 from tests.unit.materials import made_records as made

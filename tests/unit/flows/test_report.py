@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from flows import plots, report, tables
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster
-from flows.noted import Noted
-from flows.progress import Progress
-from materials.competing import ValidationPlan
+from flows.config.campaign import Campaign
+from flows.config.cluster import Cluster
+from flows.output.progress import Progress
+from flows.report import plots, report
+from flows.report import table as tables
+from flows.report.ranked_csv import Noted
 from materials.records import RankedCandidate, Selection, Target
+from materials.stability.competing_phases import ValidationPlan
 from tests.unit.materials import made_records as made
 
 TARGETS = [
@@ -71,7 +72,7 @@ def marked(**changes: Any) -> RankedCandidate:
 
 def a_marked_report(folder: Path) -> tuple[Any, str]:
     """A campaign that carries markup wherever it may say something, and the report that was written of it."""
-    potential = {"kind": "ase", "model": "flows.plain_text:code", "level_of_theory": MARK}
+    potential = {"kind": "ase", "model": "flows.output.plain_text:code", "level_of_theory": MARK}
     campaign = Campaign.model_validate(
         {
             "name": "marked",
@@ -162,7 +163,7 @@ def test_a_terminal_shows_texts_as_they_are(bars: bool, capsys: pytest.CaptureFi
 
 def test_a_deployment_describes_itself_in_text() -> None:
     pytest.importorskip("prefect")
-    from flows import deployments
+    from flows.orchestration import deployments
 
     said: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.show import _calculation, show
-from flows.tables import query
+from flows.commands.show import _calculation, show
+from flows.report.table import query
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.cluster_file import Cluster, DFTJobs
-from flows.dft import script
+from flows.config.cluster import Cluster, DFTJobs
+from flows.config.yaml_file import check
+from flows.dft import job_script as script
 from flows.dft.executor import Task
 from flows.dft.slurm import Slurm, directives, minutes
-from flows.dft.slurm_rows import FIELDS
-from flows.load import check
+from flows.dft.slurm_states import FIELDS
 from materials.errors import CampaignError, DFTError, JobRefused, SchedulerUnreachable
-from models.dft.contract import Limits
+from models.dft.base import Limits
 from tests.peers.quick_dft import Quick
 
 NASTY = """a b'c"d$(touch owned)`touch owned`;touch owned\\ü%j&|>owned"""

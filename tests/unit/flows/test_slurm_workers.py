@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.cluster_file import Workers
-from flows.slurm_commands import QueuedJob
+from flows.config.cluster import Workers
+from flows.slurm.commands import QueuedJob
 from materials.errors import CampaignError, ClusterError
 
-slurm_workers = pytest.importorskip("flows.slurm_workers")
-slurm_jobs = pytest.importorskip("flows.slurm_jobs")
+slurm_workers = pytest.importorskip("flows.cluster.slurm_workers")
+slurm_jobs = pytest.importorskip("flows.cluster.slurm_cluster")
 
 
 @given(walltime_s=st.floats(300, 30 * 86400))
@@ -144,8 +144,8 @@ def test_the_longer_it_goes_wrong_the_longer_it_waits(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_go_together_is_told(said: dict[str, Any], complaint: str) -> None:
-    from flows.cluster_file import Cluster
-    from flows.load import check
+    from flows.config.cluster import Cluster
+    from flows.config.yaml_file import check
 
     with pytest.raises(CampaignError, match=complaint):
         check(Cluster, {"workers": said}, "cluster.yaml")

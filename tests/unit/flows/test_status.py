@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from flows import process
-from flows.status import status
+from flows.commands.status import status
+from flows.run import process
 from materials.errors import LedgerError
 from materials.records import Failure
 from materials.store.ledger import Ledger
@@ -42,7 +42,7 @@ def described(ledger: Ledger) -> dict[str, Any]:
 
 def gone() -> dict[str, str]:
     """Name a process that has ended, of this machine."""
-    code = "import json; from flows.process import here; print(json.dumps(here()))"
+    code = "import json; from flows.run.process import here; print(json.dumps(here()))"
     told: dict[str, str] = json.loads(
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     )

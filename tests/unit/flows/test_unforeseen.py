@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from flows import export, show, status, tables, terminal
-from flows.campaign import Campaign
-from flows.cluster_file import Cluster
-from flows.context import Run
-from flows.loop import Request, opened, run_request
-from flows.places import require_file, require_folder
-from flows.progress import Progress
-from flows.unforeseen import CURES, foreseen
+from flows.campaign.loop import Request, opened
+from flows.commands import export, show, status
+from flows.commands.run import run_request
+from flows.config.campaign import Campaign
+from flows.config.cluster import Cluster
+from flows.output import terminal
+from flows.output.places import require_file, require_folder
+from flows.output.progress import Progress
+from flows.output.unforeseen import CURES, foreseen
+from flows.report import table as tables
+from flows.run.context import Run
 from materials.errors import AssayError, InputError
 from materials.store.ledger import Ledger
 from tests.unit.flows.test_cli import call
@@ -191,7 +194,7 @@ def test_a_disk_that_fills_in_the_middle_ends_the_run_in_a_sentence(
     def full(_run: Run) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/file")
 
-    monkeypatch.setattr("flows.loop.discover", full)
+    monkeypatch.setattr("flows.campaign.loop.discover", full)
     with pytest.raises(AssayError, match=r"^/somewhere/file: No space left on device; make room there"):
         run_request(request(tmp_path, tmp_path / "runs"))
     with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as opened_again:

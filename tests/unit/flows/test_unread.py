@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from flows import report
-from flows.cli import main
-from flows.context import Run
-from flows.plain_text import in_markdown
-from flows.show import show
+from flows.commands.cli import main
+from flows.commands.show import show
+from flows.commands.status import status
+from flows.output.plain_text import in_markdown
+from flows.report import report
+from flows.run.context import Run
 from flows.stages.propose import propose
-from flows.status import status
 from materials.errors import QueryError
 from tests.unit.flows.made_runs import opened_run
 

@@ -11,21 +11,22 @@ import pytest
 import yaml
 from pymatgen.core import Lattice, Structure
 
-from flows.campaign import Campaign
-from flows.context import Run
-from flows.progress import Progress
-from flows.sources import Prototypes
+from flows.config.campaign import Campaign
+from flows.config.sources import Prototypes
+from flows.output.progress import Progress
+from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened, phases_of
-from flows.stages.choose import believe
+from flows.stages.dft_plan import collect, jobs_of, plan_of
 from flows.stages.pool import gather_pool
+from flows.stages.predict import believe
 from flows.stages.publish import publish
 from flows.stages.screen import _missing
 from flows.stages.unsound import tell_missing_references
-from flows.stages.validate import collect, jobs_of, plan_of, validate
+from flows.stages.validate import validate
 from materials.errors import MissingTerminals
 from materials.records import Calculation, Candidate, Failure, Role, Selection
-from materials.sources import prototypes
-from models.dft.record import level_of_theory
+from materials.sources.prototypes import source as prototypes
+from models.dft.calculation_record import level_of_theory
 from tests.unit.flows.made_runs import opened_run
 from tests.unit.materials import made_records as made
 
@@ -35,8 +36,8 @@ SALT = Structure(Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    monkeypatch.setattr("models.dft.gpaw.Gpaw.version", lambda _: "1.0")
-    monkeypatch.setattr("models.dft.gpaw.Gpaw.potentials", lambda _: "setups-1.0")
+    monkeypatch.setattr("models.dft.gpaw.code.Gpaw.version", lambda _: "1.0")
+    monkeypatch.setattr("models.dft.gpaw.code.Gpaw.potentials", lambda _: "setups-1.0")
     content = {
         "name": "made",
         "sources": [{"kind": "prototypes", "roles": {"A": ["Na"], "X": ["Cl"]}}],

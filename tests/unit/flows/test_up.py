@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import up
+from flows.orchestration import server as up
 
 
 class InFinalizer:

@@ -15,21 +15,22 @@ from typing import cast
 
 import pytest
 
-from flows.cluster_file import Cluster, DFTJobs
-from flows.context import Run
+from flows.config.cluster import Cluster, DFTJobs
 from flows.dft import attempts
 from flows.dft.attempts import Attempt
-from flows.dft.entry import Job
+from flows.dft.calculation import Job
 from flows.dft.executor import Seen, Task, Word
 from flows.dft.local import Local
-from flows.jobs import folder_of, job_for, take_back
-from flows.progress import Progress
-from flows.stages.validate import _run_missing, answers
+from flows.dft.run import folder_of, job_for, take_back
+from flows.output.progress import Progress
+from flows.run.context import Run
+from flows.stages.dft_plan import answers
+from flows.stages.validate import _run_missing
 from materials.errors import SchedulerUnreachable
 from materials.store.ledger import Ledger
-from models.dft.contract import DFTResult, Limits
+from models.dft.base import DFTResult, Limits
+from models.dft.calculation_record import calculation_from, is_final, with_limits
 from models.dft.presets import settings_for
-from models.dft.record import calculation_from, is_final, with_limits
 from tests.peers.quick_dft import SILICON, Calculations, Quick, job
 
 
@@ -216,7 +217,7 @@ def test_what_an_earlier_version_left_in_a_queue_is_cancelled(
             asked.extend(task.name for task in tasks)
 
     said: list[str] = []
-    monkeypatch.setattr("flows.jobs.open_executor", lambda *_: Queue())
+    monkeypatch.setattr("flows.dft.run.open_executor", lambda *_: Queue())
     code = SimpleQuick(tmp_path)
     for key, end in (("old", ""), ("done", "result"), ("finished", "")):
         folder = folder_of(tmp_path, key)

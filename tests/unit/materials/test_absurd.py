@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from materials.absurd import absurd_energies
-from materials.phases import HullEntry
+from materials.stability.absurd_energies import absurd_energies
+from materials.stability.entries import HullEntry
 
 
 def made_up(rng: np.random.Generator, symbols: list[str], n: int, spread: float) -> list[HullEntry]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from materials.competing import lost_corners, plan_validation
-from materials.hull import HullEntry
+from materials.stability.competing_phases import lost_corners, plan_validation
+from materials.stability.stability import HullEntry
 
 
 def entry(name: str, energy_per_atom: float, **amounts: float) -> HullEntry:

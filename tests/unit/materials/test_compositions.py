@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from pymatgen.core import Lattice, Structure
 
-from materials.compositions import amounts_of, occupant, reduced_formula, species_of
+from materials.crystals.composition import amounts_of, occupant, reduced_formula, species_of
 from tests.unit.materials import made_records as made
 
 

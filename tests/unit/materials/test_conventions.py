@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from materials.conventions import Change, change_between, rule_in
-from materials.corrections import ANIONS, MP2020_LEVEL, correction
 from materials.errors import HullError
-from materials.phases import HullEntry
+from materials.stability.conventions import Change, change_between, rule_in
+from materials.stability.corrections import ANIONS, MP2020_LEVEL, correction
+from materials.stability.entries import HullEntry
 from tests.unit.materials.test_corrections import rock_salt
 
 GPAW = "PBE/gpaw-setups-1.2.1/PW450"

@@ -17,8 +17,8 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 from pymatgen.io.vasp.sets import MPRelaxSet
 
-from materials.corrections import ANIONS, anion_corrected, correct, correction
 from materials.errors import HullError
+from materials.stability.corrections import ANIONS, anion_corrected, correct, correction
 from tests.unit.materials import made_records as made
 
 

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from pymatgen.core import Structure
 
-from materials.compositions import amounts_of, species_of
-from materials.crystals import crystal_from_json, crystal_of
-from materials.serialization import structure_to_json
+from materials.crystals.composition import amounts_of, species_of
+from materials.crystals.crystal import crystal_from_json, crystal_of
+from materials.crystals.serialization import structure_to_json
 from tests.unit.materials import made_records as made
 
 

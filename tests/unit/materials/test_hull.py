@@ -14,10 +14,10 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
 from materials.errors import HullError, LevelOfTheoryMismatch, MissingTerminals
-from materials.hull import Systems, assess, competing_phases, entry_from
-from materials.phase_diagram import Hull
-from materials.phases import HullEntry, fractions_of
 from materials.records import Calculation
+from materials.stability.entries import HullEntry, fractions_of
+from materials.stability.hull import Hull
+from materials.stability.stability import Systems, assess, competing_phases, entry_from
 
 ELEMENTS = ("Al", "Fe", "Li", "Mg", "O", "P")
 

@@ -14,16 +14,16 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifParser, CifWriter
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-import materials.identity
-from materials.candidate_file import CandidateFile
-from materials.compositions import reduced_formula
-from materials.crystals import crystal_of
-from materials.identity import Merged, group_alike, group_duplicates, mark_known, material_id
+from materials.crystals.composition import reduced_formula
+from materials.crystals.crystal import crystal_of
+from materials.duplicates import duplicates
+from materials.duplicates.duplicates import Merged, group_alike, group_duplicates, mark_known, material_id
+from materials.duplicates.tolerances import ALIKE, ROUNDED, Tolerances
 from materials.records import Candidate
-from materials.sources.prototypes import propose
-from materials.sources.type_library import example
+from materials.sources.prototypes.library import example
+from materials.sources.prototypes.source import propose
+from materials.store.candidate_spool import CandidateFile
 from materials.store.rows import write_candidate
-from materials.tolerances import ALIKE, ROUNDED, Tolerances
 
 MATCHER = StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell=True, scale=True)
 
@@ -180,7 +180,7 @@ def test_written_candidates_merge_as_built_ones_do_in_blocks_of_any_size(monkeyp
             file.append(write_candidate(one))
         assert list(file) == [write_candidate(one) for one in pool]
         for block in (1, 7, 5_000):
-            monkeypatch.setattr("materials.identity.BLOCK", block)
+            monkeypatch.setattr("materials.duplicates.duplicates.BLOCK", block)
             assert list(Merged(file)) == merged
 
 
@@ -307,9 +307,11 @@ def test_one_crystal_told_by_several_programs_is_merged(name: str) -> None:
 def test_equal_ids_are_one_without_a_look_at_their_structures(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = list(propose(roles={"A": ["Na", "K"], "X": ["Cl", "O"]}, charges={"Cl": -1, "O": -2, "A": 1}))
     looked: list[int] = []
-    cells = materials.identity.reduced_cells
+    cells = duplicates.reduced_cells
     monkeypatch.setattr(
-        "materials.identity.reduced_cells", lambda told, **how: looked.append(len(told)) or cells(told, **how)
+        duplicates,
+        "reduced_cells",
+        lambda told, **how: looked.append(len(told)) or cells(told, **how),
     )
     once = list(Merged(pool))
     most = sum(looked)

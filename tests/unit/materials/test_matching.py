@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from materials.bases import find_bases
-from materials.compositions import reduced_formula
-from materials.crystals import crystal_of
-from materials.matching import fits
-from materials.reduction import niggli_matrices, reduced_cells
-from materials.sources.type_library import example
+from materials.crystals.composition import reduced_formula
+from materials.crystals.crystal import crystal_of
+from materials.duplicates.lattice_mapping import find_bases
+from materials.duplicates.niggli import niggli_matrices, reduced_cells
+from materials.duplicates.structure_matcher import fits
+from materials.sources.prototypes.library import example
 
 MATCHER = StructureMatcher(ltol=0.2, stol=0.1, angle_tol=5, primitive_cell=True, scale=True)
 NAMES = [

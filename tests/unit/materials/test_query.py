@@ -24,10 +24,10 @@ from materials.expressions import (
     SortKey,
 )
 from materials.query import nearest, parse, parse_columns, parse_sort
-from materials.store.answering import columns
-from materials.store.conditions import condition
+from materials.store.browse import columns
 from materials.store.ledger import Ledger
-from materials.store.tables import ranked_candidates
+from materials.store.schema import ranked_candidates
+from materials.store.sql_conditions import condition
 
 COLUMNS = {
     "formula": "text",

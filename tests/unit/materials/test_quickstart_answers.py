@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
-from materials.corrections import ANIONS, correction
-from materials.hull import assess
-from materials.phases import HullEntry
+from materials.stability.corrections import ANIONS, correction
+from materials.stability.entries import HullEntry
+from materials.stability.stability import assess
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

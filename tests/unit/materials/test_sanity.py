@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
-from materials.sanity import charges_balance, check, too_close
-from materials.sources.type_library import example, library_names
+from materials.crystals.validation import charges_balance, check, too_close
+from materials.sources.prototypes.library import example, library_names
 
 
 @pytest.mark.parametrize("name", library_names())

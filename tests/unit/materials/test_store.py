@@ -28,13 +28,15 @@ from hypothesis import strategies as st
 from pymatgen.core import Structure
 from sqlalchemy import event, func, select
 
+from materials.crystals.serialization import structure_from_json, structure_to_json
 from materials.errors import LedgerError, LedgerLost, LedgerTooNew, QueryError
 from materials.query import parse, parse_sort
 from materials.records import Failure, Prediction, RankedCandidate
-from materials.serialization import structure_from_json, structure_to_json
-from materials.store import answering, recording, tables, transactions
+from materials.store import browse as answering
 from materials.store import connection as connecting
-from materials.store.answering import columns
+from materials.store import recording, transactions
+from materials.store import schema as tables
+from materials.store.browse import columns
 from materials.store.ledger import Ledger
 from materials.store.rows import write_calculation, write_candidate
 from tests.unit.materials import made_records as made

@@ -16,9 +16,10 @@ from sqlalchemy import delete
 
 from materials.errors import LedgerOutdated
 from materials.query import parse
-from materials.store import tables, upgrading
-from materials.store.answering import columns
+from materials.store import schema as tables
+from materials.store.browse import columns
 from materials.store.ledger import Ledger
+from materials.store.migrations import upgrade as upgrading
 from tests.unit.materials import made_records as made
 
 HERE = Path(__file__).parent
@@ -123,7 +124,7 @@ def test_kill_9_leaves_the_old_one_or_the_new_one(old: Path) -> None:
     before = schema(old)
     code = """
 import os, signal, sys
-from materials.store import upgrading
+from materials.store.migrations import upgrade as upgrading
 from materials.store.migrations import version_4
 whole = version_4.upgrade
 def killed(operations):

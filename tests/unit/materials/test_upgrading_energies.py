@@ -13,9 +13,9 @@ from pymatgen.analysis.phase_diagram import PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from materials.serialization import structure_to_json
-from materials.store import upgrading
+from materials.crystals.serialization import structure_to_json
 from materials.store.ledger import Ledger
+from materials.store.migrations import upgrade as upgrading
 
 HERE = Path(__file__).parent
 PHASES = {

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.surrogate import Posterior, predict
+from models.learning.surrogate import Posterior, predict
 
 
 def belief(mean, std, floor=None) -> Posterior:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from models.acquisition import (
+from models.learning.acquisition import (
     expected_improvement,
     expected_improvement_near,
     lower_confidence_bound,

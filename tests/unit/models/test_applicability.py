@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
-from models.applicability import cautions, nearest_answered
-from models.hyperparameters import FEWEST_TO_FIT
+from models.learning.applicability_domain import cautions, nearest_answered
+from models.learning.hyperparameters import FEWEST_TO_FIT
 from tests.unit.models.made_beliefs import belief
 
 ENERGY = "decomposition_energy_per_atom"

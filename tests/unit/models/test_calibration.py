@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from models.calibration import ODDS, calibrate, few_answers, held, reliability, surprises, verdict
+from models.learning.calibration import ODDS, calibrate, few_answers, held, reliability, surprises, verdict
 
 
 def predictions(n, seed, off_by=1.0):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from models.conditioning import Floor, learn
-from models.gaussian_process import Answers, Kernel, Process
-from models.hyperparameters import choose_kernel
+from models.learning.censored import Floor, learn
+from models.learning.gaussian_process import Answers, Kernel, Process
+from models.learning.hyperparameters import choose_kernel
 
 KERNEL = Kernel(amplitude=1.0, length_scales=(0.7,), widths=(1,), noise=0.3)
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from materials.records import Target
-from models.correlation import DOUBT, correlations, odds_together
-from models.scoring import score_pool
-from models.surrogate import predict
+from models.learning.correlation import DOUBT, correlations, odds_together
+from models.learning.surrogate import predict
+from models.learning.target_probability import score_pool
 from tests.unit.models.made_beliefs import belief
 
 

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from scipy.stats import spearmanr
 
-from models.cost import EXPONENTS, SCATTER, features_of, irreducible, law_of, learn_cost, relative_cost, valence
 from models.dft.presets import mesh, settings_for, symmetrised
+from models.learning.dft_cost import (
+    EXPONENTS,
+    SCATTER,
+    features_of,
+    irreducible,
+    law_of,
+    learn_cost,
+    relative_cost,
+    valence,
+)
 from tests.benchmarks import dft_convergence
 
 LAW = law_of("gpaw")

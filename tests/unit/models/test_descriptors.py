@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Element, Lattice, Structure
 
 from materials.errors import InputError
-from models.descriptors import column_groups, describe, feature_names
+from models.learning.features.descriptors import column_groups, describe, feature_names
 
 
 def rocksalt(cation="Na", anion="Cl", a=5.64):

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Element
 
-from models.electron_counting import closed_shell_charges, count_electrons
+from models.learning.features.electron_counting import closed_shell_charges, count_electrons
 
 
 def counted(formula):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.neighbours import half_list
-from models.potentials.chgnet import ChgnetPotential
-from models.potentials.interface import batch_of, crystal_of
-from models.potentials.load import load_potential
-from models.relaxation import RelaxationSettings, relax
+from models.potentials.base import batch_of, crystal_of
+from models.potentials.chgnet.potential import ChgnetPotential
+from models.potentials.neighbor_list import half_list
+from models.potentials.registry import load_potential
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import PotentialContract, ask
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from materials.records import Target
-from models.learning import EXPECTATIONS, Earlier, expectation_of, learn
-from models.scoring import score_pool
-from models.trend import SLOPE_SPREAD
+from models.learning.fit import EXPECTATIONS, Earlier, expectation_of, learn
+from models.learning.mean_function import SLOPE_SPREAD
+from models.learning.target_probability import score_pool
 
 N = 60
 rng = np.random.default_rng(0)

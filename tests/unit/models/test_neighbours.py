@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import neighbours
-from models.neighbours import Pairs, half_list
-from models.potentials.interface import Batch, Crystal, batch_of
+from models.potentials import neighbor_list as neighbours
+from models.potentials.base import Batch, Crystal, batch_of
+from models.potentials.neighbor_list import Pairs, half_list
 
 
 def batch(seed: int, sizes: list[int]) -> Batch:

@@ -9,13 +9,13 @@ import pytest
 from scipy.stats import norm
 
 from materials.records import Target
-from models.aims import acquire, aim_at
-from models.learning import learn
-from models.polymorphs import ABOVE, DECOMPOSITION, Beside, Wished, against_all, wished
-from models.rivals import Rivals
-from models.scoring import score_pool
-from models.selection import select_batch
-from models.surrogate import Posterior, joint
+from models.learning.batch_selection import select_batch
+from models.learning.fit import learn
+from models.learning.objectives import acquire, aim_at
+from models.learning.polymorphs import ABOVE, DECOMPOSITION, Beside, Wished, against_all, wished
+from models.learning.rivals import Rivals
+from models.learning.surrogate import Posterior, joint
+from models.learning.target_probability import score_pool
 from tests.unit.models.made_beliefs import belief
 
 NEAR_HULL = Target(property=ABOVE, goal="at_most", value=0.05)

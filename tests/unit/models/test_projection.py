@@ -4,7 +4,7 @@ from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
 from materials.errors import InputError
-from models.projection import freeze
+from models.learning.features.projection import freeze
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import norm, t
 
-from models import recalibration
-from models.recalibration import AUDIT_WEIGHT, FARTHEST, TILT, recalibrated
-from models.surrogate import predict
+from models.learning import recalibration
+from models.learning.recalibration import AUDIT_WEIGHT, FARTHEST, TILT, recalibrated
+from models.learning.surrogate import predict
 
 N, ANSWERED = 900, 500
 

@@ -15,9 +15,10 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.potentials.interface import Batch, Crystal, Evaluation, Potential, crystal_of, fixed_sites
-from models.potentials.load import load_potential
-from models.relaxation import RelaxationSettings, Relaxed, relax
+from models.potentials.base import Batch, Crystal, Evaluation, Potential, crystal_of, fixed_sites
+from models.potentials.registry import load_potential
+from models.relaxation.relax import Relaxed, relax
+from models.relaxation.settings import RelaxationSettings
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import ask
 
@@ -152,14 +153,14 @@ def test_a_large_supercell_finds_its_symmetry(potential: Potential) -> None:
 def test_a_symmetry_that_cannot_be_kept_fails_its_own_structure_only(
     potential: Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from models.symmetry import symmetrised
+    from models.relaxation.symmetry import symmetrised
 
     def only_small(crystal: Crystal, *others: object) -> object:
         if len(crystal) > 3:
             raise ValueError("operations do not permute the atoms")
         return symmetrised(crystal, *others)
 
-    monkeypatch.setattr("models.relaxation.symmetrised", only_small)
+    monkeypatch.setattr("models.relaxation.relax.symmetrised", only_small)
     outcomes = relaxed(potential, [crystals.half_heusler(), crystals.perovskite()], keep_symmetry=True)
     assert [outcome.status for outcome in outcomes] == ["converged", "failed"]
     assert "do not permute" in outcomes[1].message

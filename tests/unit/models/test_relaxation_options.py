@@ -18,9 +18,10 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from materials.errors import DeviceLost
-from models.potentials.interface import Batch, Evaluation, Potential, fixed_sites
-from models.potentials.load import load_potential
-from models.relaxation import RelaxationSettings, Relaxed, relax
+from models.potentials.base import Batch, Evaluation, Potential, fixed_sites
+from models.potentials.registry import load_potential
+from models.relaxation.relax import Relaxed, relax
+from models.relaxation.settings import RelaxationSettings
 
 FILTERS = {
     "free": {},

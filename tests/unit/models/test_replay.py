@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from materials.records import Target
-from models.replay import (
+from models.learning.simulation import (
     Features,
     Played,
     Question,
@@ -17,7 +17,7 @@ from models.replay import (
     reasons_against,
     recall,
 )
-from models.strategies import STRATEGIES
+from models.learning.strategies import STRATEGIES
 
 ENERGY = "decomposition_energy_per_atom"
 LOWEST = Target(property=ENERGY, goal="minimize")
@@ -244,7 +244,7 @@ def test_cover_is_of_what_was_answered():
 
 def test_cover_is_nine_in_ten_where_beliefs_are_right():
     """Answers drawn from the very process that the surrogate believes in."""
-    from models.gaussian_process import Kernel
+    from models.learning.gaussian_process import Kernel
 
     rng = np.random.default_rng(0)
     n, campaigns = 150, []

@@ -2,8 +2,8 @@ from contextlib import closing
 
 import numpy as np
 
-from models.projection import freeze
-from models.row_file import RowFile
+from models.learning.features.array_file import RowFile
+from models.learning.features.projection import freeze
 
 
 def test_rows_come_back_as_they_were_in_any_slice() -> None:

@@ -4,8 +4,8 @@ from scipy.stats import norm
 
 from materials.errors import InputError
 from materials.records import Target
-from models.aims import acquire, aim_at
-from models.scoring import best_value, meeting, score_pool
+from models.learning.objectives import acquire, aim_at
+from models.learning.target_probability import best_value, meeting, score_pool
 from tests.unit.models.made_beliefs import belief
 
 STABLE = Target(property="energy", goal="at_most", value=0.05)

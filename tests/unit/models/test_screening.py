@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from materials.crystals.serialization import structure_to_json
 from materials.records import content_hash
-from materials.serialization import structure_to_json
-from models import screening
-from models.relaxation import RelaxationSettings, Relaxed
+from models.relaxation import worker as screening
+from models.relaxation.relax import Relaxed
+from models.relaxation.settings import RelaxationSettings
 
 NACL = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 WRITTEN = structure_to_json(NACL)

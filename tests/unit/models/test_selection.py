@@ -8,11 +8,11 @@ from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
 from materials.records import Target
-from models.cost import open_bill
-from models.diversity import median_distance
-from models.scoring import score_pool
-from models.selection import rank_of, select_batch
-from models.surrogate import joint, predict
+from models.learning.batch_selection import rank_of, select_batch
+from models.learning.dft_cost import open_bill
+from models.learning.diversity import median_distance
+from models.learning.surrogate import joint, predict
+from models.learning.target_probability import score_pool
 
 STABLE = Target(property="energy", goal="at_most", value=-0.5)
 GAP = Target(property="gap", goal="near", value=1.3, tolerance=0.3)
@@ -238,7 +238,7 @@ def test_what_is_kept_of_a_large_batch_is_bounded(monkeypatch):
         asked.append(len(rows))
         return joint(posterior, features, rows)
 
-    monkeypatch.setattr("models.selection.joint", counted)
+    monkeypatch.setattr("models.learning.batch_selection.joint", counted)
     assert len(campaign.batch(200, 2)) == 200
     assert asked == [2200]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from materials.records import Target
-from models.stopping import hit_rate, hit_rate_among_random, look_ahead, stop_rule
+from models.learning.stopping import hit_rate, hit_rate_among_random, look_ahead, stop_rule
 from tests.unit.models.made_beliefs import belief
 
 

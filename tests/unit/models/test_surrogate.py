@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
 from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern
 
-import models.gaussian_process as gaussian_process
+import models.learning.gaussian_process as gaussian_process
 from materials.errors import InputError
-from models.gaussian_process import Answers, Kernel, Process
-from models.hyperparameters import choose_kernel
-from models.surrogate import believe, joint, predict
+from models.learning.gaussian_process import Answers, Kernel, Process
+from models.learning.hyperparameters import choose_kernel
+from models.learning.surrogate import believe, joint, predict
 
 
 def landscape(n=400, k=4, seed=0):

@@ -9,9 +9,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
-from materials.serialization import structure_from_json, structure_to_json
-from materials.sources.cif import parse_cif
-from materials.sources.sound import StructureTrouble
+from materials.crystals.serialization import structure_from_json, structure_to_json
+from materials.sources.files.cif import parse_cif
+from materials.sources.files.usable import StructureTrouble
 
 CUBIC = "5.64 5.64 5.64 90 90 90"
 SALT = ["Na1 Na 0 0 0", "Cl1 Cl 0.5 0.5 0.5"]

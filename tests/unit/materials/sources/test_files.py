@@ -23,13 +23,13 @@ from pymatgen.entries.computed_entries import ComputedStructureEntry
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Poscar
 
+from materials.crystals.serialization import structure_from_json, structure_to_json
 from materials.errors import InputError
 from materials.records import Candidate, Failure
-from materials.serialization import structure_from_json, structure_to_json
-from materials.sources.files import read
-from materials.sources.parsing import structure_from_atoms
-from materials.sources.sound import StructureTrouble
-from materials.sources.tables import read_table
+from materials.sources.files.parsing import structure_from_atoms
+from materials.sources.files.source import read
+from materials.sources.files.tables import read_table
+from materials.sources.files.usable import StructureTrouble
 
 
 def lizn_p(a: float = 5.76) -> Structure:
@@ -334,7 +334,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("materials.sources.unpacking.LARGEST_FILE", 2**20)
+    monkeypatch.setattr("materials.sources.files.unpacking.LARGEST_FILE", 2**20)
     with (tmp_path / "a.cif").open("wb") as sparse:
         sparse.truncate(2**40)
     (tmp_path / "b.cif.gz").write_bytes(gzip.compress(bytes(2**21)) * 2)

@@ -10,10 +10,10 @@ from ase.io import write
 from pymatgen.core import Lattice, Structure
 from pymatgen.electronic_structure.core import Magmom
 
-from materials.identity import material_id
+from materials.crystals.serialization import structure_from_json, structure_to_json
+from materials.duplicates.duplicates import material_id
 from materials.records import Candidate, Failure
-from materials.serialization import structure_from_json, structure_to_json
-from materials.sources import files
+from materials.sources.files import source as files
 
 CELL = Structure(Lattice.cubic(4.0), ["Mn", "Mn", "O", "O"], [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0, 0, 0.5)])
 MCIF = """data_x

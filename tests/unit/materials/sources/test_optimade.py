@@ -12,9 +12,9 @@ import pytest
 import requests
 
 from materials.errors import IncompleteAnswer, SourceRefused
-from materials.sources import web
-from materials.sources.optimade import pull
-from materials.sources.snapshot import Snapshot
+from materials.sources.databases import http as web
+from materials.sources.databases.optimade import pull
+from materials.sources.databases.snapshot import Snapshot
 from tests.unit.materials.sources.test_web import Server, server
 
 __all__ = ["server"]

@@ -10,12 +10,12 @@ from pymatgen.core import Composition, Element, Structure
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from materials.crystals.validation import check
 from materials.errors import InputError
-from materials.sanity import check
-from materials.sources import type_library
-from materials.sources.prototypes import propose
-from materials.sources.structure_types import StructureType
-from materials.sources.type_library import example, find, library_names
+from materials.sources.prototypes import library as type_library
+from materials.sources.prototypes.library import example, find, library_names
+from materials.sources.prototypes.source import propose
+from materials.sources.prototypes.structure_type import StructureType
 
 # spglib itself announces that its error handling will change; pymatgen calls it.
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")

@@ -8,10 +8,10 @@ from pymatgen.core.structure_prediction.substitution_probability import Substitu
 from pymatgen.core.structure_prediction.substitutor import Substitutor
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 
+from materials.duplicates.duplicates import material_id
 from materials.errors import InputError
-from materials.identity import material_id
+from materials.sources.prototypes.library import example
 from materials.sources.substitution import default_table, propose, table_from
-from materials.sources.type_library import example
 
 IONS = ["Li1+", "Na1+", "K1+", "Mg2+", "Ca2+", "Ti4+", "Zr4+", "O2-", "S2-"]
 

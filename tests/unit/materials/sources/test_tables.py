@@ -9,8 +9,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from materials.records import Candidate, Failure
-from materials.sources.files import read
-from materials.sources.tables import read_table
+from materials.sources.files.source import read
+from materials.sources.files.tables import read_table
 
 CRYSTALS = [
     Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [cation, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

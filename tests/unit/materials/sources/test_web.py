@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from materials.errors import IncompleteAnswer, SourceRefused, SourceUnavailable
-from materials.sources import web
-from materials.sources.web import open_session, without_secrets
+from materials.sources.databases import http as web
+from materials.sources.databases.http import open_session, without_secrets
 
 SECRET = "s3cret-key-of-thirty-two-letters"
 

@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from models.dft import course
+from models.dft.runtime import calculation as course
 
 
 class Pushed(Calculator):

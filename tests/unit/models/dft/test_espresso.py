@@ -16,14 +16,14 @@ from ase.io import read as ase_read
 from pymatgen.core import Lattice, Structure
 
 from materials.errors import CodeNotInstalled, DFTError
-from models.dft import espresso
-from models.dft.contract import Limits, clean_environment
-from models.dft.course import Died, Ended, NotConverged
-from models.dft.espresso import Espresso
-from models.dft.espresso_output import BOHR, RYDBERG, Output, raise_refusal, site_moments
-from models.dft.espresso_physics import LADDER, command, parameters, with_fractions
-from models.dft.pseudopotentials import Family, Pseudopotential
-from models.dft.record import level_of_theory
+from models.dft.base import Limits, clean_environment
+from models.dft.calculation_record import level_of_theory
+from models.dft.espresso import code as espresso
+from models.dft.espresso.calculation import LADDER, command, parameters, with_fractions
+from models.dft.espresso.code import Espresso
+from models.dft.espresso.output import BOHR, RYDBERG, Output, raise_refusal, site_moments
+from models.dft.espresso.pseudopotentials import Family, Pseudopotential
+from models.dft.runtime.calculation import Died, Ended, NotConverged
 
 RECORDED = Path(__file__).with_name("recorded")
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [(0, 0, 0)])
@@ -195,7 +195,7 @@ def test_the_launcher_stands_before_the_program_and_the_leash_before_both(pw: St
     task = {**task_of(SILICON, pw), "launcher": ("mpirun", "-np", "4")}
     words = command(task)
     assert words[0] == sys.executable
-    assert words[2].endswith("leash.py")
+    assert words[2].endswith("run_with_parent.py")
     assert words[3] == str(os.getpid())
     assert words[5:] == ["mpirun", "-np", "4", str(pw.program)]
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
-from models.dft.course import UNSETTLED, gap
-from models.dft.gpaw_physics import k_points
+from models.dft.gpaw.calculation import k_points
 from models.dft.presets import BOTH_MESHES, PRESETS, asked_before, gap_mesh, settings_for, space_group, symmetrised
+from models.dft.runtime.calculation import UNSETTLED, gap
 
 Bands = NDArray[np.float64]
 

@@ -10,9 +10,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from materials.errors import CodeNotInstalled
-from models.dft import gpaw
-from models.dft.contract import DFTResult, DFTSettings, Limits
-from models.dft.record import calculation_from
+from models.dft.base import DFTResult, DFTSettings, Limits
+from models.dft.calculation_record import calculation_from
+from models.dft.gpaw import code as gpaw
 
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [(0, 0, 0)])
 SETTINGS = DFTSettings(

@@ -11,16 +11,17 @@ from ase import Atoms
 from ase.io.espresso import read_espresso_in, write_espresso_in
 from pymatgen.io.vasp.sets import MPRelaxSet
 
-from flows.load import load_campaign
+from flows.config.load import load_campaign
 from materials.errors import AssayError, DFTError
-from models.dft import espresso, gpaw
-from models.dft.contract import DFTSettings
-from models.dft.espresso import Espresso, has_hubbard_card
-from models.dft.espresso_physics import species, with_hubbard
-from models.dft.gpaw import Gpaw
-from models.dft.gpaw_physics import hubbard_setups
+from models.dft.base import DFTSettings
+from models.dft.calculation_record import level_of_theory
+from models.dft.espresso import code as espresso
+from models.dft.espresso.calculation import species, with_hubbard
+from models.dft.espresso.code import Espresso, has_hubbard_card
+from models.dft.gpaw import code as gpaw
+from models.dft.gpaw.calculation import hubbard_setups
+from models.dft.gpaw.code import Gpaw
 from models.dft.hubbard import hubbard_of, shell_of
-from models.dft.record import level_of_theory
 from tests.unit.models.dft.test_espresso import FAMILY, NICKEL, SILICON
 from tests.unit.models.dft.test_gpaw import SETTINGS
 

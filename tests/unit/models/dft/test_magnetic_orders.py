@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from models.dft.given_moments import along_one_axis, given_order
-from models.dft.magnetic_orders import (
+from models.dft.magnetism.given_moments import along_one_axis, given_order
+from models.dft.magnetism.moments import magnetism_of
+from models.dft.magnetism.orders import (
     MOST_ORDERS,
     MOST_SITES,
     Order,
@@ -19,7 +20,6 @@ from models.dft.magnetic_orders import (
     orders_of,
     supercell_of,
 )
-from models.dft.magnetism import magnetism_of
 from models.dft.presets import SYMPREC, spin_of, symmetrised
 
 ROCK_SALT = [(0, 0, 0), (0.5, 0.5, 0.5)]

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
-from models.dft import magnetism
-from models.dft.magnetism import magnetism_of
-from models.dft.polyanions import polyanions_of
+from models.dft.magnetism import moments as magnetism
+from models.dft.magnetism.moments import magnetism_of
+from models.dft.magnetism.polyanions import polyanions_of
 from models.dft.presets import symmetrised
 
 # Formula -> unpaired electrons of the metal's ion in its usual spin state: Greenwood and Earnshaw; CRC Handbook.

@@ -13,10 +13,10 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from materials.errors import DFTError
 from materials.records import content_hash
-from models.dft.contract import DFTResult, DFTSettings
-from models.dft.gpaw_physics import k_points
+from models.dft.base import DFTResult, DFTSettings
+from models.dft.calculation_record import calculation_from, calculation_id, level_of_theory
+from models.dft.gpaw.calculation import k_points
 from models.dft.presets import looks_metallic, mesh, settings_for, symmetrised
-from models.dft.record import calculation_from, calculation_id, level_of_theory
 
 
 class Code:

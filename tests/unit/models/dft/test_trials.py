@@ -11,8 +11,9 @@ import pytest
 from ase.calculators.calculator import Calculator, all_changes
 from pymatgen.core import Lattice, Structure
 
-from models.dft import course, trials
 from models.dft.presets import cell_of, spin_of
+from models.dft.runtime import calculation as course
+from models.dft.runtime import magnetic_trials as trials
 
 OXIDE = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.17), ["Ni", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
 

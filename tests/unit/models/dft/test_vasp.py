@@ -17,16 +17,16 @@ from pymatgen.io.vasp.inputs import Incar, Kpoints, Poscar
 from pymatgen.io.vasp.outputs import Vasprun
 from pymatgen.io.vasp.sets import MatPESStaticSet, MPRelaxSet, MPStaticSet
 
-from materials.corrections import MP2020_LEVEL, correction_of_vasp, foreign_potcars
 from materials.errors import CodeNotInstalled, DFTError, HullError, LevelOfTheoryMismatch
-from materials.hull import assess, entry_from
-from models.cost import relative_cost
-from models.dft.contract import DFTResult, DFTSettings, Limits
+from materials.stability.corrections import MP2020_LEVEL, correction_of_vasp, foreign_potcars
+from materials.stability.stability import assess, entry_from
+from models.dft.base import DFTResult, DFTSettings, Limits
+from models.dft.calculation_record import calculation_from, calculation_id, level_of_theory
 from models.dft.presets import symmetrised
-from models.dft.record import calculation_from, calculation_id, level_of_theory
-from models.dft.vasp import Vasp, corrected, input_files
-from models.dft.vasp_output import gap_of, read_run, site_moments
-from models.dft.vasp_sets import SetChoice
+from models.dft.vasp.code import Vasp, corrected, input_files
+from models.dft.vasp.input_sets import SetChoice
+from models.dft.vasp.output import gap_of, read_run, site_moments
+from models.learning.dft_cost import relative_cost
 from tests.peers import vasp as peer
 
 SYMBOLS = {

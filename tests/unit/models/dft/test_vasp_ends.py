@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import pytest
 from custodian.vasp.handlers import VaspErrorHandler
 
-from models.dft import vasp_physics
-from models.dft.course import Died, Ended
-from models.dft.vasp_output import energy_of
-from models.dft.vasp_physics import Errors, end_of
+from models.dft.runtime.calculation import Died, Ended
+from models.dft.vasp import calculation as vasp_physics
+from models.dft.vasp.calculation import Errors, end_of
+from models.dft.vasp.output import energy_of
 
 GAVE_UP = "Max errors per job reached: 5."
 

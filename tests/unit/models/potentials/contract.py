@@ -10,7 +10,7 @@ import pytest
 from pymatgen.core import Structure
 from scipy.spatial.transform import Rotation
 
-from models.potentials.interface import Crystal, Potential, batch_of, crystal_of
+from models.potentials.base import Crystal, Potential, batch_of, crystal_of
 from tests.unit.models.potentials.crystals import half_heusler, perovskite, shaken
 
 

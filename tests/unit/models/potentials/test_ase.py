@@ -5,9 +5,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from materials.errors import AnchorMismatch, PotentialNotInstalled
-from models.potentials.ase import AsePotential
-from models.potentials.load import identify, load_potential
-from models.relaxation import RelaxationSettings, relax
+from models.potentials.ase_calculator import AsePotential
+from models.potentials.registry import identify, load_potential
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import PotentialContract
 

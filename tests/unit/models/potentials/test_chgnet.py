@@ -13,10 +13,10 @@ from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from materials.errors import PotentialNotInstalled
-from models.potentials import chgnet_kernel
-from models.potentials.chgnet import ChgnetPotential
-from models.potentials.interface import batch_of, crystal_of
-from models.potentials.load import load_potential
+from models.potentials.base import batch_of, crystal_of
+from models.potentials.chgnet import kernel as chgnet_kernel
+from models.potentials.chgnet.potential import ChgnetPotential
+from models.potentials.registry import load_potential
 from tests.benchmarks.crystals import crystals as benchmark_crystals
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import Answer, PotentialContract, ask
@@ -162,9 +162,9 @@ def _in_parts(potential: ChgnetPotential, structures: list[Structure]) -> Answer
 def test_classes_change_nothing_but_the_work(potential: ChgnetPotential) -> None:
     from dataclasses import replace
 
-    from models.neighbours import half_list
-    from models.potentials.chgnet_classes import classes_of
-    from models.potentials.chgnet_graph import geometry_of
+    from models.potentials.chgnet.equivalent_atoms import classes_of
+    from models.potentials.chgnet.graph import geometry_of
+    from models.potentials.neighbor_list import half_list
 
     exact = replace(potential, merge=False)
     found = [crystal_of(structure) for structure in varied()]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm, silu
 
-from models.potentials import chgnet_kernel
-from models.potentials.chgnet_layers import Gated, Rows, passed
+from models.potentials.chgnet import kernel as chgnet_kernel
+from models.potentials.chgnet.kernel import Rows
+from models.potentials.chgnet.layers import Gated, passed
 
 WIDTH = 64
 

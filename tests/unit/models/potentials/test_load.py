@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from materials.errors import AnchorMismatch, PotentialNotInstalled
-from models.potentials.load import identify, load_potential
+from models.potentials.registry import identify, load_potential
 
 
 def test_identity_needs_no_torch() -> None:
     program = (
-        "import sys; from models.potentials.load import identify; "
+        "import sys; from models.potentials.registry import identify; "
         "print(identify().weights_hash); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -31,7 +31,7 @@ def test_what_chgnet_is() -> None:
 def test_a_loaded_potential_is_what_was_said(tmp_path: Path) -> None:
     from dataclasses import fields
 
-    from models.potentials.load import chgnet_path
+    from models.potentials.chgnet.identity import chgnet_path
 
     copy = tmp_path / "mine.pth.tar"
     copy.write_bytes(chgnet_path("0.3.0").read_bytes())

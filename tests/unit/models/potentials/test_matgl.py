@@ -11,11 +11,12 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from materials.errors import AnchorMismatch, PotentialNotInstalled
-from models.neighbours import half_list
-from models.potentials.interface import batch_of, crystal_of
-from models.potentials.load import chgnet_path, identify, load_potential
-from models.potentials.matgl import MatglPotential
-from models.potentials.matgl_line_graph import line_graph
+from models.potentials.base import batch_of, crystal_of
+from models.potentials.chgnet.identity import chgnet_path
+from models.potentials.matgl.line_graph import line_graph
+from models.potentials.matgl.potential import MatglPotential
+from models.potentials.neighbor_list import half_list
+from models.potentials.registry import identify, load_potential
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import PotentialContract, ask
 
@@ -123,7 +124,7 @@ def test_equals_matgls_own_calculator(folder: Path, potential: MatglPotential) -
 
 @pytest.mark.filterwarnings("ignore:No Pauling electronegativity:UserWarning")
 def test_converted_chgnet_equals_matgls_own_calculator(converted: MatglPotential) -> None:
-    from models.potentials.matgl_chgnet import chgnet_in_matgl
+    from models.potentials.matgl.chgnet_weights import chgnet_in_matgl
 
     assert_equals_its_calculator(converted, chgnet_in_matgl(chgnet_path("0.3.0")), varied())
 
@@ -160,7 +161,7 @@ def test_what_converted_chgnet_is(converted: MatglPotential) -> None:
 
 
 def test_a_checkpoint_of_another_architecture_is_refused() -> None:
-    from models.potentials.matgl_chgnet import chgnet_in_matgl
+    from models.potentials.matgl.chgnet_weights import chgnet_in_matgl
 
     older = chgnet_path("0.3.0").parent.parent / "0.2.0"
     with pytest.raises(PotentialNotInstalled, match="architecture"):
@@ -169,7 +170,7 @@ def test_a_checkpoint_of_another_architecture_is_refused() -> None:
 
 def test_weights_for_another_version_of_matgl_are_refused(tmp_path: Path) -> None:
     """As those of matgl 2, whose messages put a centre's features before its neighbour's: elements alone are right."""
-    from models.potentials.matgl_chgnet import chgnet_in_matgl
+    from models.potentials.matgl.chgnet_weights import chgnet_in_matgl
 
     pes = chgnet_in_matgl(chgnet_path("0.3.0"))
     pes.save(tmp_path / "sound")

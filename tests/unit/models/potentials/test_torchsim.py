@@ -10,10 +10,11 @@ import torch
 from pymatgen.core import Structure
 
 from materials.errors import AnchorMismatch, PotentialNotInstalled
-from models.potentials.interface import Crystal, Potential, batch_of, crystal_of
-from models.potentials.load import identify, load_potential
-from models.potentials.torchsim import TorchSimPotential, state_of
-from models.relaxation import RelaxationSettings, relax
+from models.potentials.base import Crystal, Potential, batch_of, crystal_of
+from models.potentials.registry import identify, load_potential
+from models.potentials.torch_sim_model import TorchSimPotential, state_of
+from models.relaxation.relax import relax
+from models.relaxation.settings import RelaxationSettings
 from tests.unit.models.potentials import crystals
 from tests.unit.models.potentials.contract import PotentialContract, ask
 from tests.unit.models.potentials.crystals import shaken
