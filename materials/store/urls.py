@@ -8,7 +8,7 @@ import re
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from materials.errors import LedgerError
+from materials.errors import InputError
 
 DEFAULT_URL = "sqlite:///assay.db"
 
@@ -17,7 +17,7 @@ def parse_url(url: str | None) -> URL:
     """Understand a database URL, or the path of an SQLite file; None is `./assay.db`.
 
     Raises:
-        LedgerError: it is neither.
+        InputError: It is neither.
     """
     found = url or DEFAULT_URL
     if "://" not in found:
@@ -27,8 +27,9 @@ def parse_url(url: str | None) -> URL:
     except (ArgumentError, ValueError):  # the latter for a port that is no number
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
-        raise LedgerError(
-            f"Cannot use the database URL {mask(found)}: give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+        raise InputError(
+            f"--ledger (or ASSAY_DATABASE_URL): cannot use the database URL {mask(found)}:"
+            " give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
         )
     if parsed.get_backend_name() != "sqlite":
         # libpq would look for it at each connection: it may be hidden by then, and what is known can be masked.

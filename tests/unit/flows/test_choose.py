@@ -56,7 +56,7 @@ def said() -> list[str]:
 def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A dozen halides, each the only compound of its elements, screened with made-up energies."""
     # Nobody computes gaps; energies are of the level that `made` gives them.
-    monkeypatch.setattr("flows.stages.choose.collect", lambda *_: {"PBE+U/MP2020": {}})
+    monkeypatch.setattr("flows.stages.predict.collect", lambda *_: {"PBE+U/MP2020": {}})
     monkeypatch.setattr("models.dft.gpaw.code.Gpaw.version", lambda _: "1.0")
     monkeypatch.setattr("models.dft.gpaw.code.Gpaw.potentials", lambda _: "setups-1.0")
     content = {
@@ -362,7 +362,7 @@ def test_of_two_levels_the_same_one_counts_in_whatever_order_they_are_met(
     }
     for calculations in (found, dict(reversed(found.items()))):
         monkeypatch.setattr(run.ledger, "calculations_by_id", lambda _, told=calculations: told)
-        monkeypatch.setattr("flows.stages.choose.collect", collect)
+        monkeypatch.setattr("flows.stages.predict.collect", collect)
         assert believe(run, screened, pool).known[GAP][0] == 1.06
 
 
@@ -449,7 +449,7 @@ def test_a_corner_that_failed_stops_the_round_that_needs_it(
         run.campaign_id, [Failure(material_id=m, stage="dft", error="crashed", message="by SIGKILL") for m in failed]
     )
     computed = {m: made.calculation(m) for m in ("Na", "Cl", "K", "NaCl") if m not in failed}
-    monkeypatch.setattr("flows.stages.dft_plan.collect", lambda *_: {"PBE": computed})
+    monkeypatch.setattr("flows.stages.validate.collect", lambda *_: {"PBE": computed})
     if not lost:
         require_corners(run, screened, picks)
         return

@@ -194,7 +194,7 @@ def test_a_disk_that_fills_in_the_middle_ends_the_run_in_a_sentence(
     def full(_run: Run) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/file")
 
-    monkeypatch.setattr("flows.campaign.loop.discover", full)
+    monkeypatch.setattr("flows.commands.run.discover", full)
     with pytest.raises(AssayError, match=r"^/somewhere/file: No space left on device; make room there"):
         run_request(request(tmp_path, tmp_path / "runs"))
     with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as opened_again:
