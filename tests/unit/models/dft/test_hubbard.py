@@ -22,8 +22,8 @@ from models.dft.gpaw import code as gpaw
 from models.dft.gpaw.calculation import hubbard_setups
 from models.dft.gpaw.code import Gpaw
 from models.dft.hubbard import hubbard_of, shell_of
-from tests.unit.models.dft.test_espresso import FAMILY, NICKEL, SILICON
-from tests.unit.models.dft.test_gpaw import SETTINGS
+from tests.unit.models.dft.espresso.test_code import FAMILY, NICKEL, SILICON
+from tests.unit.models.dft.gpaw.test_code import SETTINGS
 
 NIO = Atoms("NiO", cell=[[0, 2.1, 2.1], [2.1, 0, 2.1], [2.1, 2.1, 0]], scaled_positions=[[0] * 3, [0.5] * 3], pbc=True)
 

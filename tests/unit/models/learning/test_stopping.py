@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from materials.records import Target
 from models.learning.stopping import hit_rate, hit_rate_among_random, look_ahead, stop_rule
-from tests.unit.models.made_beliefs import belief
+from tests.unit.models.learning.made_beliefs import belief
 
 
 def look(target, means, std, n_known=50, answers=None, batch=3, **extra):

@@ -15,7 +15,7 @@ from materials.errors import IncompleteAnswer, SourceRefused
 from materials.sources.databases import http as web
 from materials.sources.databases.optimade import pull
 from materials.sources.databases.snapshot import Snapshot
-from tests.unit.materials.sources.test_web import Server, server
+from tests.unit.materials.sources.databases.test_http import Server, server
 
 __all__ = ["server"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from flows.stages.prior import prior_stabilities
 from materials.store.ledger import Ledger
-from tests.unit.flows.test_costs import Play
+from tests.unit.flows.stages.test_cost import Play
 
 ENERGY, FORMATION = "decomposition_energy_per_atom", "formation_energy_per_atom"
 TERMS = {"F": -0.462, "Cl": -0.614, "Br": -0.534}  # eV an anion, doi:10.1038/s41598-021-94550-5

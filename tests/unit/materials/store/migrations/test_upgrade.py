@@ -133,7 +133,7 @@ def killed(operations):
 version_4.upgrade = killed
 upgrading.upgrade(sys.argv[1])
 """
-    done = subprocess.run([sys.executable, "-c", code, str(old)], cwd=Path(__file__).parents[3], check=False)
+    done = subprocess.run([sys.executable, "-c", code, str(old)], cwd=Path(__file__).parents[5], check=False)
     assert done.returncode == -signal.SIGKILL
     assert schema(old) == before
     upgrading.upgrade(str(old))

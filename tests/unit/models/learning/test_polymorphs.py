@@ -16,7 +16,7 @@ from models.learning.polymorphs import ABOVE, DECOMPOSITION, Beside, Wished, aga
 from models.learning.rivals import Rivals
 from models.learning.surrogate import Posterior, joint
 from models.learning.target_probability import score_pool
-from tests.unit.models.made_beliefs import belief
+from tests.unit.models.learning.made_beliefs import belief
 
 NEAR_HULL = Target(property=ABOVE, goal="at_most", value=0.05)
 DRAWS = 200_000

@@ -446,7 +446,7 @@ if __name__ == "__main__":
 
 def test_a_process_that_plays_ends_with_the_one_that_asked(tmp_path: Path) -> None:
     (tmp_path / "asks.py").write_text(ASKS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
     words = [sys.executable, str(tmp_path / "asks.py")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, text=True) as asks:
         assert asks.stdout is not None

@@ -259,7 +259,7 @@ def test_counting_candidates_leaves_a_campaign_what_it_was(tmp_path: Path) -> No
 
 
 def test_the_committed_schemas_are_fresh() -> None:
-    configs = Path(__file__).parents[3] / "configs"
+    configs = Path(__file__).parents[4] / "configs"
     campaign, cluster = configs / "campaign.schema.json", configs / "cluster.schema.json"
     assert campaign.read_text() == campaign_schema(), "run: assay schema > configs/campaign.schema.json"
     assert cluster.read_text() == cluster_schema(), "run: assay schema --cluster > configs/cluster.schema.json"
@@ -272,14 +272,14 @@ def test_the_schema_accepts_what_we_accept(tmp_path: Path) -> None:
         jsonschema.validate(yaml.safe_load(GOOD.replace("Na", "Nx")), json.loads(campaign_schema()))
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[4] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_committed_campaigns_are_good(path: Path) -> None:
     assert load_campaign(path).name
 
 
 @pytest.mark.parametrize("name", ["laptop", "gpu", "slurm", "slurm-gpu", "address"])
 def test_the_committed_clusters_are_good(name: str) -> None:
-    path = Path(__file__).parents[3] / "configs" / "clusters" / f"{name}.yaml"
+    path = Path(__file__).parents[4] / "configs" / "clusters" / f"{name}.yaml"
     assert load_cluster(path).workers
     # What is commented out there is good as well, all of it at once.
     whole = re.sub(r"^  # (\w+: )", r"  \1", path.read_text(), flags=re.MULTILINE)

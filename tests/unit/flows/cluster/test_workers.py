@@ -26,7 +26,7 @@ from flows.cluster.workers import open_workers
 from flows.config.cluster import Workers
 from materials.errors import ClusterError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 GPU = Workers(device="cuda", count=1, memory_gib=2)
 ONE = Workers(count=1, memory_gib=1)
 

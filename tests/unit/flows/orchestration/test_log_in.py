@@ -14,7 +14,7 @@ import pytest
 from flows.orchestration import log_in
 from flows.orchestration import server as up
 from materials.errors import InputError
-from tests.unit.flows.test_cli import call
+from tests.unit.flows.commands.test_cli import call
 
 URL = "http://127.0.0.1:4200/api"
 

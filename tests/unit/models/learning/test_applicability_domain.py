@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist
 
 from models.learning.applicability_domain import cautions, nearest_answered
 from models.learning.hyperparameters import FEWEST_TO_FIT
-from tests.unit.models.made_beliefs import belief
+from tests.unit.models.learning.made_beliefs import belief
 
 ENERGY = "decomposition_energy_per_atom"
 

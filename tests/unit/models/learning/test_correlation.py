@@ -10,7 +10,7 @@ from materials.records import Target
 from models.learning.correlation import DOUBT, correlations, odds_together
 from models.learning.surrogate import predict
 from models.learning.target_probability import score_pool
-from tests.unit.models.made_beliefs import belief
+from tests.unit.models.learning.made_beliefs import belief
 
 
 @given(rho=st.floats(-0.95, 0.95), seed=st.integers(0, 100))

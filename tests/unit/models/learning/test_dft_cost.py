@@ -28,7 +28,7 @@ from models.learning.dft_cost import (
 from tests.benchmarks import dft_convergence
 
 LAW = law_of("gpaw")
-PRESETS = Path(__file__).parents[2] / "benchmarks" / "dft-presets.md"
+PRESETS = Path(__file__).parents[3] / "benchmarks" / "dft-presets.md"
 
 
 class Code:

@@ -167,7 +167,7 @@ def test_one_row_has_nothing_to_tell_it_by() -> None:
 
 def test_a_campaigns_competing_phases_are_proposed_as_such(tmp_path: Path) -> None:
     """Of fewer elements than its candidates, where it names none: the quickstart's are binaries and elements."""
-    quickstart = load_campaign(Path(__file__).parents[3] / "configs" / "quickstart.yaml")
+    quickstart = load_campaign(Path(__file__).parents[4] / "configs" / "quickstart.yaml")
     with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as ledger:
         run = _open(
             ledger, Request(table="t.csv"), Progress(lambda _: None), "replay-t", quickstart.competing, Screening()

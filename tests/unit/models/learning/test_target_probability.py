@@ -6,7 +6,7 @@ from materials.errors import InputError
 from materials.records import Target
 from models.learning.objectives import acquire, aim_at
 from models.learning.target_probability import best_value, meeting, score_pool
-from tests.unit.models.made_beliefs import belief
+from tests.unit.models.learning.made_beliefs import belief
 
 STABLE = Target(property="energy", goal="at_most", value=0.05)
 GAP = Target(property="gap", goal="near", value=1.3, tolerance=0.3)

@@ -42,7 +42,7 @@ from materials.store.rows import write_calculation, write_candidate
 from tests.unit.materials import made_records as made
 
 any_record = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from flows.report import table as tables
 from flows.run.context import Run
 from materials.errors import AssayError, InputError
 from materials.store.ledger import Ledger
-from tests.unit.flows.test_cli import call
+from tests.unit.flows.commands.test_cli import call
 from tests.unit.materials import made_records as made
 
 ASSAY = Path(sys.executable).with_name("assay")
