@@ -150,7 +150,7 @@ def _ledger(url: str | None) -> Check:
         missing = url is None and not Path("assay.db").exists()
         if missing:
             return Check(name="database", ok=True, found="none yet: the first assay run makes ./assay.db")
-        return Check(name="database", ok=False, found=str(error), fix="see ASSAY_DATABASE_URL in the README")
+        return Check(name="database", ok=False, found=str(error), fix="see ASSAY_DATABASE_URL in flows/README.md")
 
 
 def _prefect() -> Check:

@@ -155,7 +155,7 @@ class DFT(Section):
     pseudopotentials: str | None = Field(
         default=None,
         title="Pseudopotentials (espresso)",
-        description="A table of them and of their cut-offs, a YAML file: see the README.",
+        description="A table of them and of their cut-offs, a YAML file: see models/dft/README.md.",
     )
     hubbard: Literal["none", "materials_project"] | dict[str, float] = Field(
         default="none",

@@ -1,4 +1,4 @@
-"""The README's commands, as they stand there."""
+"""The READMEs: their commands, Python and campaign run as they stand there, and what they name is there."""
 
 import os
 import re
@@ -10,9 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from flows.config.load import load_campaign
 from tests.integration.conftest import ASSAY, SMALL
 
-README = Path(__file__).parents[2] / "README.md"
+ROOMS = ("flows", "materials", "models", "configs", "deploy", "tests")
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+COMMANDS = ROOT / "flows" / "README.md"
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))]
+)
 
 pytestmark = [pytest.mark.dft, pytest.mark.slow]
 
@@ -21,7 +28,7 @@ pytestmark = [pytest.mark.dft, pytest.mark.slow]
 def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout's configs, in which the quickstart is a smaller campaign whose calculations are known."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(README.parent / "configs", folder / "configs")
+    shutil.copytree(ROOT / "configs", folder / "configs")
     small = SMALL.read_text().replace("name: small", "name: quickstart")
     (folder / "configs" / "quickstart.yaml").write_text(small)
     shutil.copy(finished / "assay.db", folder)
@@ -29,7 +36,7 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def commands() -> list[str]:
-    section = README.read_text().split("\n## Use\n")[1].split("\n## ")[0]
+    section = COMMANDS.read_text().split("\n## Commands\n")[1].split("\n## ")[0]
     return re.findall(r"^    (assay .+?)\s*$", section, re.MULTILINE)
 
 
@@ -56,8 +63,9 @@ def test_a_command_runs_as_it_stands(folder: Path, command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_python_of_the_readme_runs(folder: Path) -> None:
-    (snippet,) = re.findall(r"```python\n(.+?)```", README.read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", [README, COMMANDS], ids=["README", "flows"])
+def test_the_python_of_a_page_runs(folder: Path, page: Path) -> None:
+    (snippet,) = re.findall(r"```python\n(.+?)```", page.read_text(), re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", f"{snippet}\nprint(len(rows), list(rows.columns)[:3])"],
         cwd=folder,
@@ -68,9 +76,22 @@ def test_the_python_of_the_readme_runs(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_the_readme_names_is_there() -> None:
-    text = README.read_text()
-    for path in re.findall(r"`((?:configs|deploy|tests)/[\w./-]+)`", text):
-        assert (README.parent / path).exists(), path
-    for path in re.findall(r"\]\((\.github/[\w./-]+)\)", text):
-        assert (README.parent / path).exists(), path
+def test_the_campaign_of_the_readme_is_the_quickstart_shortened(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.+?)```", README.read_text(), re.DOTALL)
+    (tmp_path / "campaign.yaml").write_text(text)
+    shown, whole = load_campaign(tmp_path / "campaign.yaml"), load_campaign(ROOT / "configs" / "quickstart.yaml")
+    assert shown.sources == whole.sources
+    assert shown.targets == whole.targets
+    assert (shown.dft.budget, shown.learning.batch, shown.learning.cost) == (12, 3, whole.learning.cost)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    for path in re.findall(r"`((?:configs|deploy|tests|flows|models|materials)/[\w./-]+\.\w+)`", text):
+        assert (ROOT / path).exists(), path
+    for path, anchor in re.findall(r"\]\((?!https?:|#)([\w./-]+)(?:#([\w-]+))?\)", text):
+        target = page.parent / path
+        assert target.exists(), path
+        titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^a-z0-9 -]", "", t.lower()).replace(" ", "-") for t in titles}

@@ -288,7 +288,9 @@ def test_the_quickstarts_question_on_the_answers_that_ship(tmp_path: Path) -> No
     assert found["random"]["hits"] == pytest.approx(chance, abs=4 * spread)
     assert found["campaign"]["hits"] - found["campaign"]["hits_std"] / np.sqrt(20) > chance
     # What the README says of it; another processor's rounding may change a pick.
-    said = re.search(r"finds ([\d.]+) ± ([\d.]+) of the (\w+) as the campaign", (ROOT / "README.md").read_text())
+    said = re.search(
+        r"finds ([\d.]+) ± ([\d.]+) of the (\w+) as the campaign", (ROOT / "configs/README.md").read_text()
+    )
     assert said is not None
     assert found["campaign"]["hits"] == pytest.approx(float(said[1]), abs=0.3)
     assert (said[3], found["hull"]["hits"]) == ("eight", 0)

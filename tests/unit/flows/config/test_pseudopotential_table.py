@@ -152,7 +152,7 @@ def test_a_campaign_without_a_table_is_the_one_that_it_was(tmp_path: Path) -> No
 
 @pytest.mark.skipif(not Path("/usr/share/espresso/pseudo").exists(), reason="no quantum-espresso-data")
 def test_the_readme_shows_a_campaign_and_a_table_that_go_together(tmp_path: Path, root: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.+?)```", (root / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.+?)```", (root / "models/dft/README.md").read_text(), re.DOTALL)
     (dft,) = [block for block in blocks if block.startswith("dft: {code: espresso")]
     (table,) = [block for block in blocks if block.startswith("family:")]
     (tmp_path / "debian-lda.yaml").write_text(table)
