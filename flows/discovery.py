@@ -1,3 +1,3 @@
-"""Where Prefect finds the flow of deployments that were made before it moved: `flows.discovery:discover`."""
+"""Entry point `flows.discovery:discover` of Prefect deployments that were made before the flow moved."""
 
 from flows.orchestration.prefect_flow import discover as discover

@@ -1,4 +1,4 @@
-"""The error tree. Everything the program raises on purpose is one of these.
+"""The error tree: everything that the program raises on purpose.
 
     AssayError                     exit code 1: ran, but failed
     ├── InputError                 exit code 2: the user can mend it before anything runs

@@ -1,4 +1,4 @@
-"""The language of `--where` and `--sort`: text in, a small syntax tree out. No SQL here.
+"""Query language of `--where` and `--sort`: text to a small syntax tree, no SQL.
 
     expression := term ("or" term)*          term := factor ("and" factor)*
     factor     := "not" factor | "(" expression ")" | "has" Element | "elements" "in" list | test
@@ -17,24 +17,84 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from materials.crystals.elements import SYMBOLS
 from materials.errors import QueryError
-from materials.expressions import (
-    Both,
-    ColumnKind,
-    Comparison,
-    Either,
-    ElementsIn,
-    Expression,
-    Has,
-    IsNull,
-    Membership,
-    Not,
-    SortKey,
-    Value,
-)
+
+ColumnKind = Literal["number", "text", "boolean"]
+Value = float | str | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """`column operator value`; the operator is one of `= != < <= > >=`."""
+
+    column: str
+    operator: str
+    value: Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """`column in (values)`."""
+
+    column: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsNull:
+    """`column is null`."""
+
+    column: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Has:
+    """The material holds the element."""
+
+    element: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElementsIn:
+    """The material holds no element but these."""
+
+    elements: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Not:
+    """The term is false."""
+
+    term: Expression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both:
+    """All terms are true."""
+
+    terms: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Either:
+    """One of the terms is true."""
+
+    terms: tuple[Expression, ...]
+
+
+Expression = Comparison | Membership | IsNull | Has | ElementsIn | Not | Both | Either
+
+
+@dataclass(frozen=True, kw_only=True)
+class SortKey:
+    """One column to sort by; rows without a value come last in both directions."""
+
+    column: str
+    descending: bool
+
 
 Item = TypeVar("Item")
 

@@ -1,4 +1,4 @@
-"""From evidence to the table: one row a material, in an order that is total and the same on every machine.
+"""Ranked table from evidence: one row a material, in an order that is total and the same on every machine.
 
 Pure functions. Decisions take energies and gaps rounded to 0.1 meV (meV/atom), for another batch size or processor
 changes the digits behind.

@@ -1,4 +1,4 @@
-"""The frozen records that travel through the whole house.
+"""Frozen records that all parts of the program exchange.
 
 Base units: eV, Å, eV/Å, eV/Å³, K. Any other unit is a suffix of the name (`wall_time_s`, `memory_gib`).
 """

@@ -1,4 +1,4 @@
-"""What of the environment is secret. Processes that only compute are started without it."""
+"""Secrets in the environment and in URLs: hidden from processes that only compute, masked in text."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def secrets_hidden() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def mask(url: object) -> str:
+    """Write a URL, as text or as SQLAlchemy's, with its secrets as `***`."""
+    shown = url.render_as_string(hide_password=False) if hasattr(url, "render_as_string") else str(url)
+    shown = re.sub(r"(?i)((?:pass|secret|token|key)\w*=)[^&#\s]*", r"\1***", shown)
+    return re.sub(r"(://[^:/?#]*:)(.*)(?=@)", r"\1***", shown)

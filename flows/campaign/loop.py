@@ -1,4 +1,4 @@
-"""The discovery loop: reads like a table of contents. The same stages run from the command line and under Prefect."""
+"""The campaign loop: propose, screen, then select and validate round by round, and publish after each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workers as a stage sees them: they come and go, and where none will come any more it is told so in time."""
+"""Pool of Dask workers as a stage uses it: workers come and go, and it fails in time if none will come any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Dask workers and their schedulers are set to, wherever they are started."""
+"""Settings of Dask workers and schedulers, wherever they are started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slurm jobs that carry a Dask worker each: as many as there is work, and others in the place of those that end."""
+"""Slurm jobs with a Dask worker each: as many as there is work, and replacements for those that end."""
 
 from __future__ import annotations
 

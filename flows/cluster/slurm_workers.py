@@ -1,4 +1,4 @@
-"""The potential's workers as Slurm jobs: sent, watched in the queue, replaced when they die or their time is over.
+"""Dask workers for the potential as Slurm jobs: submitted, watched, replaced when they end.
 
 dask-jobqueue writes the job scripts, and Dask's adaptive scaling asks for as many jobs as there is work. What neither
 does is here:

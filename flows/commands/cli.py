@@ -1,4 +1,4 @@
-"""The command `assay`. Heavy imports happen inside the commands that need them: `assay --help` answers at once."""
+"""Command line `assay`. Heavy imports are inside the commands that need them, so that `assay --help` is quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed, reachable, and in the way."""
+"""`assay doctor`: checks of what is installed and reachable, and of what shadows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a cluster file's cluster serves: one worker and one DFT job are started there, asked, and ended."""
+"""`assay doctor --cluster`: starts one worker and one small DFT job on a cluster, and checks both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structures as files: those of the ranked table, and the steps of relaxations."""
+"""`assay export`: structures of the ranked table as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one Dask worker finds around it: `assay doctor --cluster` asks for it there."""
+"""Environment of one Dask worker, as `assay doctor --cluster` checks it there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `assay replay`."""
+"""`assay replay`: options into a request, and its result printed or written."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def replay(**options: Any) -> None:
     from flows.output.progress import Progress
     from flows.replay import report
     from flows.replay import run as replaying
-    from materials.wishes import read_wish
+    from materials.targets import read_wish
 
     request = replaying.Request(
         table=options["table"],

@@ -1,4 +1,4 @@
-"""Every record behind one row, for a person or as JSON."""
+"""`assay show`: every record behind one row, as text or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The campaigns of a ledger: what is done, what is missing, what failed."""
+"""`assay status`: progress, failures and missing results of a ledger's campaigns."""
 
 from __future__ import annotations
 

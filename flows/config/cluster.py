@@ -1,4 +1,4 @@
-"""What a cluster file may say: all the hardware, none of the science."""
+"""Cluster files: pydantic models of all the hardware, and none of the science."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of pseudopotentials that a campaign names: read, and held against the files that it is about."""
+"""Pseudopotential tables that a campaign names, read and checked against their UPF files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every section of a campaign or cluster file shares."""
+"""Base class of the sections of campaign and cluster files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where candidates come from: the sources that a campaign file may name, each with what may be asked of it."""
+"""Sections of the sources of candidates that a campaign file may name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML files: read, checked against a model, and one sentence a mistake."""
+"""YAML files, read and checked against a model; each mistake becomes one sentence."""
 
 from __future__ import annotations
 

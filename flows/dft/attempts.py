@@ -1,4 +1,4 @@
-"""What a calculation's folder says of its attempts: `attempts.json`, which outlives every process that reads it."""
+"""Attempts at a calculation, in `attempts.json` of its folder, which outlives every process that reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A calculation under way: what is asked, where it lies, and the attempts at it."""
+"""A DFT calculation in progress: its job, its folder and the attempts at it."""
 
 from __future__ import annotations
 

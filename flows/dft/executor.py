@@ -1,4 +1,4 @@
-"""Who runs DFT jobs: the contract of the two executors, processes here and Slurm."""
+"""Executor protocol of DFT jobs, which local processes and Slurm implement."""
 
 from __future__ import annotations
 

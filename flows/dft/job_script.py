@@ -1,4 +1,4 @@
-"""The shell script of a DFT job, the same for a process here and for Slurm: kept in the folder as `job.sh`."""
+"""Shell script of a DFT job, the same for a local process and for Slurm: `job.sh` of its folder."""
 
 from __future__ import annotations
 

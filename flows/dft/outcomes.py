@@ -1,4 +1,4 @@
-"""What each end of a DFT job means, and what is done about it: the table that the loop in `flows/dft/run.py` obeys.
+"""Outcomes of DFT jobs and what is done about each: the table that `flows/dft/run.py` follows.
 
 deploy/README.md shows the same table; a test keeps the two equal.
 """

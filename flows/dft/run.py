@@ -1,4 +1,4 @@
-"""DFT calculations: sent, watched, continued and taken up again; on this machine or in a queue.
+"""Run DFT calculations: submit, watch, continue and resume them, on this machine or in a queue.
 
 A calculation is a folder named by its content key, and the folder is the truth: whatever died, what has a result is
 taken from there, what still waits or runs is waited for, and only the rest is sent. `attempts.json` in the folder says

@@ -1,4 +1,4 @@
-"""DFT jobs in a Slurm queue: sbatch, squeue, sacct and scancel, each job known by its name."""
+"""DFT jobs in a Slurm queue by sbatch, squeue, sacct and scancel, each identified by its name."""
 
 from __future__ import annotations
 

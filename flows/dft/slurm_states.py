@@ -1,4 +1,4 @@
-"""What Slurm says of jobs, and what we make of it."""
+"""States of Slurm jobs, and the task states that they mean here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop that sends DFT jobs and watches them, until each has a result. It does what the table of ends says."""
+"""Watcher of DFT jobs: submits and checks them until each has a result, by the table of outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a run under Prefect counts as crashed: one killed with -9 says nothing, and would not end for ever."""
+"""Prefect automations that mark silent flow runs as Crashed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Prefect server is told: the work pool, a deployment for each campaign, and when a run counts as crashed."""
+"""Prefect work pool, and a deployment for each campaign."""
 
 from __future__ import annotations
 

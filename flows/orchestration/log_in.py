@@ -1,4 +1,4 @@
-"""The log-in of the Prefect server that `assay up` starts: made for it alone, kept where only its user reads it."""
+"""Log-in of the Prefect server that `assay up` starts, readable by its user alone."""
 
 from __future__ import annotations
 

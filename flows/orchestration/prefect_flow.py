@@ -1,4 +1,4 @@
-"""The campaign as a Prefect flow: `flows.discovery:discover`. Its sections are the fields of the form in the UI."""
+"""Prefect flow of a campaign (`flows.discovery:discover`); the sections of a campaign are the fields of its form."""
 
 import logging
 import os

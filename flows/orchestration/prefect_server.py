@@ -1,4 +1,4 @@
-"""Prefect's server as `assay up` starts it: its own pages and programs are heard, other web pages and names are not.
+"""Prefect's server as `assay up` starts it: requests from other sites and under other names are refused.
 
 Prefect itself takes a request from any page and by any name, and a page that somebody has open elsewhere can send
 requests to this machine, or have its own name lead here. What such a page could ask for is to run a command.

@@ -1,4 +1,4 @@
-"""A Prefect server with its UI, a deployment for each campaign file, and a worker: `assay up`."""
+"""`assay up`: a Prefect server with its UI, a deployment for each campaign file, and a worker."""
 
 from __future__ import annotations
 

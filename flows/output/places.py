@@ -1,4 +1,4 @@
-"""Folders and files that a command will write in the end: tried before anything is spent."""
+"""Output folders and files, tried before anything is spent."""
 
 from __future__ import annotations
 

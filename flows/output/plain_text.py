@@ -1,4 +1,4 @@
-"""Names and messages of campaigns, files and codes as text: never markup of a page, nor orders to a terminal."""
+"""Names and messages as plain text: never markup of a page, nor escape sequences of a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a campaign runs: bars on a terminal, plain lines elsewhere; and where the time went."""
+"""Progress of a campaign: bars on a terminal, plain lines elsewhere, and where the time went."""
 
 from __future__ import annotations
 

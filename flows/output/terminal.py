@@ -1,4 +1,4 @@
-"""The terminal under a run, which may go away: closed, hung up, or a pipe whose reader has seen enough."""
+"""Terminal output that survives a closed terminal, a hang-up, or a pipe without a reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nobody foresaw, in one sentence; the details go to a file."""
+"""Unforeseen errors as one sentence, with the details in a file."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _write(error: Exception, folder: Path | None) -> Path | None:
 
 def _masked(text: str) -> str:
     """Take out what is secret: of the environment, and passwords in addresses."""
-    from materials.store.urls import mask
+    from materials.secrets import mask
 
     for value in dict(os.environ.items() - without_secrets(os.environ).items()).values():
         text = text.replace(value, "***") if value else text

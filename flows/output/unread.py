@@ -1,4 +1,4 @@
-"""What could not be read, in words: each with its reason, the first ten and a count."""
+"""Summary of structures that could not be read: the first ten with their reasons, and a count."""
 
 from __future__ import annotations
 

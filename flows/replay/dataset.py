@@ -1,4 +1,4 @@
-"""A table with answers -> arrays: its structures screened by the potential, described, and judged against its hull."""
+"""Labelled structures as arrays: screened by the potential, described, and placed against their hull."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flows.replay.labelled_structures import Check, Labelled
     from flows.replay.request import Request
     from materials.stability.conventions import Change
-    from materials.stability.entries import HullEntry
+    from materials.stability.hull import HullEntry
     from materials.store.ledger import Ledger
     from models.learning.simulation import Features
 
@@ -216,7 +216,7 @@ def _structure(calculation: WrittenCalculation) -> Structure:
 
 def _entry(calculation: WrittenCalculation, structure: Structure) -> HullEntry:
     from materials.crystals.composition import amounts_of
-    from materials.stability.entries import HullEntry
+    from materials.stability.hull import HullEntry
 
     assert calculation.energy is not None  # it converged
     return HullEntry(

@@ -1,4 +1,4 @@
-"""Structures whose answers are known: rows of a file, or what DFT said of a campaign's candidates."""
+"""Labelled structures: rows of a file, or the DFT results of a campaign's candidates."""
 
 from __future__ import annotations
 

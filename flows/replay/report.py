@@ -1,4 +1,4 @@
-"""What a replay says: a table for a person, an object a strategy for a program, curves for both."""
+"""Report of a replay: a table, one JSON object a strategy, and curves."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _half_width(values: NDArray[np.float64]) -> float | None:
 
 def as_text(replayed: Replayed, note: Callable[[str], str] = printable) -> str:
     """Write the table for a person; `note` writes what stands below it."""
-    from models.learning.strategies import STRATEGIES
+    from models.learning.simulation import STRATEGIES
 
     rows = [HEADINGS, *(_row(line) for line in lines(replayed))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

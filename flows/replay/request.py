@@ -1,4 +1,4 @@
-"""What a replay is asked for: the table, the targets, the strategies."""
+"""Request of a replay: the table, the targets, the strategies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flows.config.campaign import Campaign, Learning
 from flows.config.cluster import Cluster
 from materials.records import Target
-from materials.wishes import Wish
+from materials.targets import Wish
 
 if TYPE_CHECKING:
     pass

@@ -1,4 +1,4 @@
-"""`assay replay`: a campaign on a table whose answers are known, for every strategy, before anything is spent."""
+"""Replay of a campaign on labelled structures, for every strategy, before anything is spent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from materials.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
     from flows.replay.dataset import Table
-    from models.learning.simulation import Played, Question
-    from models.learning.strategies import Strategy
+    from models.learning.simulation import Played, Question, Strategy
 from flows.replay.request import Request
 
 
@@ -45,7 +44,7 @@ def replay(request: Request, progress: Progress) -> Replayed:
     """
     from flows.replay.dataset import read_table
     from flows.replay.labelled_structures import campaign_of
-    from models.learning.strategies import STRATEGIES
+    from models.learning.simulation import STRATEGIES
 
     unknown = [name for name in request.strategies if name not in STRATEGIES]
     if unknown:
@@ -73,8 +72,7 @@ def _playable(request: Request, question: Question) -> tuple[dict[str, Strategy]
     Raises:
         InputError: None can.
     """
-    from models.learning.simulation import considered, reasons_against
-    from models.learning.strategies import STRATEGIES
+    from models.learning.simulation import STRATEGIES, considered, reasons_against
 
     strategies, left_out = {}, {}
     for name in dict.fromkeys(request.strategies or STRATEGIES):
@@ -102,7 +100,7 @@ def _scale(request: Request) -> str:
 
 def _strategy(request: Request, name: str) -> Strategy:
     """A strategy by name; one that chooses as a campaign does takes the campaign file's settings."""
-    from models.learning.strategies import STRATEGIES
+    from models.learning.simulation import STRATEGIES
 
     strategy = STRATEGIES[name]
     if request.campaign is None or not strategy.audits:

@@ -1,4 +1,4 @@
-"""What a replay asks: the targets that a campaign follows, and which rows of the table are to be found."""
+"""Targets of a replay, and which rows of the table are to be found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from materials.errors import InputError
 from materials.records import Target
-from materials.wishes import Wish, all_hold
+from materials.targets import Wish, all_hold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

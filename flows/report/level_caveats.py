@@ -1,4 +1,4 @@
-"""What the energies of DFT hulls are not good for, told from their levels of theory and elements, a line each."""
+"""Caveats about the energies of DFT hulls, by level of theory and elements, a line each."""
 
 from __future__ import annotations
 

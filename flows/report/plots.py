@@ -1,4 +1,4 @@
-"""The report's plots: how far from the hull, potential and surrogate against DFT, and what the calculations bought."""
+"""Plots of the report: hull distances, potential and surrogate against DFT, hits against cost."""
 
 from __future__ import annotations
 

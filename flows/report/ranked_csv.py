@@ -1,4 +1,4 @@
-"""The rows of the ranked table on their way to the ledger, with what the report takes of them."""
+"""Write ranked.csv while rows stream to the ledger, and keep the rows that the report shows."""
 
 from __future__ import annotations
 

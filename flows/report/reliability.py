@@ -1,4 +1,4 @@
-"""How far to trust the predictions: those made before DFT answered beside its answers, for the report."""
+"""Reliability of the predictions: those made before DFT, beside its results, for the report."""
 
 from __future__ import annotations
 

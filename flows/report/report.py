@@ -1,4 +1,4 @@
-"""The report of a campaign: a summary in Markdown, plots, and the ranked table as CSV."""
+"""Report of a campaign: a summary in Markdown, plots, and the ranked table as CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why this one: what was expected of each pick, beside what came of it; as data, and in words."""
+"""Explain each selection: predictions, DFT results and reasons, as data and as text."""
 
 from __future__ import annotations
 

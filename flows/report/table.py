@@ -1,4 +1,4 @@
-"""The ranked table on a screen or in a file."""
+"""The ranked table as text, CSV, JSON or Parquet."""
 
 from __future__ import annotations
 

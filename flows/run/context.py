@@ -1,4 +1,4 @@
-"""What every stage of a running campaign needs to know."""
+"""Context of a running campaign, which every stage is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which process runs a campaign, so that `assay status` can tell a run that lives from one that was killed."""
+"""The process that runs a campaign, so that `assay status` can tell a live run from a killed one."""
 
 from __future__ import annotations
 

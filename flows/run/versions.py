@@ -1,4 +1,4 @@
-"""The versions of what decides a campaign's numbers."""
+"""Versions of the packages that decide a campaign's numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slurm's commands for jobs that are no DFT, asked without holding up the event loop."""
+"""Slurm commands for the jobs of Dask workers, called without blocking the event loop."""
 
 from __future__ import annotations
 

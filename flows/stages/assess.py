@@ -1,4 +1,4 @@
-"""Calculations -> where each material stands against its competing phases, one level of theory a hull."""
+"""Stability of each material against its competing phases, one level of theory a hull."""
 
 from __future__ import annotations
 

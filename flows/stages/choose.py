@@ -1,4 +1,4 @@
-"""What is known -> which candidates DFT shall answer for next, and why; or why not to go on."""
+"""Select the next DFT batch, or explain why the campaign should stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the next batch costs, by what its calculations are, and whether it is worth that."""
+"""Cost of the next DFT batch, and whether the hits that it can bring are worth it."""
 
 from __future__ import annotations
 

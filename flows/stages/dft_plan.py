@@ -1,4 +1,4 @@
-"""Which DFT calculations each pick needs with its competing phases, and what the ledger has of them."""
+"""DFT calculations that each selection needs with its competing phases, and the ledger's results of them."""
 
 from __future__ import annotations
 

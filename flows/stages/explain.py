@@ -1,4 +1,4 @@
-"""What is written down of a round before its answers are known: predictions, and why each was picked."""
+"""Records of a round before its DFT results: predictions, and why each candidate was selected."""
 
 from __future__ import annotations
 

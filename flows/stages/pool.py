@@ -1,4 +1,4 @@
-"""The candidates that may be validated, as the arrays that choosing works on."""
+"""Candidates that may be validated, as the arrays that selection works on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is predicted for every candidate of the pool, learned from all DFT results."""
+"""Predictions for every candidate of the pool, learned from all DFT results."""
 
 from __future__ import annotations
 

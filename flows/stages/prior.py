@@ -1,4 +1,4 @@
-"""What the surrogate starts from: the potential's energies in the convention of the hull that DFT's will stand on."""
+"""Prior means of the surrogate: the potential's energies in the convention of the DFT hull."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from materials.stability.conventions import Change, change_between
 from models.dft.calculation_record import level_of_theory
 
 if TYPE_CHECKING:
-    from materials.stability.entries import HullEntry
+    from materials.stability.hull import HullEntry
     from materials.store.ledger import Ledger
     from models.dft.base import DFTSettings
 
@@ -66,7 +66,7 @@ def changed_stabilities(entries: Mapping[str, HullEntry], material_ids: Sequence
 def changed_entries(ledger: Ledger, change: Change, calculation_ids: Iterable[str]) -> Iterator[HullEntry]:
     """Read converged calculations as phases whose energies are in another convention."""
     from materials.crystals.crystal import crystal_from_json
-    from materials.stability.entries import HullEntry
+    from materials.stability.hull import HullEntry
 
     for calculation in ledger.written_calculations(calculation_ids):
         crystal = crystal_from_json(str(calculation.structure))

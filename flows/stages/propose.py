@@ -1,4 +1,4 @@
-"""Sources -> sane, distinct candidates in the ledger."""
+"""Propose candidates: from the sources into the ledger, valid and distinct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence -> the ranked table in the ledger, and the report beside it."""
+"""Publish the ranked table in the ledger, and the report beside it."""
 
 from __future__ import annotations
 

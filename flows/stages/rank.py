@@ -1,4 +1,4 @@
-"""All that is known of each candidate, gathered from the ledger and put in order."""
+"""Evidence about each candidate from the ledger, and the order of candidates by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates -> relaxed by the potential, over Dask, each with its own end."""
+"""Screen candidates: relax each with the potential over Dask, each with its own outcome."""
 
 from __future__ import annotations
 

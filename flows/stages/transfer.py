@@ -1,4 +1,4 @@
-"""DFT answers that other campaigns of the ledger got, for this one to learn from before its own first round."""
+"""DFT results of earlier campaigns in the ledger, to learn from before the first round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What converged and yet cannot stand in a hull: each a failure of its own row, none of the whole table."""
+"""Converged results that cannot stand in a hull: each a failure of its own row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chosen and their competing phases -> DFT, each in a folder of its own, none computed twice."""
+"""Validate the selected with DFT, with their competing phases: each calculation once, in a folder of its own."""
 
 from __future__ import annotations
 

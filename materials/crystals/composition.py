@@ -1,4 +1,4 @@
-"""What a structure is made of: pymatgen makes a new composition at each question, and of every site its own."""
+"""Compositions of structures, counted once, where pymatgen makes a new one at each call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Crystals as arrays and words: for what looks at thousands, and asks none of them for a site."""
+"""Crystals as arrays and labels, for code that looks at thousands without making sites of them."""
 
 from __future__ import annotations
 

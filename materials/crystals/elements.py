@@ -1,4 +1,4 @@
-"""The chemical elements by symbol, light enough for start-up: no pymatgen, no ase."""
+"""Chemical elements by symbol, light enough for start-up: no pymatgen, no ASE."""
 
 # In the order of atomic number, 1 to 103: what any method here could cover.
 SYMBOLS: tuple[str, ...] = (

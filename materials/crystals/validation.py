@@ -1,4 +1,4 @@
-"""Whether a structure makes sense before anything is spent on it."""
+"""Validation of structures before anything is spent on them: distances, volume, elements."""
 
 from __future__ import annotations
 

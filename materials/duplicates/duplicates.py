@@ -1,4 +1,4 @@
-"""Which structures are one and the same crystal, and what a crystal is called."""
+"""Duplicates among structures, and the identifier of a crystal."""
 
 from __future__ import annotations
 

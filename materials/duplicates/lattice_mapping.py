@@ -1,4 +1,4 @@
-"""Bases of lattices that are like given ones, for many lattices at once."""
+"""Lattice mappings: bases of lattices that are like given ones, for many lattices at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cell in which crystals are compared: primitive, Niggli-reduced, of one volume an atom.
+"""Reduced cells in which crystals are compared: primitive, Niggli-reduced, of one volume an atom.
 
 It is the cell that pymatgen's StructureMatcher makes, in a tenth of its time: the steps below are its own, on bare
 arrays. Where sites might repeat within the cell, pymatgen itself finds the primitive one.

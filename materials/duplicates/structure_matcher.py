@@ -1,4 +1,4 @@
-"""Which pairs of reduced cells are the same crystal: pymatgen's StructureMatcher, for many pairs in one go.
+"""Structure matching as pymatgen's StructureMatcher does it, for many pairs of reduced cells at once.
 
 The matcher tries each mapping of one lattice onto the other, and in each of them every shift of an atom onto one like
 it. So does this, on arrays that hold all of them for all pairs; where atoms come to lie close enough, the matcher

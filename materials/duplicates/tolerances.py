@@ -1,4 +1,4 @@
-"""Within which tolerances two structures count as one crystal."""
+"""Tolerances within which two structures count as one crystal."""
 
 from __future__ import annotations
 

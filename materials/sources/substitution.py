@@ -1,4 +1,4 @@
-"""Candidates from known crystals: ions replaced by others that are known to stand in for them.
+"""Candidates from known crystals by substitution of ions for similar ones.
 
 Probabilities are those mined from the ICSD by Hautier and others (DOI 10.1021/ic102031h), from pymatgen's table.
 """

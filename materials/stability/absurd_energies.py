@@ -1,4 +1,4 @@
-"""Energies that cannot be one, whatever zero they count from."""
+"""Absurd energies: those that cannot be right, whatever their zero."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from materials.stability.entries import HullEntry, fractions_of
+from materials.stability.hull import HullEntry, fractions_of
 
 # eV/atom off what its elements have in the other phases. No crystal is bound by more than 9 eV/atom against free atoms
 # (tungsten, and carbides of its neighbours), and none stays one that is higher than them: sane phases of one make-up

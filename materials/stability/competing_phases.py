@@ -1,4 +1,4 @@
-"""Which phases must be computed beside a candidate, so that its hull is of one level of theory."""
+"""Competing phases that DFT must compute with a candidate, so that its hull has one level of theory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one convention of PBE energies to another: which of the Materials Project's corrections they have in."""
+"""Conventions of PBE energies, and changes from one to another: which Materials Project corrections are in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from materials.crystals.composition import formula_of
 from materials.errors import HullError
 from materials.stability.corrections import ANIONS, correction
-from materials.stability.entries import HullEntry
+from materials.stability.hull import HullEntry
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

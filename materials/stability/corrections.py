@@ -1,4 +1,4 @@
-"""What brings an energy to the level of theory that its hull speaks of.
+"""Corrections that bring an energy to the level of theory of its hull.
 
 Potentials trained on raw PBE(+U) energies need the Materials Project's 2020 corrections before they may meet entries
 of that database. CHGNet learned corrected energies: correcting those again ruins a hull by up to 1 eV/atom.

@@ -1,4 +1,4 @@
-"""How stable a material is: how far it lies above, or below, the phases that it competes with.
+"""Stability of materials: energy above the hull and decomposition energy against the competing phases.
 
 Energies are of one level of theory, never mixed. They are exact here; whoever decides by them rounds to 0.1 meV/atom.
 """
@@ -13,8 +13,7 @@ import numpy as np
 from materials.crystals.composition import amounts_of
 from materials.errors import HullError
 from materials.records import Calculation, Fidelity, Stability
-from materials.stability.entries import HullEntry, check, check_level, fractions_of
-from materials.stability.hull import Facet, Hull
+from materials.stability.hull import Facet, Hull, HullEntry, check, check_level, fractions_of
 
 _STEP = 1e-6  # of the atoms: small beside any facet, large beside rounding
 

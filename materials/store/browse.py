@@ -1,4 +1,4 @@
-"""What people ask of the ledger: the table, the evidence behind a row, how far a campaign is, structures to export."""
+"""Queries behind `assay table`, `show`, `status` and `export`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from sqlalchemy import (
 
 from materials.crystals.serialization import structure_from_json
 from materials.errors import LedgerError, QueryError
-from materials.expressions import ColumnKind, Expression, SortKey
-from materials.query import nearest
+from materials.query import ColumnKind, Expression, SortKey, nearest
 from materials.records import READ, Failure
+from materials.secrets import mask
 from materials.store import schema as tables
 from materials.store.rows import chunks
 from materials.store.sql_query import planned
 from materials.store.transactions import persistent, reading
-from materials.store.urls import mask
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

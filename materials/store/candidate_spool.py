@@ -1,4 +1,4 @@
-"""Candidates on disk, between the sources that give them and the ledger that takes them."""
+"""Spool of candidates on disk, between the sources and the ledger."""
 
 from __future__ import annotations
 

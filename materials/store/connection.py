@@ -1,4 +1,4 @@
-"""Opening the database: the engine, the tables where there are none, the schema's version."""
+"""Database URLs, and opening a ledger: its engine, its tables where there are none, its schema version."""
 
 from __future__ import annotations
 
@@ -11,14 +11,42 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import NoSuchModuleError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from materials.crystals.serialization import dumps
-from materials.errors import AssayError, LedgerError, LedgerOutdated, LedgerTooNew
+from materials.errors import AssayError, InputError, LedgerError, LedgerOutdated, LedgerTooNew
+from materials.secrets import mask
 from materials.store.schema import CREATE_VIEW, SCHEMA_VERSION, metadata, schema_version
 from materials.store.transactions import alone_with_the_schema, translated
-from materials.store.urls import mask
+
+DEFAULT_URL = "sqlite:///assay.db"
+
+
+def parse_url(url: str | None) -> URL:
+    """Understand a database URL, or the path of an SQLite file; None is `./assay.db`.
+
+    Raises:
+        InputError: It is neither.
+    """
+    found = url or DEFAULT_URL
+    if "://" not in found:
+        return URL.create("sqlite", database=found)
+    try:
+        parsed = make_url(found)
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
+        raise InputError(
+            f"--ledger (or ASSAY_DATABASE_URL): cannot use the database URL {mask(found)}:"
+            " give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+        )
+    if parsed.get_backend_name() != "sqlite":
+        # libpq would look for it at each connection: it may be hidden by then, and what is known can be masked.
+        password = parsed.password or os.environ.get("PGPASSWORD")
+        return parsed.set(drivername="postgresql+psycopg", password=password)
+    return parsed
+
 
 BUSY_TIMEOUT_S = 30
 # A network that is cut: both ends notice within a minute. Until then the server keeps the locks of who is gone.

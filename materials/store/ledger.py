@@ -10,12 +10,12 @@ from typing import Self
 
 from sqlalchemy import Engine
 
+from materials.secrets import mask
 from materials.store.browse import Answering
-from materials.store.connection import connect
+from materials.store.connection import connect, parse_url
 from materials.store.read import Reading
 from materials.store.read_calculations import ReadingCalculations
 from materials.store.recording import Recording
-from materials.store.urls import mask, parse_url
 
 
 class Ledger(Recording, Reading, ReadingCalculations, Answering):

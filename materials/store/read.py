@@ -1,4 +1,4 @@
-"""What the ledger gives back: records, for the stages that go on from them."""
+"""Reading records from the ledger, for the stages that go on from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calculations, as they are read from the ledger: of several attempts, and several calculations, the best."""
+"""Reading calculations from the ledger: of several attempts and several calculations, the best."""
 
 from __future__ import annotations
 

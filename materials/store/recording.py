@@ -1,4 +1,4 @@
-"""What the ledger is told. Each method is one transaction: all of its records, or none."""
+"""Writing records to the ledger. Each method is one transaction: all of its records, or none."""
 
 from __future__ import annotations
 

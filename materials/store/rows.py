@@ -1,4 +1,4 @@
-"""Records as rows of the ledger's tables, and rows as records again."""
+"""Records to rows of the ledger's tables, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger's tables, and the view that people query.
+"""Schema of the ledger: its tables, and the view that people query.
 
 Everything but `rankings` and `systems` is append-only. Those two are derived: what `publish` last said of each
 material, and how many rows each chemical system has among them.

@@ -1,4 +1,4 @@
-"""Transactions of an open ledger: whole or not at all, one state for who reads, and patience with a database that went.
+"""Transactions of an open ledger: all or nothing, consistent reads, and retries after a lost connection.
 
 A write is acknowledged when its method returns; it then survives kill -9 and a loss of power (SQLite in WAL mode
 with synchronous=FULL: a commit a batch, so that the price is a few milliseconds a batch).
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from materials.errors import LedgerError, LedgerLost
-from materials.store.urls import mask
+from materials.secrets import mask
 
 PATIENCE_S = 600.0  # with a database that answered before: its server is started again, or the network is
 SCHEMA_LOCK = 0x41737361  # "Assa": of the advisory locks that are ours; alone, for making and changing tables

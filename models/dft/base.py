@@ -1,4 +1,4 @@
-"""What a DFT code must offer, and what goes in and comes out: the same for every code.
+"""DFT code protocol: settings, limits and results, the same for every code.
 
 A calculation is a folder. The code writes its input there, an external process works in it, and its end is read from
 it; nothing of a calculation lives only in memory.

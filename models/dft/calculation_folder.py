@@ -1,4 +1,4 @@
-"""The folder of a calculation that driver.py runs: task, lock, result; the same for each code that it runs."""
+"""Folder of a calculation that driver.py runs: task, lock and result, the same for each code."""
 
 from __future__ import annotations
 

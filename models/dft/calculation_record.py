@@ -1,4 +1,4 @@
-"""From the end of a calculation to the ledger's record of it: its key, its level of theory, whether it is final."""
+"""Ledger record of a DFT calculation: its key, its level of theory, whether it is final."""
 
 from __future__ import annotations
 

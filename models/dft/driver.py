@@ -1,4 +1,4 @@
-"""Runs a calculation in a folder: `task.json` in, `result.json` out.
+"""Driver of a DFT calculation in a folder: `task.json` in, `result.json` out.
 
     python -P driver.py CODE FOLDER [the words that start MPI's ranks, for a code that is a program of its own]
 

@@ -1,4 +1,4 @@
-"""Three sets of DFT settings, and the k-point mesh of a crystal.
+"""Presets of DFT settings, and the k-point meshes of a crystal.
 
 What they are worth was measured: tests/benchmarks/dft-presets.md.
 """

@@ -1,4 +1,4 @@
-"""The DFT codes, by the names that a campaign file gives them."""
+"""Registry of the DFT codes, by their names in a campaign file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good is it to know this one: closed forms for normal beliefs, array in, array out.
+"""Analytic acquisition functions for normally distributed predictions, vectorised.
 
 A belief is a mean and a standard deviation; a standard deviation of 0 is certainty. All functions broadcast.
 """

@@ -1,4 +1,4 @@
-"""Whether a candidate is like those that the surrogate has learned from: the applicability domain."""
+"""Applicability domain: how unlike a candidate is to those that the surrogate has learned from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from materials.targets import DIGITS, learned_as, spoken, unit_of
-from models.learning.diversity import median_distance
+from models.learning.batch_selection import median_distance
 from models.learning.hyperparameters import FEWEST_TO_FIT
 from models.learning.surrogate import Posterior
 from models.learning.target_probability import Known

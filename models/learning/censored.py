@@ -1,16 +1,28 @@
-"""Answers -> a process that knows them: those at a floor may lie anywhere below, those far off are believed less."""
+"""Fit the Gaussian process: values at a lower bound are censored (EP), outliers get extra noise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_ndtr
 
-from models.learning.censoring import inverse_mills
 from models.learning.gaussian_process import Answers, Kernel, Process
 from models.learning.hyperparameters import FEWEST_TO_FIT, PRIOR_WEIGHT
+
+
+def at_floor(answers: ArrayLike, floor: float) -> NDArray[np.bool_]:
+    """Tell which answers lie at the floor, but for rounding."""
+    return np.asarray(answers, dtype=np.float64) <= floor + 1e-9
+
+
+def inverse_mills(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Density over cumulative probability of the standard normal: -E[Z | Z < z], exact in both tails."""
+    return np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
+
 
 SUSPICIOUS = 4.0  # standard deviations off what all others say of it: an answer that is hardly believed
 SITE_FITS = 3  # of the hyperparameters, with answers at a floor; the first takes them at their word

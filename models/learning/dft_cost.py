@@ -1,4 +1,4 @@
-"""What a DFT calculation is going to cost: a law of the work that it is.
+"""Cost of a DFT calculation, by a law of the work that it is.
 
     log(core seconds) = level + sum of exponent x log(size) + scatter
 

@@ -1,4 +1,4 @@
-"""What is expected of a property before DFT has answered, and what is believed of it from then on."""
+"""Fit of the surrogate for each property, and what is expected of a property before any DFT result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.targets import floor_of
-from models.learning.recalibration import recalibrated
+from models.learning.calibration import recalibrated
 from models.learning.surrogate import Posterior, first_rows, predict
 
 Floats = NDArray[np.float64]

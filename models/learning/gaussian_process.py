@@ -1,4 +1,4 @@
-"""One Gaussian process: its kernel, what it learned from, and what it then says of a large pool.
+"""Gaussian process: kernel, observations, and predictions for a large pool.
 
 Equations 2.25, 2.26, 2.42 and 5.12 of Rasmussen and Williams (doi:10.7551/mitpress/3206.001.0001).
 """

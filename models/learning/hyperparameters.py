@@ -1,4 +1,4 @@
-"""Hyperparameters of a process: as they were meant where answers are few, by their posterior's maximum from eight on.
+"""Hyperparameters of a Gaussian process: priors where results are few, their posterior's maximum from eight on.
 
 scikit-optimize's `GaussianProcessRegressor` climbs; the priors keep it from the bounds that a marginal likelihood of
 few answers runs to.

@@ -1,4 +1,4 @@
-"""What a batch is chosen for, and the value of asking DFT about each candidate."""
+"""Objective of a batch, and the value of computing each candidate with DFT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From decomposition energies to the energy above the hull: what phases of the same composition take away.
+"""Energy above the hull from decomposition energies: the effect of other phases of the same composition.
 
 Phases of one composition decompose into the same others, so that their decomposition energies D differ as their
 energies do. A phase is at most x above the hull where D <= x and D - D' <= x for each other phase of its composition.

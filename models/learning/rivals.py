@@ -1,4 +1,4 @@
-"""Phases of one composition against each other: odds that none of them lies too far below a candidate."""
+"""Rival phases of one composition: probability that none lies too far below a candidate."""
 
 from __future__ import annotations
 

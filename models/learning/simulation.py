@@ -1,4 +1,4 @@
-"""A campaign on answers that are known: what would each strategy have found, with how many of them?"""
+"""Simulated campaigns on known DFT results: what each strategy would have found, with how many of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,69 @@ from materials.targets import DIGITS, learned_as
 from models.learning.batch_selection import UNPICKED, audits_due, select_batch
 from models.learning.calibration import held
 from models.learning.fit import expectation_of, learn
+from models.learning.objectives import Rule
 from models.learning.polymorphs import against_all, wished
-from models.learning.strategies import STRATEGIES, Strategy
 from models.learning.target_probability import is_threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """A way to choose.
+
+    Attributes:
+        title: For a person.
+        features: Which ones the surrogate sees; None: nothing is learned.
+        prior: Whether the surrogate starts from what the potential says; without features: the value to rank by.
+        rule: The acquisition for a single target that only orders.
+        audits: Whether a share of the picks is random.
+        within: Rows further above the potential's hull (eV/atom), or without a value of it, are not asked for; None:
+            all may be.
+    """
+
+    title: str
+    features: str | None = None
+    prior: str | None = None
+    rule: Rule = "lower_confidence_bound"
+    audits: bool = False
+    within: float | None = None
+
+    @property
+    def determined(self) -> bool:
+        """Whether no seed changes what it asks for: it ranks by the potential."""
+        return self.features is None and self.prior is not None
+
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "campaign": Strategy(title="as a campaign chooses", features="all", prior="all", audits=True),
+    "random": Strategy(title="at random"),
+    "potential": Strategy(
+        title="by the potential's formation energy from the elements", prior="formation_energy_per_atom"
+    ),
+    "hull": Strategy(
+        title="by the potential's energy against the competing phases", prior="decomposition_energy_per_atom"
+    ),
+    "composition": Strategy(
+        title="learned from the composition alone, expected improvement",
+        features="composition",
+        rule="expected_improvement",
+    ),
+    "no_potential": Strategy(title="as a campaign, without the potential's energy", features="all", audits=True),
+    "expected_improvement": Strategy(
+        title="as a campaign, by expected improvement",
+        features="all",
+        prior="all",
+        rule="expected_improvement",
+        audits=True,
+    ),
+    "best_odds": Strategy(
+        title="as a campaign, by the odds of being among the best 1 %",
+        features="all",
+        prior="all",
+        rule="best_odds",
+        audits=True,
+    ),
+}
+
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Is it worth going on, and was the choosing worth it: stop rule, and hit rates with their intervals."""
+"""Stop rule of a campaign, and hit rates with their intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any ASE calculator by its import path, one crystal at a time: MACE, SevenNet, ORB, MatterSim and the rest."""
+"""ASE calculators by import path, one crystal at a time: MACE, SevenNet, ORB, MatterSim and the rest."""
 
 from __future__ import annotations
 

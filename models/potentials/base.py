@@ -1,4 +1,4 @@
-"""What every interatomic potential offers: many crystals in, energies, forces and stresses out.
+"""Potential protocol: many crystals in; energies, forces and stresses out.
 
 Units: eV, Å, eV/Å, eV/Å³. A cell holds its vectors as rows. Stress has ASE's sign, the derivative of the energy
 with respect to strain divided by the volume: a crystal that wants to expand has a negative one.

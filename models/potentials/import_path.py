@@ -1,4 +1,4 @@
-"""Potentials that are found by their import path, `package.module:callable`: which they are, and making them."""
+"""Import paths `package.module:callable` of potentials: identifying and making them."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""Where matgl finds the class that saved model files name: `models.potentials.matgl_chgnet`."""
+"""Module path `models.potentials.matgl_chgnet` that saved matgl files name."""
 
 from models.potentials.matgl.chgnet_weights import PackageChgnet as PackageChgnet

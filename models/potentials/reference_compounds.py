@@ -1,4 +1,4 @@
-"""Compounds with formation energies that every sound potential knows.
+"""Reference compounds whose formation energies every sound potential must reproduce.
 
 A potential with the wrong energy convention (corrected twice, or not at all), or with weights that were made for
 another version of its package, gets them wrong by much more than potentials differ.

@@ -1,4 +1,4 @@
-"""Finds, identifies and loads potentials by family and name."""
+"""Registry of potentials: identify and load them by family and name."""
 
 from __future__ import annotations
 

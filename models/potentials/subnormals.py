@@ -1,4 +1,4 @@
-"""Keeps arithmetic away from subnormal numbers, which processors handle up to a hundred times slower.
+"""Subnormal numbers flushed to zero: processors handle them up to a hundred times slower.
 
 The hidden layers of CHGNet reach values of hundreds; the exponentials of their negatives are subnormal.
 """

@@ -1,4 +1,4 @@
-"""Any model that torch-sim wraps, by its import path, many crystals at once: MACE, ORB, SevenNet, FairChem and others.
+"""torch-sim models by import path, many crystals at once: MACE, ORB, SevenNet, FairChem and others.
 
 Most of torch-sim's classes take a network that is loaded already. Name a function of your own then, which takes a path
 (and, if it likes, `device` and `dtype`), loads the network and returns torch-sim's model of it.

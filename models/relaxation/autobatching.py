@@ -1,4 +1,4 @@
-"""Evaluates crystals in as many batches as there is room for, and pins what goes wrong on the crystal at fault."""
+"""Autobatching: crystals evaluated in as many batches as there is room for, failures isolated to their crystal."""
 
 from __future__ import annotations
 

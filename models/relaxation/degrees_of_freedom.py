@@ -1,4 +1,4 @@
-"""The variables of many crystals in one array, and records whose arrays lose and gain crystals together.
+"""Degrees of freedom of many crystals in one array, and records that lose and gain crystals together.
 
 A row for each atom of the batch, then three rows for each crystal: displacements in Å, then a symmetric strain times
 `strain_length`, so that a soft and a stiff variable weigh alike. Nothing here loops over crystals: on a GPU it would

@@ -1,4 +1,4 @@
-"""The ways of many crystals downhill: where they stand, where to look next, how they ended.
+"""State of a batched optimisation: accepted geometries, next trial steps, terminations.
 
 All crystals of a batch take their steps together, in arrays on the potential's device.
 """

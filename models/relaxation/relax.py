@@ -1,4 +1,4 @@
-"""Relaxes many crystals at once: what is done leaves the batch, the next comes in.
+"""Relaxation of many crystals at once: the finished leave the batch, the next come in.
 
 A crystal has converged when ASE's `FrechetCellFilter`, put on it as it is, says so: no force and no row of the virial
 divided by the number of atoms is longer than `fmax`. Sites that a structure's `selective_dynamics` hold stay where they

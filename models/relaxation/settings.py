@@ -1,4 +1,4 @@
-"""How far and under which constraints a crystal is relaxed."""
+"""Settings of a relaxation: how far, and under which constraints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps relaxing crystals in the space groups that they started in."""
+"""Symmetry of relaxing crystals, kept as it was at the start."""
 
 from __future__ import annotations
 

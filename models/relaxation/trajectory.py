@@ -1,4 +1,4 @@
-"""The accepted steps of a relaxation, written as extended XYZ."""
+"""Trajectories of relaxations as extended XYZ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chunk of candidates through a potential: what a Dask worker runs."""
+"""Relaxation of a chunk of candidates, as a Dask worker runs it."""
 
 from __future__ import annotations
 

@@ -28,13 +28,12 @@ from flows.replay.targets import best_share
 from materials.records import Target
 from models.learning import batch_selection as selection
 from models.learning import fit as learning
-from models.learning import mean_function as trend
 from models.learning import objectives as aims
+from models.learning import surrogate
 from models.learning import target_probability as scoring
 from models.learning.features.descriptors import column_groups, describe
 from models.learning.features.projection import MOST_COMPONENTS, freeze
-from models.learning.simulation import Features, Question, play, recall
-from models.learning.strategies import STRATEGIES, Strategy
+from models.learning.simulation import STRATEGIES, Features, Question, Strategy, play, recall
 
 ENERGY, GAP = "decomposition_energy_per_atom", "band_gap"
 TASKS: Mapping[str, tuple[list[Target], int]] = {
@@ -114,7 +113,7 @@ VARIANTS: Mapping[str, Variant] = {
     "no audits": Variant(audits=0.0),
     "two audits of ten": Variant(audits=0.2),
     "gaps without their floor": Variant(change=_no_floor),
-    "no doubt about the slope": Variant(change=_set(trend, "SLOPE_SPREAD", 0.02)),
+    "no doubt about the slope": Variant(change=_set(surrogate, "SLOPE_SPREAD", 0.02)),
     "near-twins of answered ones left out": Variant(change=lambda: _twins()),
     "whitened components": Variant(strategy=_features("whitened")),
     "all z-scores, no components": Variant(strategy=_features("z-scores")),
@@ -131,9 +130,8 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def _twins() -> None:
-    from models.learning import diversity
 
-    diversity.SAME = diversity.TWIN
+    selection.SAME = selection.TWIN
 
 
 def features_of(table: np.ndarray, fractions: np.ndarray, priors: Mapping[str, np.ndarray]) -> dict[str, Features]:

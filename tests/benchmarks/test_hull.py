@@ -8,8 +8,7 @@ from pymatgen.analysis.phase_diagram import PhaseDiagram
 from pymatgen.core import Composition
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from materials.stability.entries import HullEntry, fractions_of
-from materials.stability.hull import Hull
+from materials.stability.hull import Hull, HullEntry, fractions_of
 from materials.stability.stability import assess
 
 ELEMENTS = ("Al", "Fe", "Li", "Mg", "O", "P")

@@ -1,4 +1,4 @@
-"""Asking a web server for JSON: patiently, with a timeout, and never taking half an answer for a whole one.
+"""HTTP client for JSON: with retries and timeouts, and never half an answer for a whole one.
 
 The care sits in a `requests` adapter, so that any client that accepts a `requests.Session` gets it too.
 No message, and no exception behind a message, carries a header or a query: keys travel there.

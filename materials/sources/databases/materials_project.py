@@ -1,4 +1,4 @@
-"""Structures and hull energies from the Materials Project, frozen into snapshots so that a campaign can be repeated.
+"""The Materials Project: structures and hull energies, frozen into snapshots so that a campaign can be repeated.
 
 GNoME entries (licence BY-NC) are left out unless asked for, and deprecated ones always.
 """
@@ -13,14 +13,6 @@ from urllib.parse import urlsplit
 
 from materials.errors import IncompleteAnswer, InputError, SourceError, SourceUnavailable
 from materials.sources.databases.http import open_session
-from materials.sources.databases.mp_client import (
-    THERMO_TYPE,
-    WHO,
-    Client,
-    find_hull_entries,
-    find_structures,
-    page_check,
-)
 from materials.sources.databases.snapshot import (
     PageFolder,
     Snapshot,
@@ -34,6 +26,214 @@ from materials.sources.databases.snapshot import (
 
 if TYPE_CHECKING:
     import requests
+
+
+from collections.abc import Iterator
+from itertools import combinations, product
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from materials.errors import SourceRefused
+from materials.records import Failure
+from materials.sources.databases.http import Inspect
+from materials.sources.databases.snapshot import KnownEnergy, KnownStructure, is_name, known_or_failed, shown_name
+from materials.sources.files.parsing import structure_from_mapping
+from materials.sources.files.usable import StructureTrouble, printable
+from materials.stability.corrections import MP2020_LEVEL
+
+if TYPE_CHECKING:
+    import requests
+    from mp_api.client.core import BaseRester
+
+THERMO_TYPE = "GGA_GGA+U"
+WHO = "the Materials Project"
+# Lists are sent in pieces, so that no address grows longer than servers take.
+IDS_A_SEARCH = 200
+SYSTEMS_A_SEARCH = 100
+
+
+class Client:
+    """mp-api's resters for our session."""
+
+    def __init__(
+        self, session: requests.Session, key: str, endpoint: str, heartbeat: Mapping[str, Any], page_size: int
+    ) -> None:
+        self._arguments = {"api_key": key, "endpoint": endpoint, "session": session}
+        self._heartbeat = heartbeat
+        self.page_size = page_size
+        self.version: str = heartbeat["db_version"]
+
+    def rester(self, kind: type[BaseRester]) -> Any:
+        """Make a rester that does not ask for the heartbeat: mp-api does that without a timeout or a second try."""
+        answer = (self.version, self._heartbeat.get("access_controlled_batch_ids") or [])
+        changes = {
+            "_get_heartbeat_info": staticmethod(lambda endpoint: answer),
+            # mp-api writes a JSON schema of the document, 50 ms, for each field that is asked for.
+            "available_fields": list(kind.document_model.model_fields),
+        }
+        quiet = type(kind.__name__, (kind,), changes)
+        return quiet(**self._arguments, use_document_model=False, mute_progress_bars=True, include_user_agent=False)
+
+
+def page_check() -> Inspect:
+    """A judge of pages: is each as long as the server's own count says, and does that count stay the same?"""
+    totals: dict[str, int] = {}
+
+    def objection(url: str, payload: Mapping[str, Any]) -> str | None:
+        data, meta = payload.get("data"), payload.get("meta")
+        if not isinstance(data, list):
+            return "a page without data"
+        if not all(isinstance(document, dict) for document in data):
+            return "a page with a document that is no object"
+        total = meta.get("total_doc") if isinstance(meta, Mapping) else None
+        if not isinstance(total, int):
+            return "a page that does not say how many documents there are"
+        asked = parse_qs(urlsplit(url).query)
+        skip, limit = int(asked.pop("_skip", ["0"])[0]), int(asked.pop("_limit", ["1000"])[0])
+        due = max(0, min(limit, total - skip))
+        if len(data) != due:
+            return f"a page of {len(data)} documents where {due} were due, from {skip + 1} to {skip + due} of {total}"
+        first = totals.setdefault(urlsplit(url).path + repr(sorted(asked.items())), total)
+        if first != total:
+            return f"the number of documents changed from {first} to {total} in the middle"
+        return None
+
+    return objection
+
+
+def find_structures(
+    client: Client, criteria: Mapping[str, Any]
+) -> tuple[tuple[KnownStructure, ...], tuple[Failure, ...]]:
+    """Find the structures that meet all criteria, sorted by id; deprecated ones are left out.
+
+    Args:
+        client: The client of one database version.
+        criteria: Arguments of `SummaryRester.search`.
+    """
+    from mp_api.client.routes.materials.summary import SummaryRester
+
+    rester = client.rester(SummaryRester)
+    others = {name: value for name, value in criteria.items() if name not in ("material_ids", "chemsys")}
+    ids_asked = _pieces(criteria.get("material_ids", []), IDS_A_SEARCH)
+    known: dict[str, KnownStructure] = {}
+    failed: dict[str, Failure] = {}
+    systems_wanted = criteria.get("chemsys", [])
+    # The server understands a wild card only in a search for one system.
+    plain, wild = [s for s in systems_wanted if "*" not in s], [[s] for s in systems_wanted if "*" in s]
+    systems_asked = [*(_pieces(plain, SYSTEMS_A_SEARCH) if plain or not wild else []), *wild]
+    for ids, systems in product(ids_asked, systems_asked):
+        search = partial(
+            rester.search,
+            **others,
+            deprecated=False,
+            material_ids=ids,
+            chemsys=systems,
+            fields=["material_id", "structure"],
+            chunk_size=client.page_size,
+            _sort_fields="material_id",
+        )
+        for document in _whole(search, "material_id"):
+            name = plain_id(document["material_id"])
+            item = known_or_failed(name, partial(structure_from_mapping, document.get("structure")))
+            if isinstance(item, Failure):
+                failed[name] = item
+            else:
+                known[name] = item
+    return tuple(known[name] for name in sorted(known)), tuple(failed[name] for name in sorted(failed))
+
+
+def find_hull_entries(client: Client, systems: Sequence[str]) -> tuple[KnownEnergy, ...]:
+    """Find every corrected GGA/GGA+U energy in chemical systems and all their sub-systems, sorted by id."""
+    from mp_api.client.routes.materials.thermo import ThermoRester
+
+    wanted = sorted({"-".join(part) for system in systems for part in _parts(system.split("-"))})
+    rester = client.rester(ThermoRester)
+    entries = {}
+    for piece in _pieces(wanted, SYSTEMS_A_SEARCH) if wanted else ():
+        search = partial(
+            rester.search,
+            chemsys=piece,
+            thermo_types=[THERMO_TYPE],
+            fields=["material_id", "thermo_type", "energy_type", "energy_per_atom", "entries"],
+            chunk_size=min(client.page_size, 500),
+        )
+        for document in _whole(search, "material_id"):
+            entry = _hull_entry(document, client.version)
+            entries[entry.entry_id] = entry
+    return tuple(entries[name] for name in sorted(entries))
+
+
+def _hull_entry(document: Mapping[str, Any], version: str) -> KnownEnergy:
+    """Take the corrected energy out of a thermo document, and check that it is what it is called."""
+    name = plain_id(document["material_id"])
+    if not is_name(name):
+        raise IncompleteAnswer(f"{WHO}: a thermo document has the id {shown_name(name)}, which cannot be written down")
+    if str(document.get("thermo_type")) != THERMO_TYPE:
+        found = shown_name(str(document.get("thermo_type")))
+        raise IncompleteAnswer(f"{WHO}: {name} is of type {found} where {THERMO_TYPE} was asked for")
+    entries, energy_type = document.get("entries"), document.get("energy_type")
+    entry = entries.get(energy_type) if isinstance(entries, Mapping) and isinstance(energy_type, str) else None
+    per_atom = document.get("energy_per_atom")
+    if not isinstance(entry, Mapping) or not isinstance(per_atom, (int, float)):
+        raise IncompleteAnswer(f"{WHO}: the thermo document of {name} lacks its entry or its energy")
+    try:
+        structure = structure_from_mapping(entry)
+    except StructureTrouble as trouble:
+        raise IncompleteAnswer(printable(f"{WHO}: the thermo document of {name} {trouble}")) from trouble
+    energy = per_atom * len(structure)
+    correction = entry.get("correction")  # emmet may leave it out
+    if correction is not None and not abs(_sum_of(entry, name) - energy) <= 1e-3 * len(structure):
+        raise IncompleteAnswer(f"{WHO}: {name} has two corrected energies that contradict each other")
+    return KnownEnergy(
+        entry_id=name,
+        structure=structure,
+        energy=energy,
+        level_of_theory=MP2020_LEVEL,
+        method=f"materials-project-{version}",
+    )
+
+
+def _sum_of(entry: Mapping[str, Any], name: str) -> float:
+    """An entry's energy with its correction."""
+    energy, correction = entry.get("energy"), entry.get("correction")
+    if not (isinstance(energy, (int, float)) and isinstance(correction, (int, float))):
+        raise IncompleteAnswer(f"{WHO}: the entry of {name} has an energy or a correction that is no number")
+    return energy + correction
+
+
+def plain_id(material_id: str) -> str:
+    """The id as people know it: the server writes mp-135 in some documents as mp-aaaaaaff."""
+    from emmet.core.mpid import validate_identifier
+
+    try:
+        parsed = validate_identifier(material_id)
+    except ValueError:
+        return str(material_id)
+    return str(getattr(parsed, "string", parsed))
+
+
+def _whole(search: Callable[[], list[dict[str, Any]]], name: str) -> list[dict[str, Any]]:
+    """Run a search of mp-api's, and make sure that no document came twice: then another would be missing."""
+    from mp_api.client.core.exceptions import MPRestError
+
+    try:
+        documents = search()
+    except (MPRestError, ValueError) as error:
+        raise SourceRefused(printable(f"{WHO} cannot be asked so: {error}")) from None
+    names = {found for document in documents if isinstance(found := document.get(name), str)}
+    if len(names) != len(documents):
+        raise IncompleteAnswer(f"{WHO}: {len(documents)} documents with {len(names)} different ids; pages overlap")
+    return documents
+
+
+def _parts(symbols: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return (part for n in range(1, len(symbols) + 1) for part in combinations(sorted(symbols), n))
+
+
+def _pieces(items: Sequence[str], size: int) -> list[list[str] | None]:
+    """Cut a list; no items at all are one search without that criterion."""
+    return [list(items[at : at + size]) for at in range(0, len(items), size)] or [None]
+
 
 ENDPOINT = "https://api.materialsproject.org/"
 KEY_LENGTH = 32

@@ -1,4 +1,4 @@
-"""Structures from any database that speaks OPTIMADE (doi:10.1038/s41597-021-00974-z), frozen into snapshots.
+"""OPTIMADE providers (doi:10.1038/s41597-021-00974-z): structures by a filter, frozen into snapshots.
 
 Pages are followed through `links.next` with our own session: the optimade package's client repeats a lasting 429 for
 ever, and loses the first page when the second fails.

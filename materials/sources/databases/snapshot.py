@@ -1,4 +1,4 @@
-"""What a database answered, frozen: the same campaign meets the same structures next year.
+"""Snapshots of database results: the same campaign gets the same structures next year.
 
 A snapshot is one file, gzipped JSON, named after the database's version and the query. Pages that arrive while it is
 being pulled are kept beside it until it is whole.

@@ -1,4 +1,4 @@
-"""CIF text into crystals: pymatgen builds them, from a file whose every word is understood before.
+"""CIF to crystal: pymatgen builds it from a file whose every tag is understood before.
 
 pymatgen is made to get something out of any file: an unknown space group is P1 to it, an occupancy or a letter that it
 does not know is left out. Here such a file is trouble that says what it is.

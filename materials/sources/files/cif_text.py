@@ -1,4 +1,4 @@
-"""The text of a CIF, into its blocks of names and values: every block, whatever its name, and no letter dropped.
+"""CIF syntax: text to blocks of names and values, every block, nothing dropped.
 
 pymatgen's own reading keeps of two blocks of one name the last, and drops every letter beyond ASCII, a minus sign too.
 """

@@ -1,4 +1,4 @@
-"""Text and JSON that hold a crystal, into a structure. Nothing that is read is ever run or unpickled.
+"""Text and JSON to structures. Nothing that is read is ever run or unpickled.
 
 pymatgen's own JSON decoder imports whatever module the file names, so JSON structures are built here from their
 lattice, species and coordinates alone.

@@ -1,4 +1,4 @@
-"""POSCAR text into a crystal: pymatgen reads it, and what VASP would read in another way is told before."""
+"""POSCAR to crystal: pymatgen reads it, and what VASP would read differently is refused before."""
 
 from __future__ import annotations
 

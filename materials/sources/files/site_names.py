@@ -1,4 +1,4 @@
-"""Which element a CIF's site is of: from its type symbol, or from its label where it has none.
+"""Elements of CIF sites: from the type symbol, or from the label where there is none.
 
 pymatgen takes the first letters that make an element: `Vac` for vanadium, `Uue` for uranium, and of `OH1` nothing.
 """

@@ -1,4 +1,4 @@
-"""Structures from the user's own files: CIF, POSCAR, extxyz, pymatgen JSON and others, a folder, a glob, a table.
+"""Structure files of the user: CIF, POSCAR, extxyz, pymatgen JSON and others, a folder, a glob, a table.
 
 One unreadable structure among a thousand is a `Failure`; the others go on.
 """

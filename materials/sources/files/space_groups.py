@@ -1,4 +1,4 @@
-"""Which symmetry operations a space group's name means, for the cell that it is told of.
+"""Symmetry operations of a space group by its name, in the setting of the cell at hand.
 
 A name can be short of what it takes: `P 21/c` says no unique axis, `R -3 m` not which axes, `F d -3 m` not which
 origin. The cell answers the first two. Where two origins are left, both are given.

@@ -1,4 +1,4 @@
-"""Tables with a column of structures: CSV, JSON lines, Parquet, and JSON as pandas' `to_json` writes it."""
+"""Tables with a column of structures: CSV, JSON lines, Parquet, and pandas' `to_json`."""
 
 from __future__ import annotations
 

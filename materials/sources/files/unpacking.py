@@ -1,4 +1,4 @@
-"""A file's content and kind, gzipped or not."""
+"""Content and kind of a file, gzipped or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a structure one that can be used: an ordered crystal of elements, with finite numbers."""
+"""Checks that a structure can be used: an ordered crystal of elements, with finite numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where structure types come from: our own library and the AFLOW prototypes that pymatgen carries.
+"""Libraries of structure types: our own, and the AFLOW prototypes that pymatgen carries.
 
 Ours is `library.yaml` beside this file; for AFLOW see DOI 10.1016/j.commatsci.2017.01.017.
 """

@@ -1,4 +1,4 @@
-"""Which elements a structure type can hold: by their charges, where its anions sit, and by their sizes."""
+"""Elements that each site of a structure type can hold: by charge, by anion site, and by size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates from structure types: every sensible way to put given elements into known crystal structures."""
+"""Candidates from structure types: every sensible way to put given elements into known structures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a cell must be for the atoms put into it."""
+"""Volume of a cell for the atoms put into it."""
 
 from __future__ import annotations
 

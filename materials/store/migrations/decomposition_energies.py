@@ -19,7 +19,7 @@ from materials.crystals.composition import formula_of
 from materials.crystals.crystal import crystal_from_json
 from materials.errors import HullError, MissingTerminals
 from materials.records import Stability
-from materials.stability.entries import HullEntry
+from materials.stability.hull import HullEntry
 from materials.stability.stability import assess
 
 SAME = 1e-4  # eV/atom: within it the old number is given back

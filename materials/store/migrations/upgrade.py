@@ -1,4 +1,4 @@
-"""Bringing an older ledger to this version: one migration a version, all of them or none.
+"""Upgrade of an older ledger: one migration a version, all of them or none.
 
 A ledger has one number, in its table `schema_version`, that costs nothing to look at. Alembic's operations change the
 tables; its own table of revisions, and its files of settings, are not needed for a history without branches.
@@ -17,10 +17,10 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, select, update
 from sqlalchemy.engine import URL
 
-from materials.store.connection import engine_of, version_of
+from materials.secrets import mask
+from materials.store.connection import engine_of, parse_url, version_of
 from materials.store.schema import SCHEMA_VERSION, schema_version
 from materials.store.transactions import alone_with_the_schema, translated
-from materials.store.urls import mask, parse_url
 
 
 @dataclass(frozen=True, kw_only=True)

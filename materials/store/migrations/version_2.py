@@ -1,4 +1,4 @@
-"""Indexes for a table of a million candidates, and how many rows each chemical system has among them."""
+"""Version 2: indexes for a table of a million candidates, and row counts by chemical system."""
 
 import sqlalchemy as sa
 from alembic.operations import Operations

@@ -1,4 +1,4 @@
-"""Why each candidate was selected, as it was known then; and which of the validated no other one outdoes."""
+"""Version 3: reasons of each selection, and the Pareto front of the validated."""
 
 import sqlalchemy as sa
 from alembic.operations import Operations

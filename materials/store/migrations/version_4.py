@@ -1,4 +1,4 @@
-"""Decomposition energies against phases of other compositions; magnetic order and moment of what DFT computed."""
+"""Version 4: decomposition energies against other compositions; magnetic order and moment from DFT."""
 
 import sqlalchemy as sa
 from alembic.operations import Operations

@@ -1,4 +1,4 @@
-"""What Quantum ESPRESSO is asked in a calculation: the density, the band gap. driver.py loads it.
+"""Quantum ESPRESSO's part of a calculation: the density and the band gap. driver.py loads it.
 
 Each evaluation is a run of pw.x of its own, started through ASE, and read from the XML file that pw.x writes.
 """

@@ -1,4 +1,4 @@
-"""Quantum ESPRESSO behind the contract: driver.py as an external process, which runs pw.x."""
+"""Quantum ESPRESSO as a DFT code: driver.py as an external process, which runs pw.x."""
 
 from __future__ import annotations
 

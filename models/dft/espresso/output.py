@@ -1,4 +1,4 @@
-"""What pw.x says: the XML file that it writes, and the words with which it refuses."""
+"""Output of pw.x: its XML file, and its error messages."""
 
 from __future__ import annotations
 

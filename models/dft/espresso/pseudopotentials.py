@@ -1,4 +1,4 @@
-"""Pseudopotentials: what a UPF file says of itself, and a family of them with the cut-offs that they need."""
+"""Pseudopotentials: headers of UPF files, and families of them with their cut-offs."""
 
 from __future__ import annotations
 

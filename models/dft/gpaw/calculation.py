@@ -1,4 +1,4 @@
-"""What GPAW is asked in a calculation: the density, the band gap. driver.py loads it.
+"""GPAW's part of a calculation: the density and the band gap. driver.py loads it.
 
 For whichever Python has GPAW: it needs nothing of ours installed, and runs with ASE and GPAW of Debian 12 too.
 """

@@ -1,4 +1,4 @@
-"""GPAW behind the contract: driver.py as an external process, in whichever Python has GPAW."""
+"""GPAW as a DFT code: driver.py as an external process, in whichever Python has GPAW."""
 
 from __future__ import annotations
 

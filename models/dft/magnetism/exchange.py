@@ -1,4 +1,4 @@
-"""A rough classical model of which moments of a crystal like to be antiparallel: it ranks orders, no more.
+"""Rough classical exchange model, which ranks the antiferromagnetic orders of a crystal and no more.
 
 Bridges M–X–M through an anion couple the stronger the straighter they are (Goodenough, Kanamori, Anderson:
 https://doi.org/10.1103/PhysRev.100.564); what lies near each other without a bridge couples weakly.

@@ -1,4 +1,4 @@
-"""Moments that a structure came with (a magnetic CIF, `magmom` of its sites), as an order of the computed cell."""
+"""Moments given with a structure (magnetic CIF, `magmom` of its sites), as an order of the computed cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which atoms of a crystal carry a magnetic moment, and the moment that a calculation starts from.
+"""Magnetic sites of a crystal, and the moments that a calculation starts from.
 
 Spin follows from the atoms: open d and f shells by likely oxidation states, and molecular units with unpaired
 electrons (superoxides, O2, NO). Where the atoms leave it open, the crystal is computed with spin.

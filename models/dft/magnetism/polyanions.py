@@ -1,4 +1,4 @@
-"""The charge of anions that are bonded to each other, by their bonds: S2 in pyrite is 2-, As4 in skutterudites 4-."""
+"""Charges of anions that are bonded to each other: S2 in pyrite is 2-, As4 in skutterudites 4-."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Molecules and molecular ions of a crystal, and which of them have unpaired electrons: O2, superoxides, NO, atoms."""
+"""Molecules and molecular ions with unpaired electrons in a crystal: O2, superoxides, NO, atoms."""
 
 from __future__ import annotations
 

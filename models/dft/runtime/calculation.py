@@ -1,4 +1,4 @@
-"""What every DFT calculation goes through, whichever code computes it: the crystal, its relaxation, its results.
+"""Course of every DFT calculation, whichever code computes it: the crystal, its relaxation, its results.
 
 For whichever Python has the code: it needs nothing of ours installed, and runs with ASE of Debian 12 too.
 """

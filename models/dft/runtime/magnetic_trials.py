@@ -1,4 +1,4 @@
-"""The magnetic orders of one calculation, tried one after the other in the same cell, and what came of the moments.
+"""Magnetic orders of one calculation, tried one after the other in the same cell.
 
 For whichever Python has the code: it needs nothing of ours installed.
 """

@@ -1,4 +1,4 @@
-"""Becomes the program that it is given, on a leash: the program ends when the process that started it does.
+"""Execute a program that is killed when its parent dies (PR_SET_PDEATHSIG).
 
     python -P run_with_parent.py STARTER SIGNAL program arguments …
 

@@ -1,4 +1,4 @@
-"""VASP in a folder, with custodian around it to repair what it can. driver.py loads it.
+"""VASP's part of a calculation, with custodian around it for repairs. driver.py loads it.
 
 INCAR, KPOINTS, POSCAR and POTCAR lie in the folder; what VASP writes is read from vasprun.xml.
 """

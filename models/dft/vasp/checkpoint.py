@@ -1,4 +1,4 @@
-"""How far a calculation with VASP has come, written down while it runs."""
+"""Checkpoint of a VASP calculation, written while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VASP behind the contract: pymatgen's input sets, and custodian around the program, in driver.py's process.
+"""VASP as a DFT code: pymatgen's input sets, and custodian around the program, in driver.py's process.
 
 No VASP was at hand when this was written: it is tested with a program that reads and writes VASP's files.
 """

@@ -1,4 +1,4 @@
-"""VASP's input as pymatgen's input sets make it: files, the settings that they amount to, and what its energy means."""
+"""VASP input by pymatgen's input sets: the files, their settings, and what the energy means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What VASP found, read from vasprun.xml."""
+"""Output of VASP, from vasprun.xml."""
 
 from __future__ import annotations
 

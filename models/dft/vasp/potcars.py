@@ -1,4 +1,4 @@
-"""VASP's POTCARs, found by pymatgen's settings."""
+"""POTCARs of VASP, found by pymatgen's settings."""
 
 from __future__ import annotations
 

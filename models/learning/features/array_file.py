@@ -1,4 +1,4 @@
-"""A table of numbers on disk: of a hundred thousand described candidates a few thousand are in memory at once."""
+"""Array file: a table of numbers on disk, a few thousand rows of it in memory at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structure -> feature vector: what the surrogate learns from.
+"""Descriptors of structures: the feature vectors that the surrogate learns from.
 
 Every feature is intensive and ignores the order of sites, the choice of cell and its orientation, so a supercell
 has the features of its primitive cell. Nothing here is fitted: one structure gets the same numbers in any company.

@@ -1,4 +1,4 @@
-"""Composition -> how well its electrons can close shells: what decides, before any structure, whether there is a gap.
+"""Electron counting: how well a composition can close its shells, and so whether it may have a gap.
 
 A salt whose ions can all have closed shells, by charges that add up to zero, may be an insulator; an odd number of
 electrons in the formula unit cannot be one without magnetism. Pauling's and Zintl's rule, as numbers.

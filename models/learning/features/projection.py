@@ -1,4 +1,4 @@
-"""Feature table -> the few coordinates in which the surrogate measures distance, frozen for a campaign."""
+"""Projection of features to the few coordinates in which the surrogate measures distance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes of like atoms, bonds and angles for CHGNet: only as much of a graph as differs.
+"""Equivalence classes of atoms, bonds and angles for CHGNet: only as much of a graph as differs.
 
 CHGNet passes messages between atoms, bonds and angles. Where two atoms (or bonds, or angles) have the same
 surroundings, to the last neighbour's neighbour, every layer gives them the same features. Colour refinement

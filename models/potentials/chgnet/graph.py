@@ -1,4 +1,4 @@
-"""Graphs for CHGNet: the bonds and angles of a whole batch at once, in double precision."""
+"""Graphs for CHGNet: bonds and angles of a whole batch at once, in double precision."""
 
 from __future__ import annotations
 

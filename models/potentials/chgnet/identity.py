@@ -1,4 +1,4 @@
-"""Where a CHGNet checkpoint is, and what its energies mean, without importing torch."""
+"""Identity of CHGNet checkpoints: their files and levels of theory, without importing torch."""
 
 from __future__ import annotations
 

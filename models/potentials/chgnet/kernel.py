@@ -1,4 +1,4 @@
-"""The compiled kernel of CHGNet's layers: built once for the processor at hand, called through ctypes.
+"""Compiled kernel of CHGNet's layers, built once for the processor at hand, called through ctypes.
 
 Pointers to tensors cross this border unchecked: float32 and int64, contiguous, on the CPU, of the shapes that
 `layers.passed` names.

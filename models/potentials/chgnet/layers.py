@@ -1,4 +1,4 @@
-"""The gated perceptrons of CHGNet, passed over messages and angles.
+"""Gated perceptrons of CHGNet, applied to messages and angles.
 
 A row (a message, an angle) enters with a hidden layer that is a sum of terms: rows of tables (of atoms, of bonds)
 that were multiplied by the layer's weights before they are gathered, and for angles a product of their own. On a CPU

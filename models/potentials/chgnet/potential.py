@@ -1,4 +1,4 @@
-"""CHGNet with the weights that its package carries: many crystals at once, equal to the package to rounding."""
+"""CHGNet with the weights of its package, for many crystals at once, equal to the package to rounding."""
 
 from __future__ import annotations
 

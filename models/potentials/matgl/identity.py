@@ -1,4 +1,4 @@
-"""Where a matgl model's files are, and what its energies mean, without importing matgl."""
+"""Identity of matgl models: their files and levels of theory, without importing matgl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line graph of matgl's CHGNet, listed where matgl tries every bond with every other."""
+"""Line graph of matgl's CHGNet, listed where matgl tries every bond with every other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any potential of matgl 4 (TensorNet, M3GNet, CHGNet, …), many crystals at once.
+"""matgl 4 potentials (TensorNet, M3GNet, CHGNet, …), many crystals at once.
 
 The graph is ours, the forward pass the model's own. The models see positions only through bond vectors, so these are
 handed to them as they are, in double precision until then, and forces and stress follow from one gradient.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, insert, select
 
 from materials.errors import QueryError
-from materials.expressions import (
+from materials.query import (
     Both,
     Comparison,
     Either,
@@ -22,12 +22,15 @@ from materials.expressions import (
     Membership,
     Not,
     SortKey,
+    nearest,
+    parse,
+    parse_columns,
+    parse_sort,
 )
-from materials.query import nearest, parse, parse_columns, parse_sort
 from materials.store.browse import columns
 from materials.store.ledger import Ledger
 from materials.store.schema import ranked_candidates
-from materials.store.sql_conditions import condition
+from materials.store.sql_query import condition
 
 COLUMNS = {
     "formula": "text",

@@ -9,7 +9,7 @@ import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
 from materials.stability.corrections import ANIONS, correction
-from materials.stability.entries import HullEntry
+from materials.stability.hull import HullEntry
 from materials.stability.stability import assess
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

@@ -8,8 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from materials.errors import InputError
-from materials.targets import meets
-from materials.wishes import Wish, all_hold, read_wish
+from materials.targets import Wish, all_hold, meets, read_wish
 
 numbers = st.floats(-1e6, 1e6)
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)

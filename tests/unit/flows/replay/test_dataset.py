@@ -22,7 +22,7 @@ from flows.stages.propose import propose
 from materials.records import WrittenCalculation
 from materials.stability.conventions import Change
 from materials.stability.corrections import MP2020_LEVEL
-from materials.stability.entries import HullEntry
+from materials.stability.hull import HullEntry
 from materials.stability.stability import assess
 from materials.store.ledger import Ledger
 from materials.store.rows import write_calculation

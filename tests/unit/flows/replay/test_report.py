@@ -19,8 +19,7 @@ from scipy.stats import bootstrap, ttest_1samp
 from flows.replay.report import Line, as_json, as_text, curves_of, lines, write
 from flows.replay.run import Replayed
 from materials.records import Target
-from models.learning.simulation import Features, Played, Question
-from models.learning.strategies import STRATEGIES
+from models.learning.simulation import STRATEGIES, Features, Played, Question
 
 ENERGY = "decomposition_energy_per_atom"
 N, WANTED = 400, 10

@@ -33,9 +33,8 @@ from flows.replay.targets import best_share, wanted_of
 from materials.errors import ClusterError, InputError
 from materials.records import Goal, Target
 from materials.store.ledger import Ledger
-from materials.wishes import Wish
-from models.learning.simulation import Features, Played
-from models.learning.strategies import Strategy
+from materials.targets import Wish
+from models.learning.simulation import Features, Played, Strategy
 from tests.unit.materials import made_records as made
 
 ENERGY = "decomposition_energy_per_atom"

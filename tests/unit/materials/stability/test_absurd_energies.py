@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from materials.stability.absurd_energies import absurd_energies
-from materials.stability.entries import HullEntry
+from materials.stability.hull import HullEntry
 
 
 def made_up(rng: np.random.Generator, symbols: list[str], n: int, spread: float) -> list[HullEntry]:

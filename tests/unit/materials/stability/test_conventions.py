@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 from materials.errors import HullError
 from materials.stability.conventions import Change, change_between, rule_in
 from materials.stability.corrections import ANIONS, MP2020_LEVEL, correction
-from materials.stability.entries import HullEntry
+from materials.stability.hull import HullEntry
 from tests.unit.materials.stability.test_corrections import rock_salt
 
 GPAW = "PBE/gpaw-setups-1.2.1/PW450"

@@ -15,8 +15,7 @@ from pymatgen.entries.computed_entries import ComputedEntry
 
 from materials.errors import HullError, LevelOfTheoryMismatch, MissingTerminals
 from materials.records import Calculation
-from materials.stability.entries import HullEntry, fractions_of
-from materials.stability.hull import Hull
+from materials.stability.hull import Hull, HullEntry, fractions_of
 from materials.stability.stability import Systems, assess, competing_phases, entry_from
 
 ELEMENTS = ("Al", "Fe", "Li", "Mg", "O", "P")

@@ -8,9 +8,8 @@ from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
 from materials.records import Target
-from models.learning.batch_selection import rank_of, select_batch
+from models.learning.batch_selection import median_distance, rank_of, select_batch
 from models.learning.dft_cost import open_bill
-from models.learning.diversity import median_distance
 from models.learning.surrogate import joint, predict
 from models.learning.target_probability import score_pool
 

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from materials.records import Target
-from models.learning.correlation import DOUBT, correlations, odds_together
 from models.learning.surrogate import predict
-from models.learning.target_probability import score_pool
+from models.learning.target_probability import DOUBT, correlations, odds_together, score_pool
 from tests.unit.models.learning.made_beliefs import belief
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from materials.records import Target
 from models.learning.fit import EXPECTATIONS, Earlier, expectation_of, learn
-from models.learning.mean_function import SLOPE_SPREAD
+from models.learning.surrogate import SLOPE_SPREAD
 from models.learning.target_probability import score_pool
 
 N = 60

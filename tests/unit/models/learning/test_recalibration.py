@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import norm, t
 
-from models.learning import recalibration
-from models.learning.recalibration import AUDIT_WEIGHT, FARTHEST, TILT, recalibrated
+from models.learning import calibration
+from models.learning.calibration import AUDIT_WEIGHT, FARTHEST, TILT, recalibrated
 from models.learning.surrogate import predict
 
 N, ANSWERED = 900, 500
@@ -78,5 +78,5 @@ def test_nothing_is_left_to_compare_with():
 def test_the_scale_is_found_from_any_misfits():
     for misfits in (np.zeros(200), np.full(200, FARTHEST)):
         for rank in (np.zeros(200), np.ones(200), np.linspace(0, 1, 200)):
-            found = recalibration._likeliest(misfits, rank)
+            found = calibration._likeliest(misfits, rank)
             assert np.isfinite(found).all()

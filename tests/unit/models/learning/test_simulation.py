@@ -8,6 +8,7 @@ from scipy.stats import binom
 
 from materials.records import Target
 from models.learning.simulation import (
+    STRATEGIES,
     Features,
     Played,
     Question,
@@ -17,7 +18,6 @@ from models.learning.simulation import (
     reasons_against,
     recall,
 )
-from models.learning.strategies import STRATEGIES
 
 ENERGY = "decomposition_energy_per_atom"
 LOWEST = Target(property=ENERGY, goal="minimize")

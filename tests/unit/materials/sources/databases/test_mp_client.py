@@ -8,8 +8,13 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from materials.errors import IncompleteAnswer
-from materials.sources.databases.materials_project import _no_version
-from materials.sources.databases.mp_client import THERMO_TYPE, find_hull_entries, find_structures, page_check
+from materials.sources.databases.materials_project import (
+    THERMO_TYPE,
+    _no_version,
+    find_hull_entries,
+    find_structures,
+    page_check,
+)
 
 CRYSTAL = Structure(Lattice.cubic(3), ["Li"], [[0, 0, 0]]).as_dict()
 
