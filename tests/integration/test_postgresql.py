@@ -31,7 +31,7 @@ pytestmark = pytest.mark.postgresql
 pytest.importorskip("psycopg")
 
 ROOT = Path(__file__).parents[2]
-OLD = ROOT / "tests" / "unit" / "materials"
+OLD = ROOT / "tests" / "unit" / "materials" / "store" / "migrations"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import psutil
 import yaml
+from distributed import Client
 
 from tests.peers import dask_processes
 from tests.peers.campaign_folder import CampaignFolder
@@ -27,6 +28,7 @@ FLOW, DASK_WORKER, DASK_SCHEDULER, DFT, PREFECT_WORKER = VICTIMS = (
     "Prefect worker",
 )
 WORKERS = 2
+JOIN_S = 120.0  # within which they have joined their scheduler, on a busy machine too
 NOTICE_S = 120.0  # within which a flow says that its scheduler is dead, its imports and 30 s of trying included
 GONE_S = 30.0  # until what was killed has ended
 
@@ -154,6 +156,9 @@ class Address(CommandLine):
             self.workers = self.dask.enter_context(
                 dask_processes.worker(self.port, "--nworkers", str(WORKERS), "--nthreads", "1")
             )
+            # Whoever starts a cluster waits for its workers; a campaign gives up on one without any after 15 s.
+            with Client(self.cluster["address"], timeout=JOIN_S) as client:
+                client.wait_for_workers(WORKERS, timeout=JOIN_S)
         return super().start()
 
     def find(self, victim: str) -> list[list[psutil.Process]]:
