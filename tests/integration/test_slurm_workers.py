@@ -213,7 +213,7 @@ def test_a_refused_job_ends_with_sbatchs_own_sentence(make_run: Any, slurm: Slur
     start = time.monotonic()
     with pytest.raises(ClusterError, match=r"sbatch refuses.*[Ii]nvalid partition"):
         screen(run)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60  # of the hour that it may wait for workers
 
 
 def test_jobs_that_end_before_they_work_end_with_their_log(make_run: Any, slurm: Slurm) -> None:
