@@ -24,6 +24,19 @@ from materials.errors import QueryError
 
 ColumnKind = Literal["number", "text", "boolean"]
 Value = float | str | bool
+Item = TypeVar("Item")
+DEEPEST = 40  # parentheses and nots within each other; databases and this parser take somewhat more
+LONGEST = 20_000  # words and signs, as many as values that a database takes in one question
+SHOWN = 60  # characters of a query before and behind the place that cannot be understood
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.:-]))
+    |(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*")
+    |(?P<operator>==|!=|<>|<=|>=|=|<|>|\(|\)|,)
+    |(?P<word>[\w.:+/-]+))""",
+    re.VERBOSE,
+)
+_OPERATORS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_ORDERED = ("<", "<=", ">", ">=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,23 +107,6 @@ class SortKey:
 
     column: str
     descending: bool
-
-
-Item = TypeVar("Item")
-
-DEEPEST = 40  # parentheses and nots within each other; databases and this parser take somewhat more
-LONGEST = 20_000  # words and signs, as many as values that a database takes in one question
-SHOWN = 60  # characters of a query before and behind the place that cannot be understood
-
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.:-]))
-    |(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*")
-    |(?P<operator>==|!=|<>|<=|>=|=|<|>|\(|\)|,)
-    |(?P<word>[\w.:+/-]+))""",
-    re.VERBOSE,
-)
-_OPERATORS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-_ORDERED = ("<", "<=", ">", ">=")
 
 
 def parse(text: str, columns: Mapping[str, ColumnKind]) -> Expression:

@@ -22,6 +22,10 @@ DIGITS = 4
 
 # Values that a property cannot be below, whatever is computed.
 _LEAST = {"band_gap": 0.0, "energy_above_hull": 0.0, "volume_per_atom": 0.0}
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_WISH = re.compile(
+    rf"\s*(?:(?P<low>{_NUMBER})\s*(?P<above><=?)\s*)?(?P<name>[^<>=]*[^<>=\s])\s*(?P<op><=?|>=?)\s*(?P<value>{_NUMBER})\s*"
+)
 
 
 def contradiction(targets: Sequence[Target]) -> str | None:
@@ -190,12 +194,6 @@ def surprise(name: str, answer: float, mean: float, std: float) -> float:
 def rounded(value: float | None) -> float | None:
     """Round a value that decides something; NaN is unknown."""
     return None if value is None or math.isnan(value) else round(value, DIGITS) + 0.0
-
-
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_WISH = re.compile(
-    rf"\s*(?:(?P<low>{_NUMBER})\s*(?P<above><=?)\s*)?(?P<name>[^<>=]*[^<>=\s])\s*(?P<op><=?|>=?)\s*(?P<value>{_NUMBER})\s*"
-)
 
 
 @dataclass(frozen=True, kw_only=True)

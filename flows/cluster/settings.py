@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 # What every worker process finds in its environment, wherever it is started.
 WORKER_ENVIRONMENT: Mapping[str, str] = {

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.config.campaign import Campaign, Learning
 from flows.config.cluster import Cluster
 from materials.records import Target
 from materials.targets import Wish
-
-if TYPE_CHECKING:
-    pass
 
 BATCH = 10  # answers asked for at a time, where no campaign says it
 

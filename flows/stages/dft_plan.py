@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from flows.dft.calculation import Job
 from flows.dft.run import job_for
@@ -14,9 +13,6 @@ from materials.records import Calculation
 from materials.stability.competing_phases import ValidationPlan, plan_validation
 from materials.stability.corrections import MP2020_LEVEL
 from models.dft.calculation_record import has_gap, level_of_theory
-
-if TYPE_CHECKING:
-    pass
 
 
 def plans(run: Run, screened: Screened, until: int | None = None) -> list[ValidationPlan]:

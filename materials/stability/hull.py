@@ -18,6 +18,9 @@ from materials.errors import HullError, LevelOfTheoryMismatch, MissingTerminals
 from materials.records import content_hash
 
 SAME_COMPOSITION = 1e-8  # by which atomic fractions of one composition may differ, as in pymatgen
+_DECIMALS = 8  # of an atomic fraction: entries that agree in them are told apart by their energy alone
+_ZERO = 1e-10  # of an atomic fraction in a decomposition
+_BLOCK = 100_000  # questions times facets held at once: what a core's cache takes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,11 +95,6 @@ def check_level(entries: Iterable[HullEntry]) -> None:
     if len(levels) > 1:
         found = ", ".join(f"{level} ({example})" for level, example in sorted(levels.items()))
         raise LevelOfTheoryMismatch(f"Energies of one hull must mean the same; found {found}")
-
-
-_DECIMALS = 8  # of an atomic fraction: entries that agree in them are told apart by their energy alone
-_ZERO = 1e-10  # of an atomic fraction in a decomposition
-_BLOCK = 100_000  # questions times facets held at once: what a core's cache takes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,9 @@ from materials.store.schema import CREATE_VIEW, SCHEMA_VERSION, metadata, schema
 from materials.store.transactions import alone_with_the_schema, translated
 
 DEFAULT_URL = "sqlite:///assay.db"
+BUSY_TIMEOUT_S = 30
+# A network that is cut: both ends notice within a minute. Until then the server keeps the locks of who is gone.
+_CUT = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 def parse_url(url: str | None) -> URL:
@@ -46,11 +49,6 @@ def parse_url(url: str | None) -> URL:
         password = parsed.password or os.environ.get("PGPASSWORD")
         return parsed.set(drivername="postgresql+psycopg", password=password)
     return parsed
-
-
-BUSY_TIMEOUT_S = 30
-# A network that is cut: both ends notice within a minute. Until then the server keeps the locks of who is gone.
-_CUT = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 def connect(url: URL, *, must_exist: bool = False) -> Engine:

@@ -20,6 +20,7 @@ _OPERATORS = {
     ">": operators.gt,
     ">=": operators.ge,
 }
+_FEW_ROWS = 20_000  # quick to read and sort; more, and the sort's own index meets enough of them soon
 
 
 def condition(expression: Expression, chemsys: ColumnElement[str] | None = None) -> ColumnElement[bool]:
@@ -64,9 +65,6 @@ def _joined(join: Callable[..., ColumnElement[bool]], conditions: Sequence[Colum
     groups = [join(*conditions[start : start + GROUP]) for start in range(0, len(conditions), GROUP)]
     other = or_ if join is and_ else and_
     return not_(_joined(other, [not_(group) for group in groups]))
-
-
-_FEW_ROWS = 20_000  # quick to read and sort; more, and the sort's own index meets enough of them soon
 
 
 def planned(connection: Connection, campaign_id: str | None, where: Expression) -> list[ColumnElement[bool]]:

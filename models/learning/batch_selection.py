@@ -24,6 +24,9 @@ SAME = 0.01  # nearer than that to an answered one, there is nothing to ask: it 
 SAMPLE = 500  # rows by which distances in the pool are judged, and that are offered to be representatives
 OF_ONE_GROUP = 5  # candidates of one group that compete for its place in a batch
 DIGITS = 6  # that count in a decision: the last ones change with the machine
+# Rules that do not look at what is believed: their picks tell how far off it is where nobody looked.
+UNPICKED = ("audit", "spread")
+LONGEST = 2000  # rows beyond the picks that compete for a batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +96,6 @@ def rounded(values: Floats) -> Floats:
     if largest == 0:
         return values
     return np.round(values / largest, DIGITS) * largest
-
-
-# Rules that do not look at what is believed: their picks tell how far off it is where nobody looked.
-UNPICKED = ("audit", "spread")
-LONGEST = 2000  # rows beyond the picks that compete for a batch
 
 
 @dataclass(frozen=True, kw_only=True)

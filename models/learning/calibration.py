@@ -25,6 +25,9 @@ SHARES = (0.5, 0.9)  # of the central intervals whose coverage is told
 FAR = 5.0  # standard deviations: beyond it the calculation is in doubt as much as the prediction
 SHAKY = 20  # answers below which hyperparameters still change from round to round
 ODDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # edges of the bins of predicted odds
+AUDIT_WEIGHT = 4.0  # random picks that what is expected of the scale weighs as much as
+TILT = 0.3  # expected: a process fitted where answers crowd promises too much where there are few
+FARTHEST = 4.0  # standard deviations that a random pick counts as, at most: it may be a mistake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +163,6 @@ def few_answers(n: int) -> str | None:
     if n < SHAKY:
         return f"learned from {n} answers only: below {SHAKY} the fit still changes much with each of them"
     return None
-
-
-AUDIT_WEIGHT = 4.0  # random picks that what is expected of the scale weighs as much as
-TILT = 0.3  # expected: a process fitted where answers crowd promises too much where there are few
-FARTHEST = 4.0  # standard deviations that a random pick counts as, at most: it may be a mistake
 
 
 def recalibrated(posterior: Posterior, audited: ArrayLike) -> Posterior:

@@ -13,6 +13,11 @@ from scipy.special import log_ndtr
 from models.learning.gaussian_process import Answers, Kernel, Process
 from models.learning.hyperparameters import FEWEST_TO_FIT, PRIOR_WEIGHT
 
+SUSPICIOUS = 4.0  # standard deviations off what all others say of it: an answer that is hardly believed
+SITE_FITS = 3  # of the hyperparameters, with answers at a floor; the first takes them at their word
+SITE_ROUNDS = 4  # after each fit, in which those answers and the process come to terms
+LEAST_TOLD = 1e-4  # share of its variance by which an answer at the floor narrows a belief, at least
+
 
 def at_floor(answers: ArrayLike, floor: float) -> NDArray[np.bool_]:
     """Tell which answers lie at the floor, but for rounding."""
@@ -22,12 +27,6 @@ def at_floor(answers: ArrayLike, floor: float) -> NDArray[np.bool_]:
 def inverse_mills(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """Density over cumulative probability of the standard normal: -E[Z | Z < z], exact in both tails."""
     return np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
-
-
-SUSPICIOUS = 4.0  # standard deviations off what all others say of it: an answer that is hardly believed
-SITE_FITS = 3  # of the hyperparameters, with answers at a floor; the first takes them at their word
-SITE_ROUNDS = 4  # after each fit, in which those answers and the process come to terms
-LEAST_TOLD = 1e-4  # share of its variance by which an answer at the floor narrows a belief, at least
 
 
 @dataclass(frozen=True, kw_only=True)

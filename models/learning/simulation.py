@@ -18,6 +18,13 @@ from models.learning.objectives import Rule
 from models.learning.polymorphs import against_all, wished
 from models.learning.target_probability import is_threshold
 
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+HULL, ABOVE = "decomposition_energy_per_atom", "energy_above_hull"
+ENERGIES = (HULL, ABOVE, "formation_energy_per_atom")
+COVERED = 0.9  # share of the central intervals whose coverage is told
+
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
@@ -76,14 +83,6 @@ STRATEGIES: Mapping[str, Strategy] = {
         audits=True,
     ),
 }
-
-
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
-
-HULL, ABOVE = "decomposition_energy_per_atom", "energy_above_hull"
-ENERGIES = (HULL, ABOVE, "formation_energy_per_atom")
-COVERED = 0.9  # share of the central intervals whose coverage is told
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from models.learning.hyperparameters import choose_kernel
 from models.learning.rivals import Rivals
 
 SLOPE_SPREAD = 0.5  # how far from 1, for the prior is the same quantity, its slope may well lie
+MOST_TO_KNOW = 4000  # answers that a posterior rests on; beyond it a seeded choice of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,6 @@ def trend_of(prior: NDArray[np.floating] | None, n: int, *, center: float, sprea
         basis=np.hstack([level, SLOPE_SPREAD * (filled - middle)[:, None]]),
         doubts=np.where(finite, 0.0, scale**2),
     )
-
-
-MOST_TO_KNOW = 4000  # answers that a posterior rests on; beyond it a seeded choice of them
 
 
 @dataclass(frozen=True, kw_only=True)

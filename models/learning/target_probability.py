@@ -22,9 +22,13 @@ from models.learning.acquisition import (
 )
 from models.learning.surrogate import Posterior
 
+Floats = NDArray[np.float64]
+Known = Mapping[str, NDArray[np.float64]]
+
 DOUBT = 10.0  # answers of both that no correlation weighs as much as
 NEGLIGIBLE = 0.05  # correlation below which odds are multiplied
 POINTS = 32  # of the quadrature, in each row
+MOST_CORRELATED = 20_000  # rows whose odds are worth the quadrature
 
 
 def correlations(posteriors: Sequence[Posterior]) -> Floats:
@@ -87,11 +91,6 @@ def _quadrature(dimensions: int) -> tuple[Floats, Floats]:
 
     points = Sobol(dimensions, scramble=True, seed=0).random_base2(6).T
     return points, np.full(points.shape[1], 1 / points.shape[1])
-
-
-Floats = NDArray[np.float64]
-MOST_CORRELATED = 20_000  # rows whose odds are worth the quadrature
-Known = Mapping[str, NDArray[np.float64]]
 
 
 def is_threshold(target: Target) -> bool:

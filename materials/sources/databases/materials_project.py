@@ -50,6 +50,8 @@ WHO = "the Materials Project"
 # Lists are sent in pieces, so that no address grows longer than servers take.
 IDS_A_SEARCH = 200
 SYSTEMS_A_SEARCH = 100
+ENDPOINT = "https://api.materialsproject.org/"
+KEY_LENGTH = 32
 
 
 class Client:
@@ -233,10 +235,6 @@ def _parts(symbols: Sequence[str]) -> Iterator[tuple[str, ...]]:
 def _pieces(items: Sequence[str], size: int) -> list[list[str] | None]:
     """Cut a list; no items at all are one search without that criterion."""
     return [list(items[at : at + size]) for at in range(0, len(items), size)] or [None]
-
-
-ENDPOINT = "https://api.materialsproject.org/"
-KEY_LENGTH = 32
 
 
 def pull(
