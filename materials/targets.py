@@ -28,6 +28,11 @@ _WISH = re.compile(
 )
 
 
+def is_threshold(target: Target) -> bool:
+    """Whether a target can be met or missed; the others only order."""
+    return target.goal in ("at_most", "at_least") or (target.goal == "near" and target.tolerance is not None)
+
+
 def contradiction(targets: Sequence[Target]) -> str | None:
     """Say in a sentence why nothing can meet all targets; None where something may."""
     seen: set[tuple[str, str]] = set()
@@ -38,7 +43,7 @@ def contradiction(targets: Sequence[Target]) -> str | None:
         if (name, kind) in seen:
             return f"{name} has two {kind} targets; keep one"
         seen.add((name, kind))
-        if not _can_be_met(target):
+        if not is_threshold(target):
             continue
         half = target.tolerance or 0.0
         if goal != "at_least" and (high := _value(target) + half) < _LEAST.get(name, -math.inf):
@@ -74,7 +79,7 @@ def meets(targets: Sequence[Target], values: Mapping[str, float | None]) -> bool
         False when one target is missed, whatever else is unknown; None when one is unknown and none missed, or when
         nothing can be met; else True.
     """
-    answers = [_met(target, values.get(target.property)) for target in targets if _can_be_met(target)]
+    answers = [_met(target, values.get(target.property)) for target in targets if is_threshold(target)]
     if False in answers:
         return False
     return True if answers and None not in answers else None
@@ -87,7 +92,7 @@ def closeness(targets: Sequence[Target], values: Mapping[str, float | None]) -> 
     then what is to be small or large, in the order of the targets. An unknown value is the worst.
     """
     known = [(target, rounded(values.get(target.property))) for target in targets]
-    missed = float(sum(_met(target, value) is not True for target, value in known if _can_be_met(target)))
+    missed = float(sum(_met(target, value) is not True for target, value in known if is_threshold(target)))
     distances = [
         math.inf if value is None else abs(value - _value(target)) / (target.tolerance or 1.0)
         for target, value in known
@@ -132,10 +137,6 @@ def _badness(target: Target, value: float) -> float:
     if target.goal == "near":
         return round(abs(value - _value(target)), DIGITS)
     return -value if target.goal in ("maximize", "at_least") else value
-
-
-def _can_be_met(target: Target) -> bool:
-    return target.goal in ("at_most", "at_least") or (target.goal == "near" and target.tolerance is not None)
 
 
 def _met(target: Target, value: float | None) -> bool | None:

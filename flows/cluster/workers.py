@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cluster.pool import WorkerPool
+from flows.cluster.settings import NO_PAGES, SETTINGS, WORKER_ENVIRONMENT
 from flows.config.cluster import Workers
 from materials.errors import ClusterError
 from materials.secrets import secrets_hidden
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster, WorkerPlugin
-from flows.cluster.settings import NO_PAGES, SETTINGS, WORKER_ENVIRONMENT
+
 
 LOCAL_S = 120.0  # within which a worker on this machine is back, however busy the machine
 CONNECT_S = 30.0  # to reach somebody's scheduler

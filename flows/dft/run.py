@@ -20,6 +20,8 @@ from flows.config.cluster import DFTJobs
 from flows.dft import attempts as book
 from flows.dft.calculation import Entry, Job
 from flows.dft.executor import ALIVE, Executor, Task
+from flows.dft.local import Local
+from flows.dft.slurm import Slurm
 from flows.dft.watcher import Watch
 from materials.errors import SchedulerUnreachable
 from models.dft.base import DFTCode, DFTResult, DFTSettings, Limits
@@ -29,13 +31,6 @@ from models.learning.dft_cost import relative_cost
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from flows.config.cluster import DFTJobs
-    from models.dft.base import DFTCode, Limits
 
 
 def job_for(material_id: str, structure: Structure, settings: DFTSettings, code: DFTCode) -> Job:
@@ -163,10 +158,4 @@ def open_executor(hardware: DFTJobs, code: DFTCode) -> Executor:
     Raises:
         DFTError: It asks for Slurm, and there is none here.
     """
-    if hardware.kind == "slurm":
-        from flows.dft.slurm import Slurm
-
-        return Slurm(hardware, code)
-    from flows.dft.local import Local
-
-    return Local(hardware, code)
+    return Slurm(hardware, code) if hardware.kind == "slurm" else Local(hardware, code)

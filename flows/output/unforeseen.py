@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from materials.errors import AssayError
-from materials.secrets import without_secrets
+from materials.secrets import mask, without_secrets
 
 # What a system refuses, and what a person can do about it.
 CURES = {
@@ -92,8 +92,6 @@ def _write(error: Exception, folder: Path | None) -> Path | None:
 
 def _masked(text: str) -> str:
     """Take out what is secret: of the environment, and passwords in addresses."""
-    from materials.secrets import mask
-
     for value in dict(os.environ.items() - without_secrets(os.environ).items()).values():
         text = text.replace(value, "***") if value else text
     return mask(text)

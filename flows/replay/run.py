@@ -13,13 +13,13 @@ import numpy as np
 
 from flows.config.cluster import cores
 from flows.output.progress import Progress
+from flows.replay.request import Request
 from flows.replay.targets import ask, in_words, targets_of, wanted_of
 from materials.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
     from flows.replay.dataset import Table
     from models.learning.simulation import Played, Question, Strategy
-from flows.replay.request import Request
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from flows.stages.cost import look_further, pick_batch, reason_to_stop
 from flows.stages.dft_plan import first_needed
 from flows.stages.explain import hardly_believed, predictions, reasons
 from flows.stages.pool import Pool
+from flows.stages.predict import Belief, believe, score_by_potential
 from materials.records import Selection
 
 if TYPE_CHECKING:
     from models.learning.batch_selection import Pick
-from flows.stages.predict import Belief, _score_by_potential, believe
 
 
 def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[Selection]:
@@ -66,7 +66,7 @@ def _explained(
     run: Run, screened: Screened, pool: Pool, belief: Belief, selections: Sequence[Selection], rows: list[int]
 ) -> list[Selection]:
     """Note with each selection why it was made, and which calculations it is the first to need."""
-    why = reasons(screened, pool, belief, _score_by_potential(run, pool), rows)
+    why = reasons(screened, pool, belief, score_by_potential(run, pool), rows)
     needed = first_needed(run, screened, [s.material_id for s in selections])
     return [replace(s, why=w | {"calculations": n}) for s, w, n in zip(selections, why, needed, strict=True)]
 

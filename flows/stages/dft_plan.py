@@ -71,7 +71,7 @@ def _known(run: Run, screened: Screened, material_id: str) -> Collection[str]:
     """Name the phases that a database has energies of at the level of this candidate's calculation."""
     if not screened.references:
         return frozenset()
-    (job,) = _jobs_of(run, screened, [material_id], screened.elements(material_id))
+    (job,) = jobs_for(run, screened, [material_id], screened.elements(material_id))
     return screened.references.keys() if level_of_theory(job.settings) == MP2020_LEVEL else frozenset()
 
 
@@ -130,12 +130,21 @@ def answers(run: Run, jobs: Sequence[Job]) -> dict[str, Calculation]:
 def jobs_of(run: Run, screened: Screened, plan: ValidationPlan) -> list[Job]:
     """List the calculations of a plan, all with the one cut-off that its elements ask for."""
     elements = screened.elements(plan.material_id)
-    return _jobs_of(run, screened, [plan.material_id, *plan.phases], elements)
+    return jobs_for(run, screened, [plan.material_id, *plan.phases], elements)
 
 
-def _jobs_of(
+def jobs_for(
     run: Run, screened: Screened, material_ids: Sequence[str], elements: frozenset[str], *, relax: bool | None = None
 ) -> list[Job]:
+    """List the calculations of some materials, all with the cut-off that these elements ask for.
+
+    Args:
+        run: The campaign.
+        screened: Where their relaxed structures are found.
+        material_ids: A candidate, its competing phases.
+        elements: Of the hull.
+        relax: Cell and positions with DFT too; None: as the preset has it.
+    """
     code = run.dft_code
     missing = [material_id for material_id in material_ids if (material_id, elements, relax) not in screened.jobs]
     for material_id, structure in zip(missing, screened.structures(run, missing), strict=True):

@@ -106,7 +106,7 @@ def _learn(
     )
 
 
-def _score_by_potential(run: Run, pool: Pool) -> NDArray[np.float64]:
+def score_by_potential(run: Run, pool: Pool) -> NDArray[np.float64]:
     """How likely each candidate is to meet the targets as it was before DFT answered anything."""
     from models.learning.fit import EXPECTATIONS
 

@@ -14,7 +14,7 @@ from flows.stages.dft_plan import plans
 from flows.stages.explain import cautions_about, predictions
 from flows.stages.pool import Pool
 from flows.stages.predict import Belief, believe
-from flows.stages.rank import _groups, gather_evidence
+from flows.stages.rank import gather_evidence, in_order
 from flows.stages.validate import relaxed_best
 from materials.ranking import ranked_rows
 from materials.records import Prediction, RankedCandidate
@@ -37,7 +37,7 @@ def publish(run: Run, screened: Screened, pool: Pool) -> int:
         latest |= {m: before[m] for m, s in selections.items() if s.round == number and m in before}
     evidence = gather_evidence(run, screened, scores, latest)
     with run.progress.timed("ranking"):
-        groups = _groups(run, evidence)
+        groups = in_order(run, evidence)
     rows = partial(ranked_rows, groups, partial(run.ledger.proposed, run.campaign_id), evidence=evidence)
     with run.progress.timed("ledger"), Noted.in_folder(rows, report.folder(run)) as noted:
         changed = run.ledger.publish(run.campaign_id, noted)

@@ -50,12 +50,12 @@ def best_validated(run: Run, screened: Screened) -> list[str]:
     evidence = gather_evidence(run, screened, {}, {})
     if not evidence.selections:
         return []  # and nothing has to be ranked to know it
-    groups = _groups(run, evidence, only=evidence.selections)
+    groups = in_order(run, evidence, only=evidence.selections)
     rows = ranked_rows(groups, partial(run.ledger.proposed, run.campaign_id), evidence=evidence)
     return [row.material_id for row in rows if row.status == "validated" and row.meets_targets]
 
 
-def _groups(run: Run, evidence: Evidence, only: Iterable[str] | None = None) -> list[tuple[str, ...]]:
+def in_order(run: Run, evidence: Evidence, only: Iterable[str] | None = None) -> list[tuple[str, ...]]:
     """Order the materials of the campaign, or some of them, each with its duplicates."""
     duplicates = run.ledger.equivalences(run.campaign_id)
     roles = run.ledger.roles(run.campaign_id)

@@ -6,18 +6,19 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.dft.calculation import Job
-from flows.dft.run import folder_of, run_jobs, take_back
+from flows.dft.run import folder_of, open_executor, run_jobs, take_back
 from flows.run.context import Run
 from flows.stages.assess import Screened, assess_validated
+from flows.stages.dft_plan import absurd, answers, collect, jobs_for, jobs_of, plan_of, plans, superseded
 from flows.stages.rank import best_validated
 from materials.errors import DFTError
 from materials.records import Calculation, Failure, Selection
 from materials.stability.competing_phases import lost_corners
-from models.dft.calculation_record import has_gap
+from models.dft.calculation_record import calculation_from, has_gap, is_final, method_of
 
 if TYPE_CHECKING:
     from models.dft.base import DFTResult
-from flows.stages.dft_plan import _jobs_of, absurd, answers, collect, jobs_of, plan_of, plans, superseded
+
 
 TOLD = 5  # of many, in a message
 
@@ -99,14 +100,11 @@ def relaxed_best(run: Run, screened: Screened) -> dict[str, Calculation]:
 
 def _best_jobs(run: Run, screened: Screened) -> list[Job]:
     best = best_validated(run, screened)[: run.campaign.dft.relax_best]
-    return [job for m in best for job in _jobs_of(run, screened, [m], screened.elements(m), relax=True)]
+    return [job for m in best for job in jobs_for(run, screened, [m], screened.elements(m), relax=True)]
 
 
 def _run_missing(run: Run, jobs: Sequence[Job], title: str) -> int:
     """Run what the ledger has no final answer for; each result is written as it comes."""
-    from flows.dft.run import open_executor
-    from models.dft.calculation_record import calculation_from, is_final, method_of
-
     hardware = run.cluster.dft
     most = hardware.most()
     _take_up_earlier(run, jobs)
@@ -162,8 +160,6 @@ def _is_gone(run: Run, calculation: Calculation) -> bool:
 
 def _take_up_earlier(run: Run, jobs: Sequence[Job]) -> None:
     """Write what an earlier version finished and did not write, where it stands."""
-    from models.dft.calculation_record import calculation_from, method_of
-
     known, most = answers(run, jobs), run.cluster.dft.most()
     for job in jobs:
         if job.before is None or job.calculation_id in known:

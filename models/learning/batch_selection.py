@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.records import Target
+from materials.targets import is_threshold
 from models.learning.dft_cost import Bill
 from models.learning.gaussian_process import squared_distances
 from models.learning.hyperparameters import FEWEST_TO_FIT
 from models.learning.objectives import Rule, acquire, aim_at
 from models.learning.surrogate import Posterior, believe, certain_of, joint
-from models.learning.target_probability import Known, answered_in_all, is_threshold, score_pool
+from models.learning.target_probability import Known, answered_in_all, score_pool
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]

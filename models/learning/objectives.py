@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from materials.records import Target
+from materials.targets import is_threshold
 from models.learning.acquisition import (
     expected_improvement,
     expected_improvement_near,
@@ -24,7 +25,6 @@ from models.learning.target_probability import (
     at_most_as_bad,
     badness_of,
     best_value,
-    is_threshold,
     odds_of_thresholds,
     pool_size,
     windows,

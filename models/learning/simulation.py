@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.records import Target
-from materials.targets import DIGITS, learned_as
+from materials.targets import DIGITS, is_threshold, learned_as
 from models.learning.batch_selection import UNPICKED, audits_due, select_batch
 from models.learning.calibration import held
 from models.learning.fit import expectation_of, learn
 from models.learning.objectives import Rule
 from models.learning.polymorphs import against_all, wished
-from models.learning.target_probability import is_threshold
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]

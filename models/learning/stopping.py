@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.records import Target
+from materials.targets import is_threshold
 from models.learning.surrogate import Posterior
-from models.learning.target_probability import Known, answered_in_all, best_value, is_threshold, score_pool
+from models.learning.target_probability import Known, answered_in_all, best_value, score_pool
 
 LEAST_ANSWERS = 40  # before it, what the surrogate says of the rest is not worth that much
 LEAST_ODDS = 0.01  # that anything left beats the best

@@ -15,6 +15,7 @@ from scipy.special import ndtr, ndtri
 
 from materials.errors import InputError
 from materials.records import Target
+from materials.targets import is_threshold
 from models.learning.acquisition import (
     probability_at_least,
     probability_at_most,
@@ -91,11 +92,6 @@ def _quadrature(dimensions: int) -> tuple[Floats, Floats]:
 
     points = Sobol(dimensions, scramble=True, seed=0).random_base2(6).T
     return points, np.full(points.shape[1], 1 / points.shape[1])
-
-
-def is_threshold(target: Target) -> bool:
-    """Whether a target can be met or missed; the others only order."""
-    return target.goal in ("at_most", "at_least") or (target.goal == "near" and target.tolerance is not None)
 
 
 def score_pool(posteriors: Mapping[str, Posterior], targets: Sequence[Target], known: Known) -> Floats:

@@ -6,9 +6,11 @@ with respect to strain divided by the volume: a crystal that wants to expand has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,10 +21,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
     from torch import Tensor
 
-
-import hashlib
-from collections.abc import Iterable
-from pathlib import Path
 
 FloatArray = NDArray[np.float64]
 

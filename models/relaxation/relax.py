@@ -21,11 +21,12 @@ from materials.records import CalculationStatus
 from models.potentials.base import Crystal, FloatArray, Potential, batch_of, crystal_of, fixed_sites
 from models.relaxation.autobatching import evaluated, room_for
 from models.relaxation.optimizer_state import Descents, Ending
+from models.relaxation.settings import RelaxationSettings
 from models.relaxation.symmetry import Symmetry, symmetrised
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-from models.relaxation.settings import RelaxationSettings
+
 
 INTAKE_ATOMS = 1000  # of crystals whose costs are worked out together
 

@@ -1,42 +1,39 @@
 """The Materials Project: structures and hull energies, frozen into snapshots so that a campaign can be repeated.
 
 GNoME entries (licence BY-NC) are left out unless asked for, and deprecated ones always.
+
+The Materials Project's own client (mp-api) does the searching, held back: a criterion in each search (without one it
+downloads the whole database), the GGA/GGA+U hull instead of the r2SCAN-mixed one, and a session of ours that checks
+each page against the number of documents that the server says there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
-from materials.errors import IncompleteAnswer, InputError, SourceError, SourceUnavailable
-from materials.sources.databases.http import open_session
+from materials.errors import IncompleteAnswer, InputError, SourceError, SourceRefused, SourceUnavailable
+from materials.records import Failure
+from materials.sources.databases.http import Inspect, open_session
 from materials.sources.databases.snapshot import (
+    KnownEnergy,
+    KnownStructure,
     PageFolder,
     Snapshot,
     frozen_versions,
+    is_name,
     is_version,
+    known_or_failed,
     load_frozen,
     page_folder,
     save,
+    shown_name,
     snapshot_path,
 )
-
-if TYPE_CHECKING:
-    import requests
-
-
-from collections.abc import Iterator
-from itertools import combinations, product
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
-
-from materials.errors import SourceRefused
-from materials.records import Failure
-from materials.sources.databases.http import Inspect
-from materials.sources.databases.snapshot import KnownEnergy, KnownStructure, is_name, known_or_failed, shown_name
 from materials.sources.files.parsing import structure_from_mapping
 from materials.sources.files.usable import StructureTrouble, printable
 from materials.stability.corrections import MP2020_LEVEL
@@ -44,6 +41,7 @@ from materials.stability.corrections import MP2020_LEVEL
 if TYPE_CHECKING:
     import requests
     from mp_api.client.core import BaseRester
+
 
 THERMO_TYPE = "GGA_GGA+U"
 WHO = "the Materials Project"
