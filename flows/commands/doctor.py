@@ -102,13 +102,13 @@ def potential(kind: str, *, device: str = "cpu") -> Check:
 
 
 def _compiler() -> Check:
-    from models.potentials.chgnet import kernel as chgnet_kernel
+    from models.potentials.chgnet import kernel
 
-    there = chgnet_kernel.library() is not None
+    there = kernel.library() is not None
     return Check(
         name="compiler",
         ok=there,
-        found=f"{chgnet_kernel.compiler_found()} builds CHGNet's kernel"
+        found=f"{kernel.compiler_found()} builds CHGNet's kernel"
         if there
         else "no C++ compiler that builds CHGNet's kernel: CHGNet runs at half of its pace",
         fix="install g++, or name a compiler in the variable CXX",

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.dft import attempts as book
-from flows.dft import job_script as script
-from flows.dft import outcomes as ends
+from flows.dft import job_script, outcomes
 from flows.dft.attempts import Attempt
 from flows.dft.executor import Task
 from models.dft.base import DFTCode, DFTSettings, Limits, last_lines
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 LOG_LINES = 20
 # Which limit an attempt ran into that ended so.
-LACKED = {end.name: end.more for end in ends.ENDS if end.more}
+LACKED = {end.name: end.more for end in outcomes.ENDS if end.more}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ class Entry:
             retry: Whether what ended for good is tried once more, too.
         """
         self.read()
-        if not self.is_open() and (retry or (self.attempts and self.attempt.end in ends.OUTSIDE)):
+        if not self.is_open() and (retry or (self.attempts and self.attempt.end in outcomes.OUTSIDE)):
             self.anew, self.earlier = True, len(self.attempts)
 
     def write(self) -> None:
@@ -116,9 +115,9 @@ class Entry:
 
     def began(self) -> bool:
         """Whether the attempt's script has run."""
-        return script.began(self.name, self.folder / book.LOG)
+        return job_script.began(self.name, self.folder / book.LOG)
 
-    def found(self, code: DFTCode, limits: Limits, *, crowded: bool) -> ends.Found:
+    def found(self, code: DFTCode, limits: Limits, *, crowded: bool) -> outcomes.Found:
         """Look at what the folder says of an attempt that has ended; `limits` are its own.
 
         Args:
@@ -128,7 +127,7 @@ class Entry:
         """
         os.listdir(self.folder)  # network file systems look again at what is in it
         result = code.parse(self.folder)
-        return ends.Found(
+        return outcomes.Found(
             result=result if code.finished(self.folder, limits) else None,
             without=result.status,
             log=last_lines([self.folder / book.LOG], LOG_LINES),
@@ -138,11 +137,11 @@ class Entry:
             crowded=crowded,
         )
 
-    def count(self, end: ends.End) -> int:
+    def count(self, end: outcomes.End) -> int:
         """How many of the attempts that count have ended so."""
         return sum(attempt.end == end.name for attempt in self.attempts[self.earlier :])
 
-    def is_spent(self, end: ends.End, most: Limits) -> bool:
+    def is_spent(self, end: outcomes.End, most: Limits) -> bool:
         """Whether this was the last attempt that may end so."""
         if end.more == "time":
             return self.attempt.walltime_s >= most.walltime_s
@@ -150,7 +149,7 @@ class Entry:
             return self.attempt.memory_gib >= most.memory_gib
         return end.most is not None and self.count(end) + 1 >= end.most
 
-    def close(self, end: ends.End, how: str) -> None:
+    def close(self, end: outcomes.End, how: str) -> None:
         """Write down how the last attempt ended."""
         self.attempt.end, self.attempt.how, self.missed_since = end.name, how, None
         self.write()

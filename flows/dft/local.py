@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from flows.dft import job_script as script
+from flows.dft import job_script
 from flows.dft.attempts import LOG
 from flows.dft.executor import Seen, Task
 from models.dft.base import clean_environment
@@ -40,7 +40,7 @@ class Local:
 
     def submit(self, task: Task, lock: int) -> None:
         """Start a process."""
-        path = script.write(task, self._code, self._hardware)
+        path = job_script.write(task, self._code, self._hardware)
         with open(task.folder / LOG, "ab") as log:
             # A session of its own: Ctrl-C in the terminal is ours to pass on, and our death is not its death.
             self._processes[_key(task)] = subprocess.Popen(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from flows.dft import job_script as script
+from flows.dft import job_script
 from flows.dft.attempts import LOG
 from flows.dft.executor import ALIVE, Seen, Task
 from flows.dft.slurm_states import ACCOUNTED, FIELDS, Row, from_sacct, from_squeue, seen
@@ -72,7 +72,7 @@ class Slurm:
 
     def submit(self, task: Task, lock: int) -> None:
         """Send a job, with nothing of our environment but what is listed above."""
-        path = script.write(task, self._code, self._hardware, directives(task, self._hardware))
+        path = job_script.write(task, self._code, self._hardware, directives(task, self._hardware))
         environment, export = of_a_job()
         # Slurm takes a % in the folder's name, too, for a pattern, unless a backslash forbids all of them.
         log = f"\\{LOG}" if "%" in str(task.folder.resolve()) else LOG

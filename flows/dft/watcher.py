@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from flows.dft import attempts as book
-from flows.dft import outcomes as ends
+from flows.dft import outcomes
 from flows.dft.calculation import Entry, Job
 from flows.dft.executor import ALIVE, Executor, Seen
 from materials.errors import DFTError, JobRefused, SchedulerUnreachable
@@ -92,7 +92,7 @@ class Watch:
         result = self.code.parse(entry.folder)
         if entry.anew and result.status != "converged":
             return None
-        return None if result.status == "failed" and ends.lacks_space(result.message) else result
+        return None if result.status == "failed" and outcomes.lacks_space(result.message) else result
 
     def _pass(self) -> None:
         """Look at all that is under way, in one query; send what is to be sent, judge what has ended."""
@@ -169,14 +169,14 @@ class Watch:
         task = entry.task(self.limits)
         crowded = self.executor.kind == "local" and sum(other.sent for other in self.entries) > 1
         found = entry.found(self.code, task.limits, crowded=crowded)
-        end = ends.end_of(seen, found)
-        if end in ends.WITHOUT_A_RESULT and self._may_be_late(entry):
+        end = outcomes.end_of(seen, found)
+        if end in outcomes.WITHOUT_A_RESULT and self._may_be_late(entry):
             return
         self.happened = True
         spent = end.then == "again" and entry.is_spent(end, self.most)
         if end.then == "stop" or (spent and end.status is None):
             entry.close(end, seen.how)
-            if end is ends.REFUSED:
+            if end is outcomes.REFUSED:
                 with suppress(SchedulerUnreachable):
                     self.executor.cancel([task])  # it may wait in the queue
             self._stop_sending(entry, end, seen.how, found.log)
@@ -192,7 +192,7 @@ class Watch:
         entry.missed_since = entry.missed_since or now
         return now - entry.missed_since < self.executor.late_s
 
-    def _give_up(self, entry: Entry, end: ends.End, seen: Seen, found: ends.Found) -> None:
+    def _give_up(self, entry: Entry, end: outcomes.End, seen: Seen, found: outcomes.Found) -> None:
         """Deliver for good; what the folder does not say yet is written there."""
         entry.close(end, seen.how)
         result = found.result
@@ -208,13 +208,13 @@ class Watch:
 
     def _deliver(self, entry: Entry, result: DFTResult) -> None:
         if entry.is_open() and entry.attempt.sent_at is not None:
-            entry.close(ends.RESULT, "")
+            entry.close(outcomes.RESULT, "")
         if entry in self.entries:
             self.entries.remove(entry)
         self.happened = True
         if entry.attempts:
             result = with_limits(result, entry.task(self.limits).limits)
-            if entry.attempt.end in ends.OUTSIDE and result.status != "converged":
+            if entry.attempt.end in outcomes.OUTSIDE and result.status != "converged":
                 result = from_outside(result)
         self.results.append((entry.job, result))
 
@@ -223,7 +223,7 @@ class Watch:
         while self.results:
             self.on_result(*self.results.pop(0))
 
-    def _stop_sending(self, entry: Entry, end: ends.End, how: str, log: str = "") -> NoReturn:
+    def _stop_sending(self, entry: Entry, end: outcomes.End, how: str, log: str = "") -> NoReturn:
         left = sum(other.sent for other in self.entries if other is not entry)
         lines = [
             f"{entry.folder}: {end.name}: {how}",
@@ -239,7 +239,7 @@ class Watch:
         try:
             yield
         except OSError as error:
-            self._stop_sending(entry, ends.DISK, str(error))
+            self._stop_sending(entry, outcomes.DISK, str(error))
 
     def _rest(self) -> None:
         """Wait until it is time to look again: soon if something happened, or if a result shows in a folder."""
@@ -269,7 +269,7 @@ class Watch:
             self.executor.cancel(tasks)
         except SchedulerUnreachable as error:
             names = ", ".join(task.name for task in tasks)
-            self.say(f"The scheduler is {ends.UNREACHABLE.name} ({error}), so these stay in its queue: {names}")
+            self.say(f"The scheduler is {outcomes.UNREACHABLE.name} ({error}), so these stay in its queue: {names}")
 
     def _report(self, words: Sequence[str]) -> None:
         """Say what a queue makes of the jobs, now and then."""
@@ -281,8 +281,8 @@ class Watch:
 
     def _say_it_is_silent(self, error: SchedulerUnreachable) -> None:
         if not self.silent:
-            done = ends.UNREACHABLE.done().partition(".")[0]
-            self.say(f"The scheduler is {ends.UNREACHABLE.name}: {done} ({error})")
+            done = outcomes.UNREACHABLE.done().partition(".")[0]
+            self.say(f"The scheduler is {outcomes.UNREACHABLE.name}: {done} ({error})")
         self.silent = True
 
     def _say_it_answers(self) -> None:

@@ -285,9 +285,9 @@ def materials_project_key() -> str | None:
 
 
 def _trouble(run: Run, candidate: Candidate) -> tuple[str, str] | None:
-    from materials.crystals import validation as sanity
+    from materials.crystals import validation
 
-    return sanity.check(
+    return validation.check(
         candidate.structure,
         elements=run.potential_identity.elements,
         max_sites=run.campaign.screening.max_sites,

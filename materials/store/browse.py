@@ -22,7 +22,7 @@ from materials.errors import LedgerError, QueryError
 from materials.query import ColumnKind, Expression, SortKey, nearest
 from materials.records import READ, Failure
 from materials.secrets import mask
-from materials.store import schema as tables
+from materials.store import schema
 from materials.store.rows import chunks
 from materials.store.sql_query import planned
 from materials.store.transactions import persistent, reading
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 _EVIDENCE = {
-    "proposals": tables.proposals,
-    "equivalences": tables.equivalences,
-    "calculations": tables.calculations,
-    "stabilities": tables.stabilities,
-    "predictions": tables.predictions,
-    "selections": tables.selections,
-    "failures": tables.failures,
-    "rankings": tables.rankings,
+    "proposals": schema.proposals,
+    "equivalences": schema.equivalences,
+    "calculations": schema.calculations,
+    "stabilities": schema.stabilities,
+    "predictions": schema.predictions,
+    "selections": schema.selections,
+    "failures": schema.failures,
+    "rankings": schema.rankings,
 }
 
 
 def columns() -> dict[str, ColumnKind]:
     """Name the columns of the ranked table that a query may speak of, and what they hold."""
     return {
-        column.name: _kind(column.type) for column in tables.ranked_candidates.columns if column.name != "predicted"
+        column.name: _kind(column.type) for column in schema.ranked_candidates.columns if column.name != "predicted"
     }
 
 
@@ -61,7 +61,7 @@ class Answering:
         Raises:
             LedgerError: What one was asked, or a run noted, is not of the kind that is written there.
         """
-        table, runs = tables.campaigns, tables.runs
+        table, runs = schema.campaigns, schema.runs
         with reading(self.engine) as connection:
             found = _dicts(connection, select(table).order_by(table.c.created_at, table.c.campaign_id))
             told = _dicts(connection, select(runs).order_by(runs.c.started_at))
@@ -90,11 +90,11 @@ class Answering:
         Raises:
             QueryError: there is none; the nearest name is given.
         """
-        table = tables.campaigns
+        table = schema.campaigns
         with reading(self.engine) as connection:
             query = select(table.c.campaign_id, table.c.name).order_by(table.c.created_at.desc())
             found = connection.execute(query).all()
-            run = set(connection.execute(select(tables.runs.c.campaign_id)).scalars())
+            run = set(connection.execute(select(schema.runs.c.campaign_id)).scalars())
         if name is None:  # what a replay screens is a campaign that nobody ran
             found = [row for row in found if row.campaign_id in run] or found
         for row in found:
@@ -120,11 +120,11 @@ class Answering:
         counts = {}
         with reading(self.engine) as connection:
             for name, table, key in (
-                ("duplicates", tables.equivalences, tables.equivalences.c.stage),
-                ("assessed", tables.stabilities, tables.stabilities.c.fidelity),
-                ("selected", tables.selections, tables.selections.c.round),
-                ("failed", tables.failures, tables.failures.c.stage + ": " + tables.failures.c.error),
-                ("ranked", tables.rankings, tables.rankings.c.status),
+                ("duplicates", schema.equivalences, schema.equivalences.c.stage),
+                ("assessed", schema.stabilities, schema.stabilities.c.fidelity),
+                ("selected", schema.selections, schema.selections.c.round),
+                ("failed", schema.failures, schema.failures.c.stage + ": " + schema.failures.c.error),
+                ("ranked", schema.rankings, schema.rankings.c.status),
             ):
                 number = func.count(table.c.material_id.distinct())
                 query = select(key, number).where(table.c.campaign_id == campaign_id).group_by(key).order_by(key)
@@ -147,12 +147,12 @@ class Answering:
             proposed and competing phases that a database has energies of. `validated`: chosen ones without an answer
             of DFT. What came from outside, or from a person who cancelled it, is no answer.
         """
-        table, proposals, failures = tables.calculations, tables.proposals, tables.failures
+        table, proposals, failures = schema.calculations, schema.proposals, schema.failures
         columns = [table.c.material_id, table.c.status, table.c.properties, table.c.method]
         mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
         answers = select(*columns[:2]).where(table.c.material_id.in_(mine), table.c.fidelity == "mlip")
         by_dft = select(*columns).where(table.c.material_id.in_(mine), table.c.fidelity == "dft")
-        chosen = select(tables.selections.c.material_id).where(tables.selections.c.campaign_id == campaign_id)
+        chosen = select(schema.selections.c.material_id).where(schema.selections.c.campaign_id == campaign_id)
         refused = select(failures.c.material_id).where(
             failures.c.campaign_id == campaign_id, failures.c.stage == "propose"
         )
@@ -191,7 +191,7 @@ class Answering:
             limit: At most so many rows.
             columns: Only these; None is all.
         """
-        view = tables.ranked_candidates
+        view = schema.ranked_candidates
         shown = [view.c[name] for name in columns] if columns is not None else list(view.columns)
         query = select(*shown)
         if campaign_id is not None:
@@ -214,7 +214,7 @@ class Answering:
     @persistent
     def structures(self, material_ids: Collection[str]) -> dict[str, Structure]:
         """Give the best structure known of each: of a converged DFT calculation, of a potential's, or as proposed."""
-        calculations, candidates = tables.calculations, tables.candidates
+        calculations, candidates = schema.calculations, schema.candidates
         best: dict[str, str] = {}
         with reading(self.engine) as connection:
             for ids in chunks(dict.fromkeys(material_ids)):
@@ -247,7 +247,7 @@ class Answering:
         Args:
             campaign_id: Of one campaign; None: of all.
         """
-        table, proposals = tables.failures, tables.proposals
+        table, proposals = schema.failures, schema.proposals
         query = select(table).where(table.c.stage == READ).order_by(table.c.sequence)
         told = select(proposals.c.parents)
         if campaign_id is not None:
@@ -285,7 +285,7 @@ class Answering:
         """
         with reading(self.engine) as connection:
             material_id = _resolve(connection, name)
-            crystal = select(tables.candidates).where(tables.candidates.c.material_id == material_id)
+            crystal = select(schema.candidates).where(schema.candidates.c.material_id == material_id)
             found: dict[str, Any] = {"material_id": material_id, "candidate": _dicts(connection, crystal)[0]}
             for kind, table in _EVIDENCE.items():
                 about = table.c.material_id == material_id
@@ -299,7 +299,7 @@ class Answering:
 
 
 def _ordered(query: Select[Any], sort: Sequence[SortKey], *, first_has_values: bool = False) -> Select[Any]:
-    view = tables.ranked_candidates
+    view = schema.ranked_candidates
     for number, key in enumerate(sort):
         column = view.c[key.column].desc() if key.descending else view.c[key.column].asc()
         query = query.order_by(column if first_has_values and number == 0 else column.nulls_last())
@@ -317,7 +317,7 @@ def _dicts(connection: Connection, query: Any) -> list[dict[str, Any]]:
 
 
 def _proposed(connection: Connection, campaign_id: str) -> dict[str, int]:
-    table = tables.proposals
+    table = schema.proposals
     query = select(table.c.material_id, func.min(table.c.role)).where(table.c.campaign_id == campaign_id)
     # "candidate" comes before "competing" in the alphabet: who is both counts as a candidate.
     roles = [role for _, role in connection.execute(query.group_by(table.c.material_id))]
@@ -325,7 +325,7 @@ def _proposed(connection: Connection, campaign_id: str) -> dict[str, int]:
 
 
 def _statuses(connection: Connection, campaign_id: str, fidelity: str) -> dict[str, int]:
-    table, proposals = tables.calculations, tables.proposals
+    table, proposals = schema.calculations, schema.proposals
     mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
     query = select(table.c.calculation_id, table.c.status).where(table.c.fidelity == fidelity)
     query = query.where(table.c.material_id.in_(mine)).order_by(table.c.attempt)
@@ -335,7 +335,7 @@ def _statuses(connection: Connection, campaign_id: str, fidelity: str) -> dict[s
 
 
 def _resolve(connection: Connection, name: str) -> str:
-    ids, proposals = tables.candidates.c.material_id, tables.proposals
+    ids, proposals = schema.candidates.c.material_id, schema.proposals
     if connection.execute(select(ids).where(ids == name)).first() is not None:
         return name
     beginning = select(ids).where(ids.startswith(name, autoescape=True)).order_by(ids).limit(6)

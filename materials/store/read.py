@@ -18,7 +18,7 @@ from materials.records import (
     Selection,
     Stability,
 )
-from materials.store import schema as tables
+from materials.store import schema
 from materials.store.rows import (
     chunks,
     read_candidate,
@@ -40,7 +40,7 @@ class Reading:
 
         Who is proposed as both is a candidate.
         """
-        table = tables.proposals
+        table = schema.proposals
         query = select(table.c.material_id, table.c.role).where(table.c.campaign_id == campaign_id)
         found: dict[str, Role] = {}
         with reading(self.engine) as connection:
@@ -56,7 +56,7 @@ class Reading:
     @persistent
     def candidate_sizes(self, campaign_id: str) -> dict[str, int]:
         """Say how many sites each material of a campaign has; no structure is built for it."""
-        crystals, proposals = tables.candidates, tables.proposals
+        crystals, proposals = schema.candidates, schema.proposals
         mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
         query = select(crystals.c.material_id, crystals.c.n_sites).where(crystals.c.material_id.in_(mine))
         with reading(self.engine) as connection:
@@ -65,7 +65,7 @@ class Reading:
     @persistent
     def element_ids(self, campaign_id: str) -> set[str]:
         """Name the materials of a campaign that are elements."""
-        crystals, proposals = tables.candidates, tables.proposals
+        crystals, proposals = schema.candidates, schema.proposals
         mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
         query = select(crystals.c.material_id).where(
             crystals.c.material_id.in_(mine), crystals.c.chemsys.not_like("%-%")
@@ -76,7 +76,7 @@ class Reading:
     @persistent
     def chemical_systems(self, campaign_id: str, role: Role | None = None) -> dict[str, int]:
         """Count the materials of each chemical system, those left alone that were refused when they were proposed."""
-        crystals, proposals, failures = tables.candidates, tables.proposals, tables.failures
+        crystals, proposals, failures = schema.candidates, schema.proposals, schema.failures
         mine = select(proposals.c.material_id).where(proposals.c.campaign_id == campaign_id)
         refused = select(failures.c.material_id).where(
             failures.c.campaign_id == campaign_id, failures.c.stage == "propose"
@@ -133,7 +133,7 @@ class Reading:
 
     @persistent
     def _written_structures(self, material_ids: Sequence[str]) -> dict[str, str]:
-        table = tables.candidates
+        table = schema.candidates
         query = select(table.c.material_id, table.c.structure).where(table.c.material_id.in_(material_ids))
         with reading(self.engine) as connection:
             return {row.material_id: row.structure for row in connection.execute(query)}
@@ -144,7 +144,7 @@ class Reading:
     @persistent
     def _told(self, campaign_id: str, material_ids: Sequence[str]) -> list[tuple[Any, list[Any]]]:
         """Read the rows of crystals and of their proposals, in the order asked for."""
-        crystals, proposals = tables.candidates, tables.proposals
+        crystals, proposals = schema.candidates, schema.proposals
         told = select(proposals).where(proposals.c.campaign_id == campaign_id)
         told = told.where(proposals.c.material_id.in_(material_ids)).order_by(proposals.c.sequence)
         proposals_of: dict[str, list[Any]] = {}
@@ -159,7 +159,7 @@ class Reading:
         self, campaign_id: str, fidelity: Fidelity | None = None, level_of_theory: str | None = None
     ) -> dict[str, Stability]:
         """Read the latest stability of each material; with no fidelity given, DFT's goes before the potential's."""
-        table = tables.stabilities
+        table = schema.stabilities
         query = select(table).where(table.c.campaign_id == campaign_id)
         if fidelity is not None:
             query = query.where(table.c.fidelity == fidelity)
@@ -171,7 +171,7 @@ class Reading:
     @persistent
     def predictions(self, campaign_id: str, round: int | None = None) -> dict[str, dict[str, Prediction]]:
         """Read `material_id` -> target -> the latest prediction, or that of one round."""
-        table = tables.predictions
+        table = schema.predictions
         query = select(table).where(table.c.campaign_id == campaign_id)
         if round is not None:
             query = query.where(table.c.round == round)
@@ -184,7 +184,7 @@ class Reading:
     @persistent
     def selections(self, campaign_id: str, until: int | None = None) -> list[Selection]:
         """Read what was chosen, all or until a round, by round and rank within it."""
-        table = tables.selections
+        table = schema.selections
         query = select(table).where(table.c.campaign_id == campaign_id).order_by(table.c.round, table.c.rank)
         if until is not None:
             query = query.where(table.c.round <= until)
@@ -194,7 +194,7 @@ class Reading:
     @persistent
     def failures(self, campaign_id: str, stage: str | None = None) -> list[Failure]:
         """Read all failures in the order in which they came."""
-        table = tables.failures
+        table = schema.failures
         query = select(table).where(table.c.campaign_id == campaign_id).order_by(table.c.sequence)
         if stage is not None:
             query = query.where(table.c.stage == stage)
@@ -204,7 +204,7 @@ class Reading:
     @persistent
     def equivalences(self, campaign_id: str, stage: str | None = None) -> dict[str, str]:
         """Read duplicate -> the material that stands for it in the end (chains are followed to their end)."""
-        table = tables.equivalences
+        table = schema.equivalences
         query = select(table.c.material_id, table.c.duplicate_of).where(table.c.campaign_id == campaign_id)
         if stage is not None:
             query = query.where(table.c.stage == stage)
@@ -216,7 +216,7 @@ class Reading:
     @persistent
     def ranked(self, campaign_id: str) -> list[RankedCandidate]:
         """Read the published table as records, first rank first."""
-        table = tables.rankings
+        table = schema.rankings
         query = select(table).where(table.c.campaign_id == campaign_id).order_by(table.c.rank)
         with reading(self.engine) as connection:
             return [read_ranking(row) for row in connection.execute(query).mappings()]

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, Select, Table, Text, cast, select
 
 from materials.records import Calculation, Fidelity, WrittenCalculation
-from materials.store import schema as tables
+from materials.store import schema
 from materials.store.rows import chunks, read_calculation
 from materials.store.transactions import persistent, reading
 
@@ -30,7 +30,7 @@ class ReadingCalculations:
             settings_hash: Of the settings it ran with.
             statuses: Only these count as answered; None counts all.
         """
-        table = tables.calculations
+        table = schema.calculations
         query = select(table.c.material_id, table.c.status).where(
             table.c.method == method,
             table.c.level_of_theory == level_of_theory,
@@ -58,7 +58,7 @@ class ReadingCalculations:
         Give `material_ids`, or a `campaign_id` for all of its materials, or neither for every material there is;
         `not_by` leaves out what a code, such as "vasp", has computed in any version.
         """
-        table = tables.calculations
+        table = schema.calculations
         wanted = _of_kind(select(table), campaign_id, fidelity, method, level_of_theory, settings_hash, not_by)
         best: dict[str, Any] = {}
         with reading(self.engine) as connection:
@@ -80,7 +80,7 @@ class ReadingCalculations:
         not_by: str | None = None,
     ) -> dict[str, str]:
         """Say which calculation `calculations` gives of each material: `material_id` -> `calculation_id`."""
-        table = tables.calculations
+        table = schema.calculations
         columns = select(table.c.material_id, table.c.calculation_id, table.c.status)
         wanted = _of_kind(columns, campaign_id, fidelity, method, level_of_theory, settings_hash, not_by)
         best: dict[str, str] = {}
@@ -104,7 +104,7 @@ class ReadingCalculations:
 
     @persistent
     def _written_calculations(self, calculation_ids: Sequence[str]) -> dict[str, WrittenCalculation]:
-        table = tables.calculations
+        table = schema.calculations
         # As text: nobody may want to know what all those numbers are.
         columns = [
             cast(table.c.properties, Text).label(name) if name == "properties" else table.c[name]
@@ -118,7 +118,7 @@ class ReadingCalculations:
     @persistent
     def calculations_by_id(self, calculation_ids: Collection[str]) -> dict[str, Calculation]:
         """Read the best attempt at each calculation that there is: `calculation_id` -> `Calculation`."""
-        table = tables.calculations
+        table = schema.calculations
         best: dict[str, Any] = {}
         with reading(self.engine) as connection:
             for ids in chunks(dict.fromkeys(calculation_ids)):
@@ -137,7 +137,7 @@ def _of_kind(
     not_by: str | None,
 ) -> Select[Any]:
     """Restrict a query of calculations; the last that it gives of a kind holds."""
-    table, proposals = tables.calculations, tables.proposals
+    table, proposals = schema.calculations, schema.proposals
     wanted = {
         "fidelity": fidelity,
         "method": method,

@@ -23,7 +23,7 @@ from materials.records import (
     WrittenCandidate,
     content_hash,
 )
-from materials.store import schema as tables
+from materials.store import schema
 from materials.store.rows import (
     calculation_row,
     candidate_row,
@@ -45,7 +45,7 @@ class Recording:
 
     engine: Engine
     # What makes two rankings of one material differ; the key itself does not.
-    _REPLACED: ClassVar[list[str]] = [column.name for column in tables.rankings.columns if "_id" not in column.name]
+    _REPLACED: ClassVar[list[str]] = [column.name for column in schema.rankings.columns if "_id" not in column.name]
 
     def add_campaign(self, name: str, config: Mapping[str, Any]) -> str:
         """Keep a resolved campaign; return its `campaign_id`, equal for equal name and config."""
@@ -57,7 +57,7 @@ class Recording:
             "config": config,
             "created_at": _now(),
         }
-        self._keep(tables.campaigns, [row])
+        self._keep(schema.campaigns, [row])
         return str(row["campaign_id"])
 
     def start_run(
@@ -84,14 +84,14 @@ class Recording:
             "config": config,
             "budget": budget,
         }
-        self._keep(tables.runs, [row])
+        self._keep(schema.runs, [row])
         return str(row["run_id"])
 
     @persistent
     def end_run(self, run_id: str, state: str) -> None:
         """Note how a run ended: `finished`, `stopped`, `failed`."""
         with writing(self.engine) as connection:
-            ended = update(tables.runs).where(tables.runs.c.run_id == run_id)
+            ended = update(schema.runs).where(schema.runs.c.run_id == run_id)
             connection.execute(ended.values(ended_at=_now(), state=state))
 
     @persistent
@@ -105,8 +105,8 @@ class Recording:
         written = (write_candidate(c) if isinstance(c, Candidate) else c for c in candidates)
         with writing(self.engine, alone_on="candidates") as connection:
             for chunk in chunks(written):
-                _insert(connection, tables.candidates, [candidate_row(candidate) for candidate in chunk])
-                _insert(connection, tables.proposals, [proposal_row(campaign_id, candidate) for candidate in chunk])
+                _insert(connection, schema.candidates, [candidate_row(candidate) for candidate in chunk])
+                _insert(connection, schema.proposals, [proposal_row(campaign_id, candidate) for candidate in chunk])
 
     def add_equivalences(self, campaign_id: str, equivalences: Mapping[str, str], stage: str) -> None:
         """Keep duplicates: `material_id` -> the material that stands for it, found at `stage`."""
@@ -114,7 +114,7 @@ class Recording:
             {"campaign_id": campaign_id, "material_id": duplicate, "duplicate_of": kept, "stage": stage}
             for duplicate, kept in equivalences.items()
         ]
-        self._keep(tables.equivalences, rows)
+        self._keep(schema.equivalences, rows)
 
     @persistent
     def add_calculations(self, calculations: Iterable[Calculation | WrittenCalculation]) -> None:
@@ -127,14 +127,14 @@ class Recording:
         written = (write_calculation(c) if isinstance(c, Calculation) else c for c in calculations)
         with writing(self.engine, alone_on="calculations") as connection:
             for chunk in chunks(written):
-                _insert(connection, tables.calculations, _attempts(connection, chunk, now))
+                _insert(connection, schema.calculations, _attempts(connection, chunk, now))
 
     @persistent
     def add_stabilities(self, campaign_id: str, stabilities: Sequence[Stability]) -> None:
         """Keep hull distances; one that says what the latest of its material and level says already is left out."""
         columns = ("energy_above_hull", "decomposition_energy_per_atom", "reference_version")
         key = ("material_id", "fidelity", "level_of_theory")
-        table = tables.stabilities
+        table = schema.stabilities
         with writing(self.engine, alone_on=campaign_id) as connection:
             for chunk in chunks(stabilities):
                 ids = [stability.material_id for stability in chunk]
@@ -149,15 +149,15 @@ class Recording:
 
     def add_predictions(self, campaign_id: str, predictions: Sequence[Prediction]) -> None:
         """Keep what the surrogate believed; what it said first of a round stays."""
-        self._add(tables.predictions, campaign_id, predictions)
+        self._add(schema.predictions, campaign_id, predictions)
 
     def add_selections(self, campaign_id: str, selections: Sequence[Selection]) -> None:
         """Keep a batch; a material is selected once in a campaign, and its first round stays."""
-        self._add(tables.selections, campaign_id, selections)
+        self._add(schema.selections, campaign_id, selections)
 
     def add_failures(self, campaign_id: str, failures: Sequence[Failure]) -> None:
         """Keep failures."""
-        self._add(tables.failures, campaign_id, failures)
+        self._add(schema.failures, campaign_id, failures)
 
     @persistent
     def publish(self, campaign_id: str, rows: Iterable[RankedCandidate]) -> int:
@@ -170,7 +170,7 @@ class Recording:
             campaign_id: Whose.
             rows: By rank. They are gone through again where the database goes away meanwhile: no iterator.
         """
-        table = tables.rankings
+        table = schema.rankings
         mine = table.c.campaign_id == campaign_id
         changes = 0
         with writing(self.engine, alone_on=campaign_id) as connection:
@@ -206,9 +206,9 @@ class Recording:
 
 
 def _count_systems(connection: Connection, campaign_id: str) -> None:
-    table, mine = tables.systems, tables.rankings.c.campaign_id == campaign_id
+    table, mine = schema.systems, schema.rankings.c.campaign_id == campaign_id
     connection.execute(delete(table).where(table.c.campaign_id == campaign_id))
-    system = tables.rankings.c.chemsys
+    system = schema.rankings.c.chemsys
     counted = select(literal(campaign_id), system, func.count()).where(mine).group_by(system)
     connection.execute(insert(table).from_select(["campaign_id", "chemsys", "n_rows"], counted))
 
@@ -236,7 +236,7 @@ def _insert(
 
 
 def _attempts(connection: Connection, calculations: Sequence[WrittenCalculation], now: str) -> list[dict[str, Any]]:
-    table = tables.calculations
+    table = schema.calculations
     ids = [calculation.calculation_id for calculation in calculations]
     columns = [table.c.calculation_id, table.c.attempt, table.c.status, table.c.content_hash]
     known = connection.execute(select(*columns).where(table.c.calculation_id.in_(ids)).order_by(table.c.attempt))

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, literal, literal_c
 from sqlalchemy.sql import operators
 
 from materials.query import Both, Comparison, Either, ElementsIn, Expression, Has, IsNull, Membership, Not
-from materials.store import schema as tables
+from materials.store import schema
 from materials.store.rows import CHUNK
 
 GROUP = 200
@@ -30,7 +30,7 @@ def condition(expression: Expression, chemsys: ColumnElement[str] | None = None)
         expression: As `materials.query.parse` gave it.
         chemsys: Where elements are looked up, if not in the ranked table.
     """
-    view = tables.ranked_candidates
+    view = schema.ranked_candidates
     system = view.c.chemsys if chemsys is None else chemsys
     match expression:
         case Comparison():
@@ -89,9 +89,9 @@ def planned(connection: Connection, campaign_id: str | None, where: Expression) 
 
 def _share(connection: Connection, campaign_id: str, term: Expression) -> str | None:
     """Say roughly which part of the rows meets a comparison that has an index; None where it has none."""
-    if not isinstance(term, Comparison) or term.column not in tables.SORTED_BY:
+    if not isinstance(term, Comparison) or term.column not in schema.SORTED_BY:
         return None
-    view = tables.ranked_candidates
+    view = schema.ranked_candidates
     mine = select(literal(1)).where(view.c.campaign_id == campaign_id, condition(term))
     counted = select(func.count()).select_from(mine.limit(_FEW_ROWS + 1).subquery())
     return "0.9" if connection.execute(counted).scalar_one() > _FEW_ROWS else "0.0001"
@@ -99,7 +99,7 @@ def _share(connection: Connection, campaign_id: str, term: Expression) -> str | 
 
 def _systems(connection: Connection, campaign_id: str, where: Expression) -> list[ColumnElement[bool]]:
     """Name the chemical systems that a query's elements mean, where their rows are few."""
-    view, table = tables.ranked_candidates, tables.systems
+    view, table = schema.ranked_candidates, schema.systems
     asked = [term for term in _terms(where) if _is_of_elements(term)]
     if not asked:
         return []

@@ -95,7 +95,7 @@ def make_structures(chance: random.Random, folder: Path) -> Path:
 
 def use_structures(path: Path) -> None:
     """Read what is there, and look at it as the first stage of a campaign does."""
-    from materials.crystals import validation as sanity
+    from materials.crystals import validation
     from materials.crystals.serialization import structure_from_json, structure_to_json
     from materials.records import Failure
     from materials.sources.files import source as files
@@ -112,7 +112,7 @@ def use_structures(path: Path) -> None:
         assert structure_from_json(structure_to_json(found.structure)) == found.structure, (
             "another crystal in the ledger"
         )
-        sanity.check(found.structure, max_sites=200, charge_balance=True)
+        validation.check(found.structure, max_sites=200, charge_balance=True)
 
 
 @cache

@@ -28,9 +28,7 @@ from flows.replay.targets import best_share
 from materials.records import Target
 from models.learning import batch_selection as selection
 from models.learning import fit as learning
-from models.learning import objectives as aims
-from models.learning import surrogate
-from models.learning import target_probability as scoring
+from models.learning import objectives, surrogate, target_probability
 from models.learning.features.descriptors import column_groups, describe
 from models.learning.features.projection import MOST_COMPONENTS, freeze
 from models.learning.simulation import STRATEGIES, Features, Question, Strategy, play, recall
@@ -69,26 +67,28 @@ def _no_floor() -> None:
 
 def _thompson() -> None:
     rng = np.random.default_rng(0)
-    before = aims.acquire
+    before = objectives.acquire
 
     def drawn(posteriors: Any, targets: Any, aim: Any) -> Any:
         if aim.rule == "probability_of_all_targets":
             return before(posteriors, targets, aim)
         (target,) = targets
         belief = posteriors[target.property]
-        return -scoring.badness_of(target, np.maximum(rng.normal(belief.mean, belief.std), _floor_of(belief)))
+        return -target_probability.badness_of(
+            target, np.maximum(rng.normal(belief.mean, belief.std), _floor_of(belief))
+        )
 
     selection.acquire = drawn  # type: ignore[assignment]
 
 
 def _greedy() -> None:
-    before = aims.acquire
+    before = objectives.acquire
 
     def mean(posteriors: Any, targets: Any, aim: Any) -> Any:
         if aim.rule == "probability_of_all_targets":
             return before(posteriors, targets, aim)
         (target,) = targets
-        return -scoring.badness_of(target, posteriors[target.property].expected)
+        return -target_probability.badness_of(target, posteriors[target.property].expected)
 
     selection.acquire = mean  # type: ignore[assignment]
 
@@ -108,8 +108,8 @@ VARIANTS: Mapping[str, Variant] = {
     "odds of the best 1 %": Variant(strategy=STRATEGIES["best_odds"]),
     "best expected value (greedy)": Variant(change=_greedy),
     "Thompson draws": Variant(change=_thompson),
-    "odds of the best 0.5 %": Variant(strategy=STRATEGIES["best_odds"], change=_set(aims, "BEST_SHARE", 0.005)),
-    "odds of the best 2 %": Variant(strategy=STRATEGIES["best_odds"], change=_set(aims, "BEST_SHARE", 0.02)),
+    "odds of the best 0.5 %": Variant(strategy=STRATEGIES["best_odds"], change=_set(objectives, "BEST_SHARE", 0.005)),
+    "odds of the best 2 %": Variant(strategy=STRATEGIES["best_odds"], change=_set(objectives, "BEST_SHARE", 0.02)),
     "no audits": Variant(audits=0.0),
     "two audits of ten": Variant(audits=0.2),
     "gaps without their floor": Variant(change=_no_floor),

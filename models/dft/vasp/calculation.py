@@ -25,7 +25,7 @@ from pymatgen.io.vasp.inputs import Incar
 from pymatgen.io.vasp.outputs import Vasprun
 
 from models.dft.runtime import calculation as course
-from models.dft.runtime import magnetic_trials as trials
+from models.dft.runtime import magnetic_trials
 from models.dft.runtime.calculation import Died, Ended
 from models.dft.vasp.checkpoint import CHECKPOINT, POLL_S, Book
 from models.dft.vasp.output import energy_of, read_run
@@ -216,7 +216,7 @@ def result_of(settings: Any, repaired: list[dict[str, Any]], said: str, n_steps:
     result["attempts"] = 1 + len(repaired)
     if repaired:
         result["properties"]["custodian"] = repaired
-    result["properties"] |= trials.moments_of(result["numbers"], result["properties"], None, "ferromagnetic")
+    result["properties"] |= magnetic_trials.moments_of(result["numbers"], result["properties"], None, "ferromagnetic")
     return result
 
 

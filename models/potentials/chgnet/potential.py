@@ -13,7 +13,7 @@ from torch import Tensor
 
 from materials.errors import PotentialNotInstalled
 from models.potentials.base import Batch, Evaluation, PotentialIdentity, filled, unanswered
-from models.potentials.chgnet import kernel as chgnet_kernel
+from models.potentials.chgnet import kernel
 from models.potentials.chgnet.equivalent_atoms import Classes, classes_of, different_lengths
 from models.potentials.chgnet.graph import Geometry, geometry_of
 from models.potentials.chgnet.model import Chgnet, Outcome
@@ -87,7 +87,7 @@ def load_chgnet(
     from pymatgen.core import Element
 
     content = checkpoint_of(path, device)
-    compiled = (device, precision) == ("cpu", "float32") and chgnet_kernel.library() is not None
+    compiled = (device, precision) == ("cpu", "float32") and kernel.library() is not None
     try:
         model = Chgnet(content["state_dict"], content["model_args"], getattr(torch, precision), compiled=compiled)
     except (KeyError, ValueError) as error:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.dft import attempts
-from flows.dft import outcomes as ends
+from flows.dft import attempts, outcomes
 from flows.dft.executor import Seen, Task
 from flows.dft.job_script import BEGINS
 from flows.dft.run import folder_of, run_jobs
@@ -20,66 +19,66 @@ from tests.peers.quick_dft import Quick, job
 def test_the_readme_shows_the_same_table(root: Path) -> None:
     text = (root / "deploy" / "README.md").read_text()
     section = text.split("\n## What the end of a DFT job means\n", 1)[1].split("\n## ", 1)[0]
-    assert ends.as_markdown() in section
+    assert outcomes.as_markdown() in section
 
 
 def test_each_row_is_reached() -> None:
     """From what a scheduler says and a folder holds; only the scheduler's silence is told by an exception."""
 
-    def end(word: str, status: str | None = None, code: int | None = None, **found: Any) -> ends.End:
+    def end(word: str, status: str | None = None, code: int | None = None, **found: Any) -> outcomes.End:
         result = None if status is None else DFTResult(status=status, message=found.pop("message", ""))  # type: ignore[arg-type]
         seen = Seen(word=word, exit_code=code, had_node=found.pop("had_node", True))  # type: ignore[arg-type]
-        return ends.end_of(seen, ends.Found(result=result, **found))
+        return outcomes.end_of(seen, outcomes.Found(result=result, **found))
 
     rows = [
-        (end("ended", "converged", 0), ends.RESULT),
-        (end("ended", "max_steps", 11), ends.RESULT),
-        (end("ended", "failed", 14), ends.RESULT),
-        (end("ended", "scf_not_converged", 10), ends.SCF),
-        (end("ended", "walltime", 12), ends.TIMEOUT),
-        (end("timeout"), ends.TIMEOUT),
-        (end("ended", "out_of_memory", 13), ends.MEMORY),
-        (end("memory"), ends.MEMORY),
-        (end("ended", code=-9, without="out_of_memory"), ends.MEMORY),
-        (end("node"), ends.NODE),
-        (end("preempted"), ends.PREEMPTED),
-        (end("unknown"), ends.UNKNOWN),
-        (end("cancelled", taken_back=True), ends.STOPPED),
-        (end("ended", code=20, taken_back=True), ends.STOPPED),
-        (end("unknown", taken_back=True), ends.STOPPED),
-        (end("ended", code=21, occupied=True), ends.OCCUPIED),
-        (end("cancelled"), ends.CANCELLED),
-        (end("cancelled", had_node=False, began=False), ends.CANCELLED),
-        (end("cancelled", began=False), ends.LAUNCH),
-        (end("ended", code=1, began=False), ends.LAUNCH),
-        (end("ended", code=-9), ends.KILLED),
-        (end("ended", code=137), ends.KILLED),
-        (end("ended", code=20), ends.KILLED),
-        (end("ended", code=22, log="pw.x ended with exit code -9 and without a result"), ends.KILLED),
-        (end("ended", code=22, log="pw.x ended with exit code -11 and without a result"), ends.CRASH),
-        (end("ended", code=1, without="out_of_memory", crowded=True), ends.CROWDED),
-        (end("ended", code=-11), ends.CRASH),
-        (end("ended", code=None), ends.CRASH),
-        (end("refused"), ends.REFUSED),
-        (end("ended", code=1, log="assay: a set-up line failed"), ends.SET_UP),
-        (end("ended", code=127), ends.SET_UP),
-        (end("ended", code=1, log="OSError: [Errno 28] No space left on device"), ends.DISK),
-        (end("ended", "failed", 14, message="OSError: Disk quota exceeded"), ends.DISK),
-        (end("ended", "failed", 14, message="OSError: [Errno 116] Stale file handle"), ends.DISK),
-        (end("ended", code=1, log="forrtl: Input/output error"), ends.DISK),
-        (end("ended", code=0), ends.NO_RESULT),
+        (end("ended", "converged", 0), outcomes.RESULT),
+        (end("ended", "max_steps", 11), outcomes.RESULT),
+        (end("ended", "failed", 14), outcomes.RESULT),
+        (end("ended", "scf_not_converged", 10), outcomes.SCF),
+        (end("ended", "walltime", 12), outcomes.TIMEOUT),
+        (end("timeout"), outcomes.TIMEOUT),
+        (end("ended", "out_of_memory", 13), outcomes.MEMORY),
+        (end("memory"), outcomes.MEMORY),
+        (end("ended", code=-9, without="out_of_memory"), outcomes.MEMORY),
+        (end("node"), outcomes.NODE),
+        (end("preempted"), outcomes.PREEMPTED),
+        (end("unknown"), outcomes.UNKNOWN),
+        (end("cancelled", taken_back=True), outcomes.STOPPED),
+        (end("ended", code=20, taken_back=True), outcomes.STOPPED),
+        (end("unknown", taken_back=True), outcomes.STOPPED),
+        (end("ended", code=21, occupied=True), outcomes.OCCUPIED),
+        (end("cancelled"), outcomes.CANCELLED),
+        (end("cancelled", had_node=False, began=False), outcomes.CANCELLED),
+        (end("cancelled", began=False), outcomes.LAUNCH),
+        (end("ended", code=1, began=False), outcomes.LAUNCH),
+        (end("ended", code=-9), outcomes.KILLED),
+        (end("ended", code=137), outcomes.KILLED),
+        (end("ended", code=20), outcomes.KILLED),
+        (end("ended", code=22, log="pw.x ended with exit code -9 and without a result"), outcomes.KILLED),
+        (end("ended", code=22, log="pw.x ended with exit code -11 and without a result"), outcomes.CRASH),
+        (end("ended", code=1, without="out_of_memory", crowded=True), outcomes.CROWDED),
+        (end("ended", code=-11), outcomes.CRASH),
+        (end("ended", code=None), outcomes.CRASH),
+        (end("refused"), outcomes.REFUSED),
+        (end("ended", code=1, log="assay: a set-up line failed"), outcomes.SET_UP),
+        (end("ended", code=127), outcomes.SET_UP),
+        (end("ended", code=1, log="OSError: [Errno 28] No space left on device"), outcomes.DISK),
+        (end("ended", "failed", 14, message="OSError: Disk quota exceeded"), outcomes.DISK),
+        (end("ended", "failed", 14, message="OSError: [Errno 116] Stale file handle"), outcomes.DISK),
+        (end("ended", code=1, log="forrtl: Input/output error"), outcomes.DISK),
+        (end("ended", code=0), outcomes.NO_RESULT),
     ]
     assert [got.name for got, _ in rows] == [meant.name for _, meant in rows]
-    assert {*(meant for _, meant in rows), ends.UNREACHABLE} == set(ends.ENDS)
+    assert {*(meant for _, meant in rows), outcomes.UNREACHABLE} == set(outcomes.ENDS)
 
 
 def test_the_schedulers_word_comes_before_what_a_code_writes_when_it_is_told_to_end() -> None:
-    failed = ends.Found(result=DFTResult(status="failed", message="terminated by signal 15"))
-    assert ends.end_of(Seen(word="cancelled"), failed) is ends.CANCELLED
-    assert ends.end_of(Seen(word="timeout"), failed) is ends.TIMEOUT
-    assert ends.end_of(Seen(word="preempted"), failed) is ends.PREEMPTED
-    good = ends.Found(result=DFTResult(status="converged"))
-    assert ends.end_of(Seen(word="cancelled"), good) is ends.RESULT
+    failed = outcomes.Found(result=DFTResult(status="failed", message="terminated by signal 15"))
+    assert outcomes.end_of(Seen(word="cancelled"), failed) is outcomes.CANCELLED
+    assert outcomes.end_of(Seen(word="timeout"), failed) is outcomes.TIMEOUT
+    assert outcomes.end_of(Seen(word="preempted"), failed) is outcomes.PREEMPTED
+    good = outcomes.Found(result=DFTResult(status="converged"))
+    assert outcomes.end_of(Seen(word="cancelled"), good) is outcomes.RESULT
 
 
 class Played:
@@ -160,7 +159,7 @@ def test_limits_double_up_to_the_maximum_and_stay_doubled(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("word", "most", "status"),
     [
-        (Seen(word="ended", how="by SIGSEGV", exit_code=-11), ends.ATTEMPTS, "crashed"),
+        (Seen(word="ended", how="by SIGSEGV", exit_code=-11), outcomes.ATTEMPTS, "crashed"),
         ("cancelled", 1, "cancelled"),
     ],
 )
@@ -182,10 +181,10 @@ def test_its_own_chances_are_counted_for_each_end(tmp_path: Path, word: Any, mos
 @pytest.mark.parametrize(
     ("word", "most"),
     [
-        ("node", ends.MANY),
-        ("preempted", ends.MANY),
-        (Seen(word="ended", how="by SIGKILL", exit_code=-9), ends.KILLS),
-        (Seen(word="ended", how="with exit code 143", exit_code=143), ends.KILLS),
+        ("node", outcomes.MANY),
+        ("preempted", outcomes.MANY),
+        (Seen(word="ended", how="by SIGKILL", exit_code=-9), outcomes.KILLS),
+        (Seen(word="ended", how="with exit code 143", exit_code=143), outcomes.KILLS),
     ],
 )
 def test_what_befell_it_is_never_final(tmp_path: Path, word: Any, most: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from flows.config.cluster import Cluster, DFTJobs
 from flows.config.yaml_file import check
-from flows.dft import job_script as script
+from flows.dft import job_script
 from flows.dft.executor import Task
 from flows.dft.slurm import Slurm, directives, minutes
 from flows.dft.slurm_states import FIELDS
@@ -38,7 +38,7 @@ def task_in(folder: Path, **limits: float) -> Task:
 def test_the_script_hands_every_word_on_as_it_is(tmp_path: Path) -> None:
     task = task_in(tmp_path / NASTY.replace("/", ""))
     hardware = DFTJobs(set_up=["export A='x y'"], container=["env", "B=two words; touch owned"])
-    path = script.write(task, Shown(tmp_path), hardware)
+    path = job_script.write(task, Shown(tmp_path), hardware)
     done = subprocess.run(["bash", str(path)], capture_output=True, text=True, check=True)
     begins, words = done.stdout.splitlines()
     assert begins.startswith("assay: dft-k-a1 begins on ")
@@ -49,10 +49,10 @@ def test_the_script_hands_every_word_on_as_it_is(tmp_path: Path) -> None:
 def test_ranks_are_started_outside_of_the_container(tmp_path: Path) -> None:
     hardware = DFTJobs(cores=4, mpi=["srun", "-n", "{cores}"], container=["apptainer", "exec", "a.sif"])
     task = Task(name="n", folder=tmp_path, limits=hardware.limits())
-    assert script.command(task, Shown(tmp_path), hardware)[:6] == ["srun", "-n", "4", "apptainer", "exec", "a.sif"]
+    assert job_script.command(task, Shown(tmp_path), hardware)[:6] == ["srun", "-n", "4", "apptainer", "exec", "a.sif"]
     alone = Task(name="n", folder=tmp_path, limits=DFTJobs().limits())
-    assert script.command(alone, Shown(tmp_path), hardware)[:4] == ["apptainer", "exec", "a.sif", sys.executable]
-    assert script.command(alone, Shown(tmp_path), DFTJobs())[0] == sys.executable
+    assert job_script.command(alone, Shown(tmp_path), hardware)[:4] == ["apptainer", "exec", "a.sif", sys.executable]
+    assert job_script.command(alone, Shown(tmp_path), DFTJobs())[0] == sys.executable
 
 
 def test_sbatch_is_told_what_the_cluster_file_says(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_sbatch_is_told_what_the_cluster_file_says(tmp_path: Path) -> None:
     for needed in ("--partition=long", "--account=chem/x", "--ntasks=3", "--mem=1536M", "--time=62", "--no-requeue"):
         assert needed in said
     assert said[-2:] == hardware.options
-    text = script.text(task, ["true"], [], said)
+    text = job_script.text(task, ["true"], [], said)
     assert [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")] == said
 
 

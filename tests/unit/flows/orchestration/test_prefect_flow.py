@@ -138,20 +138,20 @@ def test_new_workers_do_not_import_the_program_that_starts_them(monkeypatch: pyt
 
 
 def test_what_a_provider_says_gives_no_orders_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.orchestration import prefect_flow as discovery
+    from flows.orchestration import prefect_flow
     from materials.errors import AssayError
 
     said: list[str] = []
     logger = SimpleNamespace(error=lambda words, *values: said.append(words % values))
-    monkeypatch.setattr(discovery, "get_run_logger", lambda: logger)
-    state = discovery._failed(AssayError("mp: \x1b[2Jit went \x9b31m\nand that"))
+    monkeypatch.setattr(prefect_flow, "get_run_logger", lambda: logger)
+    state = prefect_flow._failed(AssayError("mp: \x1b[2Jit went \x9b31m\nand that"))
     assert said == [state.message] == ["mp: \ufffd[2Jit went \ufffd31m\nand that"]
 
 
 def test_a_task_that_failed_without_an_exception_logs_none(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.orchestration import prefect_flow as discovery  # noqa: F401 - its import is what is tested
+    from flows.orchestration import prefect_flow  # noqa: F401 - its import is what is tested
 
     logger = logging.getLogger("prefect.task_runs")
     monkeypatch.setattr(logger, "handlers", [caplog.handler])  # Prefect's own would look for a server

@@ -32,10 +32,8 @@ from materials.crystals.serialization import structure_from_json, structure_to_j
 from materials.errors import InputError, LedgerError, LedgerLost, LedgerTooNew, QueryError
 from materials.query import parse, parse_sort
 from materials.records import Failure, Prediction, RankedCandidate
-from materials.store import browse as answering
+from materials.store import browse, recording, schema, transactions
 from materials.store import connection as connecting
-from materials.store import recording, transactions
-from materials.store import schema as tables
 from materials.store.browse import columns
 from materials.store.ledger import Ledger
 from materials.store.rows import write_calculation, write_candidate
@@ -147,7 +145,7 @@ def test_telling_twice_adds_nothing(ledger: Ledger) -> None:
         with ledger.engine.connect() as connection:
             return {
                 name: connection.execute(select(func.count()).select_from(table)).scalar_one()
-                for name, table in tables.metadata.tables.items()
+                for name, table in schema.metadata.tables.items()
             }
 
     tell()
@@ -515,7 +513,7 @@ def test_a_newer_ledger_is_refused_and_left_untouched(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE schema_version (version INTEGER)")
-        connection.execute("INSERT INTO schema_version VALUES (?)", [tables.SCHEMA_VERSION + 1])
+        connection.execute("INSERT INTO schema_version VALUES (?)", [schema.SCHEMA_VERSION + 1])
         connection.execute("CREATE TABLE surprise (x)")
     connection.close()
     before = path.read_bytes()
@@ -713,7 +711,7 @@ def test_what_is_asked_while_the_database_is_away_is_asked_once_more(
 ) -> None:
     with Ledger.open(f"sqlite:///{tmp_path / 'assay.db'}") as ledger:
         ledger.add_candidates(ledger.add_campaign("small", {"name": "small"}), [made.candidate("m1")])
-        there, asked = answering.reading, list[int]()
+        there, asked = browse.reading, list[int]()
 
         def away_at_first(engine: Any) -> Any:
             asked.append(1)
@@ -721,6 +719,6 @@ def test_what_is_asked_while_the_database_is_away_is_asked_once_more(
                 raise LedgerLost("away")
             return there(engine)
 
-        monkeypatch.setattr(answering, "reading", away_at_first)
+        monkeypatch.setattr(browse, "reading", away_at_first)
         getattr(ledger, ask)(*(["m1"] if ask == "evidence" else []))
         assert len(asked) == 2

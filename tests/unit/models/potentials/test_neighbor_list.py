@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.potentials import neighbor_list as neighbours
+from models.potentials import neighbor_list
 from models.potentials.base import Batch, Crystal, batch_of
 from models.potentials.neighbor_list import Pairs, half_list
 
@@ -46,8 +46,8 @@ def test_trying_all_images_finds_what_vesin_finds(seed: int, sizes: list[int], c
     crystals = batch(seed, sizes)
     expected = half_list(crystals, cutoff)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "MOST_CANDIDATES", room)
-        found = neighbours._by_trial(crystals, cutoff)
+        patch.setattr(neighbor_list, "MOST_CANDIDATES", room)
+        found = neighbor_list._by_trial(crystals, cutoff)
     assert len(found.first) == len(expected.first)
     assert as_set(found) == as_set(expected)
     ends = (

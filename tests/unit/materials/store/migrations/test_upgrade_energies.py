@@ -15,7 +15,7 @@ from pymatgen.entries.computed_entries import ComputedEntry
 
 from materials.crystals.serialization import structure_to_json
 from materials.store.ledger import Ledger
-from materials.store.migrations import upgrade as upgrading
+from materials.store.migrations import upgrade
 
 HERE = Path(__file__).parent
 PHASES = {
@@ -151,7 +151,7 @@ def old(tmp_path: Path) -> Path:
 
 def test_they_are_against_phases_of_other_compositions_afterwards(old: Path) -> None:
     assert as_it_was("a")[1] == pytest.approx(-0.1)  # against b, which is no other composition
-    done = upgrading.upgrade(str(old))
+    done = upgrade.upgrade(str(old))
     assert done is not None
     (note,) = [note for note in done.notes if "ecomposition energies" in note]
     changed = {name for name in PHASES if abs(as_it_is(name) - as_it_was(name)[1]) > 1e-4}
@@ -191,7 +191,7 @@ def test_what_relaxed_into_another_is_of_no_hull(old: Path) -> None:
                 (as_it_is(name), name),  # without its polymorph it is the same
             )
         connection.commit()
-    upgrading.upgrade(str(old))
+    upgrade.upgrade(str(old))
     with Ledger.open(str(old)) as ledger:
         found = ledger.stabilities("q-1", "mlip")
     assert "b" not in found

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
-from models.dft.magnetism import moments as magnetism
+from models.dft.magnetism import moments
 from models.dft.magnetism.moments import magnetism_of
 from models.dft.magnetism.polyanions import polyanions_of
 from models.dft.presets import symmetrised
@@ -34,11 +34,11 @@ CLOSED = [
 
 
 def open_shells(structure: Structure) -> dict[str, float]:
-    return magnetism.open_shells(structure, polyanions_of(structure))
+    return moments.open_shells(structure, polyanions_of(structure))
 
 
 def states_of(structure: Structure) -> dict[str, float]:
-    return magnetism.states_of(structure, polyanions_of(structure))
+    return moments.states_of(structure, polyanions_of(structure))
 
 
 def spread(formula: str) -> Structure:

@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 
 from models.dft.presets import cell_of, spin_of
 from models.dft.runtime import calculation as course
-from models.dft.runtime import magnetic_trials as trials
+from models.dft.runtime import magnetic_trials
 
 OXIDE = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.17), ["Ni", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
 
@@ -98,7 +98,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_lowest_is_kept_and_its_gap_alone_is_asked_for() -> None:
     physics = Physics()
-    result = trials.compute(task(), 0.0, physics)
+    result = magnetic_trials.compute(task(), 0.0, physics)
     found = result["properties"]
     assert found["magnetic_order"] == "antiferromagnetic (½ ½ ½)"
     assert found["total_magnetization_per_formula_unit"] == pytest.approx(0)
@@ -117,19 +117,19 @@ def test_the_lowest_is_kept_and_its_gap_alone_is_asked_for() -> None:
 @pytest.mark.parametrize("at", [1, 2])
 def test_what_was_tried_is_not_tried_again(at: int) -> None:
     with pytest.raises(KeyboardInterrupt):
-        trials.compute(task(), 0.0, Physics(killed_at=at))
+        magnetic_trials.compute(task(), 0.0, Physics(killed_at=at))
     physics = Physics()
-    result = trials.compute(task(), 0.0, physics)
+    result = magnetic_trials.compute(task(), 0.0, physics)
     assert len(physics.scf) == 3 - at
     assert not physics.gaps
-    assert result == trials.compute(task(), 0.0, Physics())
+    assert result == magnetic_trials.compute(task(), 0.0, Physics())
     assert result["properties"]["magnetic_order"] == "antiferromagnetic (½ ½ ½)"
-    assert trials.time_used() > 0
+    assert magnetic_trials.time_used() > 0
 
 
 def test_an_order_that_does_not_converge_is_noted_and_the_others_go_on() -> None:
     physics = Physics(failing=("antiferromagnetic (½ ½ ½)",))
-    result = trials.compute(task(), 0.0, physics)
+    result = magnetic_trials.compute(task(), 0.0, physics)
     assert result["properties"]["magnetic_order"] in ("antiferromagnetic (0 0 1)", "ferromagnetic")
     noted = result["properties"]["orders_tried"][0]
     assert noted["energy_per_atom"] is None
@@ -138,14 +138,14 @@ def test_an_order_that_does_not_converge_is_noted_and_the_others_go_on() -> None
     everything = tuple(name for name, _ in task()["settings"]["magnetic_orders"]["tried"])
     Path("orders.json").unlink()
     with pytest.raises(course.Ended) as ended:
-        trials.compute(task(), 0.0, Physics(failing=everything))
+        magnetic_trials.compute(task(), 0.0, Physics(failing=everything))
     assert ended.value.status == "scf_not_converged"
 
 
 def test_an_order_whose_levels_do_not_converge_is_noted_and_the_others_go_on() -> None:
     physics = Physics()
     physics.gapless = 1
-    found = trials.compute(task(), 0.0, physics)["properties"]
+    found = magnetic_trials.compute(task(), 0.0, physics)["properties"]
     assert found["magnetic_order"] == "antiferromagnetic (0 0 1)"
     assert found["orders_tried"][0]["energy_per_atom"] is None
     assert "levels at the density" in found["orders_tried"][0]["message"]
@@ -157,26 +157,26 @@ def test_a_kill_after_an_order_that_failed_leaves_no_rung_to_the_next(monkeypatc
 
     def killed(name: str, content: Any) -> None:
         write(name, content)
-        if name == trials.FILE:
+        if name == magnetic_trials.FILE:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(course, "write", killed)
         with pytest.raises(KeyboardInterrupt):
-            trials.compute(task(), 0.0, Physics(failing=(first,)))
-    found = trials.compute(task(), 0.0, Physics(failing=(first,)))["properties"]
+            magnetic_trials.compute(task(), 0.0, Physics(failing=(first,)))
+    found = magnetic_trials.compute(task(), 0.0, Physics(failing=(first,)))["properties"]
     assert [trial["energy_per_atom"] is None for trial in found["orders_tried"]] == [True, False, False]
 
 
 def test_moments_that_vanish_are_a_result() -> None:
-    result = trials.compute(task(), 0.0, Physics(vanish=True))
+    result = magnetic_trials.compute(task(), 0.0, Physics(vanish=True))
     assert result["properties"]["magnetic_order"] == "none"
     assert result["properties"]["total_magnetization_per_formula_unit"] == 0.0
 
 
 def test_a_relaxation_relaxes_the_lowest() -> None:
     physics = Physics()
-    result = trials.compute(task("relax"), 0.0, physics)
+    result = magnetic_trials.compute(task("relax"), 0.0, physics)
     assert result["properties"]["magnetic_order"] == "antiferromagnetic (½ ½ ½)"
     assert len(physics.gaps) == 1
     assert physics.scf[:3] == [name for name, _ in task()["settings"]["magnetic_orders"]["tried"]]
@@ -197,16 +197,16 @@ def test_a_relaxation_relaxes_the_lowest() -> None:
     ],
 )
 def test_what_became_of_an_order(magmoms: list[float], started: list[float] | None, order: str) -> None:
-    assert trials.order_found(magmoms, sum(magmoms), started, "AFM") == order
+    assert magnetic_trials.order_found(magmoms, sum(magmoms), started, "AFM") == order
 
 
 def test_moments_are_given_a_formula_unit() -> None:
     def moment(numbers: list[int], total: float) -> float:
         found = {"total_magnetization": total, "magmoms": [total / len(numbers)] * len(numbers)}
-        said = trials.moments_of(numbers, found, None, "ferromagnetic")
+        said = magnetic_trials.moments_of(numbers, found, None, "ferromagnetic")
         return float(said["total_magnetization_per_formula_unit"])
 
     assert moment([8, 8], 2.0) == 2.0  # O2
     assert moment([26, 26], 4.4) == pytest.approx(2.2)
     assert moment([19, 8, 8] * 4, 4.0) == 1.0  # KO2
-    assert trials.moments_of([3], {}, None, "") == {"magnetic_order": "none"}
+    assert magnetic_trials.moments_of([3], {}, None, "") == {"magnetic_order": "none"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm, silu
 
-from models.potentials.chgnet import kernel as chgnet_kernel
+from models.potentials.chgnet import kernel
 from models.potentials.chgnet.kernel import Rows
 from models.potentials.chgnet.layers import Gated, passed
 
@@ -97,19 +97,19 @@ def test_the_kernel_reads_no_strided_tensor() -> None:
 
 @pytest.fixture
 def unbuilt() -> None:
-    chgnet_kernel.library.cache_clear()
+    kernel.library.cache_clear()
     yield
-    chgnet_kernel.library.cache_clear()
+    kernel.library.cache_clear()
 
 
 @pytest.mark.usefixtures("unbuilt")
 def test_a_build_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert chgnet_kernel.library() is not None
+    assert kernel.library() is not None
     (built,) = (tmp_path / "assay").iterdir()
-    chgnet_kernel.library.cache_clear()
-    monkeypatch.setattr(chgnet_kernel.subprocess, "run", None)  # a second build would fail
-    assert chgnet_kernel.library() is not None
+    kernel.library.cache_clear()
+    monkeypatch.setattr(kernel.subprocess, "run", None)  # a second build would fail
+    assert kernel.library() is not None
     assert list((tmp_path / "assay").iterdir()) == [built]
 
 
@@ -117,7 +117,7 @@ def test_a_build_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_cache_that_cannot_be_written_costs_a_build_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "assay").write_text("a file, not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert chgnet_kernel.library() is not None
+    assert kernel.library() is not None
 
 
 @pytest.mark.usefixtures("unbuilt")
@@ -128,7 +128,7 @@ def test_without_a_working_compiler_torch_does_it_and_a_warning_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler)
     with caplog.at_level(logging.WARNING):
-        assert chgnet_kernel.library() is None
+        assert kernel.library() is None
     (record,) = caplog.records
     assert "half of its pace" in record.message
     assert "CXX" in record.message or "false" in record.message

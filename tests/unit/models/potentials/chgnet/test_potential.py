@@ -14,7 +14,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from materials.errors import PotentialNotInstalled
 from models.potentials.base import batch_of, crystal_of
-from models.potentials.chgnet import kernel as chgnet_kernel
+from models.potentials.chgnet import kernel
 from models.potentials.chgnet.potential import ChgnetPotential
 from models.potentials.registry import load_potential
 from tests.benchmarks.crystals import crystals as benchmark_crystals
@@ -51,7 +51,7 @@ class TestContractWithoutTheCompiledKernel(PotentialContract):
     @classmethod
     def potential(cls) -> ChgnetPotential:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(chgnet_kernel, "library", lambda: None)
+            patch.setattr(kernel, "library", lambda: None)
             return load_potential("chgnet")
 
 
