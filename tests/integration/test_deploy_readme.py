@@ -84,6 +84,7 @@ def test_the_sections_are_those_that_are_tried() -> None:
         "Secrets",
         "PostgreSQL",
         "Backups and upgrades",
+        "In the Prefect UI",  # tests/integration/test_prefect.py types its lines, test_up.py and the browser the rest
     }
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -49,13 +50,15 @@ def campaign(name: str, path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """Do what deploy/prefect.yaml says: a server, a pool, the deployments, a worker."""
+    """Do what deploy/README.md says, line by line: a pool, the deployments, a worker, beside a server of our own."""
+    typed = re.findall(r"^    (prefect .+)$", (ROOT / "deploy" / "README.md").read_text(), re.MULTILINE)
+    pool, deploy, worker = [shlex.split(line, comments=True) for line in typed if " server " not in line]
     folder = tmp_path_factory.mktemp("prefect")
     places = {"ASSAY_DATABASE_URL": f"sqlite:///{folder / 'assay.db'}", "ASSAY_RUN_DIR": str(folder / "runs")}
     with running(folder, places) as prefect:
-        prefect.run("prefect", "work-pool", "create", "assay", "--type", "process")
-        prefect.run("prefect", "--no-prompt", "deploy", "--prefect-file", "deploy/prefect.yaml", "--all")
-        with prefect.start("worker", "prefect", "worker", "start", "--pool", "assay"):
+        prefect.run(*pool)
+        prefect.run(*deploy)
+        with prefect.start("worker", *worker):
             yield prefect
 
 
