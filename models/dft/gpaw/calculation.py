@@ -124,8 +124,8 @@ def levels_on(calc: Any, points: Any, n_bands: int, **more: Any) -> Any:
     """
     fixed = calc.fixed_density(
         kpts=points,
-        nbands=n_bands + 3 + len(calc.atoms),
-        convergence={"bands": n_bands, "eigenstates": 1e-4},  # eV² an electron: 1e-6 eV in a level
+        nbands=n_bands + 3 + len(calc.atoms) // 2,
+        convergence={"bands": n_bands, "eigenstates": 1e-3},  # eV² an electron: 3e-5 eV in a gap, at most
         txt="gap.txt",
         **more,
     )
