@@ -15,7 +15,8 @@ from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 
 from flows.cluster.jobqueue import SLURMCluster, SLURMJob
-from flows.slurm import commands as slurm
+from flows.slurm import commands
+from flows.slurm.states import JobState
 from materials.errors import JobRefused, SchedulerUnreachable
 
 LOOK_S = (2.0, 30.0)  # between two questions to squeue: right after something happened, and when nothing does
@@ -47,7 +48,7 @@ class Book:
 
     job_name: str
     folder: Path
-    jobs: dict[str, slurm.QueuedJob] = field(default_factory=dict)
+    jobs: dict[str, JobState] = field(default_factory=dict)
     sent: int = 0
     sending: int = 0
     at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
@@ -94,7 +95,9 @@ class WorkerJob(SLURMJob):
     async def _submit(self) -> None:
         book = self.book
         try:
-            self.job_id = await slurm.submit(self.job_script(), job_name=book.job_name, log=book.log_of(self.name))
+            pattern = str(book.log_of(self.name)).replace("%", "%%")
+            options = ["--no-requeue", f"--job-name={book.job_name}", f"--output={pattern}"]
+            self.job_id = await asyncio.to_thread(commands.submit, options, script=self.job_script())
         except JobRefused as error:
             book.refused = str(error)
             book.went_wrong(4)
@@ -104,7 +107,7 @@ class WorkerJob(SLURMJob):
         else:
             book.sent += 1
             book.refused = book.unreachable = ""
-            book.jobs[self.job_id] = slurm.QueuedJob(id=self.job_id, state="PENDING", reason="")
+            book.jobs[self.job_id] = JobState(id=self.job_id, name=book.job_name, state="PENDING")
 
     async def close(self) -> None:
         """Take the job back, together with others."""
@@ -143,7 +146,7 @@ class WorkerJobs(SLURMCluster):
         now = time.monotonic()
         if not absent:
             ids = [job.job_id for job in self.workers.values() if job.job_id]
-            book.jobs = {one: slurm.QueuedJob(id=one, state="RUNNING", reason="") for one in ids}
+            book.jobs = {one: JobState(id=one, name=book.job_name, state="RUNNING") for one in ids}
         if absent != self._absent_before:
             self._absent_before, self._pause_s = absent, LOOK_S[0]
             self._look_at = min(self._look_at, now + LOOK_S[0])
@@ -153,7 +156,7 @@ class WorkerJobs(SLURMCluster):
     async def _ask_queue(self, absent: set[str]) -> None:
         book = self.book
         try:
-            jobs = await slurm.jobs_named(book.job_name)
+            jobs = {job.id: job for job in await asyncio.to_thread(commands.queued, [book.job_name])}
             book.unreachable = ""
         except SchedulerUnreachable as error:
             book.unreachable = str(error)
@@ -183,7 +186,7 @@ class WorkerJobs(SLURMCluster):
                 job.worker_seen = True
                 self.book.fruitless.clear()
 
-    def _gone(self, name: str, end: slurm.QueuedJob | None) -> None:
+    def _gone(self, name: str, end: JobState | None) -> None:
         """A job has ended, or Slurm has lost it."""
         job, book = self.workers[name], self.book
         self._forget(name)
@@ -200,7 +203,7 @@ class WorkerJobs(SLURMCluster):
         if book.unwanted:
             ids = list(book.unwanted)
             try:
-                await slurm.cancel(book.job_name, *ids)
+                await asyncio.to_thread(commands.cancel, book.job_name, *ids)
                 del book.unwanted[: len(ids)]
             except SchedulerUnreachable as error:
                 book.unreachable = str(error)
@@ -222,7 +225,7 @@ class WorkerJobs(SLURMCluster):
         deadline = time.monotonic() + CANCEL_S
         while True:
             try:
-                await slurm.cancel(self.book.job_name)
+                await asyncio.to_thread(commands.cancel, self.book.job_name)
                 self.book.unreachable = ""
                 return
             except SchedulerUnreachable as error:

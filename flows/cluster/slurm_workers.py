@@ -40,9 +40,8 @@ from flows.cluster.settings import WORKER_ENVIRONMENT, WORKER_SETTINGS
 from flows.cluster.slurm_cluster import Book, Growth, WorkerJobs
 from flows.config.cluster import Workers
 from flows.dft.job_script import guarded
-from flows.dft.slurm_states import HOPELESS
 from flows.output.progress import duration
-from flows.slurm.commands import QueuedJob
+from flows.slurm.states import NEVER_STARTS, JobState
 from materials.errors import ClusterError
 
 DEATH_S = 60  # a worker whose scheduler cannot be reached ends after so long
@@ -87,7 +86,7 @@ class _Slurm:
                 f"workers: {len(book.fruitless)} jobs have ended, one after the other, before a worker came of them."
                 f" The last one: {book.fruitless[-1]}"
             )
-        if jobs and all(job.reason in HOPELESS for job in jobs):
+        if jobs and all(job.reason in NEVER_STARTS for job in jobs):
             raise ClusterError(
                 f"workers: {jobs[0]}: Slurm will never start it; ask for less, or another queue or account"
             )
@@ -99,7 +98,7 @@ class _Slurm:
         if without_s > TELL_S:
             self._tell(f"Waiting for a worker: {self._state(jobs)}")
 
-    def _state(self, jobs: list[QueuedJob]) -> str:
+    def _state(self, jobs: list[JobState]) -> str:
         if self._book.unreachable:
             return f"Slurm does not answer ({self._book.unreachable})"
         if not jobs:

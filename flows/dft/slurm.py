@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.dft import job_script
 from flows.dft.attempts import LOG
-from flows.dft.executor import ALIVE, Seen, Task
-from flows.dft.slurm_states import ACCOUNTED, FIELDS, Row, from_sacct, from_squeue, seen
+from flows.dft.executor import ALIVE, Seen, Task, Word
+from flows.slurm import commands
+from flows.slurm.states import NEVER_STARTS, JobState
 from materials.errors import DFTError, JobRefused, SchedulerUnreachable
+from models.dft.base import last_lines
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flows.config.cluster import DFTJobs
     from models.dft.base import DFTCode
 
-# All that a job gets of this environment: no key or password is among it. Set-up lines may set more.
-EXPORTED = (
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "MODULEPATH",
-    "PYTHONPATH",
-    "GPAW_SETUP_PATH",
-)
-# Settings of the commands themselves that would change what they say or send.
-OURS_TO_SAY = ("SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_")
-# How sbatch words it when it, or we, had better try again later.
-LATER = ("unable to contact", "timed out", "connection", "temporarily", "zero bytes", "standby mode", "try again")
-# May mean that enough of our jobs wait already.
+# Of sbatch: may mean that enough of our jobs wait already.
 POLICY = "violates accounting/qos policy"
 NO_CONFIGURATION = "configuration source"
-COMMAND_S = 30.0
-SUBMIT_S = 180.0  # sbatch itself tries again for a while
+# Without cgroups a memory kill is only told of in the job's log; Slurm calls it FAILED by signal 9.
+KILLED_FOR_MEMORY = "exceeded memory limit"
 
 
 class Slurm:
@@ -65,36 +45,32 @@ class Slurm:
         if shutil.which("sbatch") is None:
             raise DFTError("dft.kind: slurm needs Slurm's commands, and there is no sbatch on the path here")
         self._hardware, self._code = hardware, code
-        self._user = str(os.geteuid())
         self._alive = 0
-        # What tells of jobs that slurmctld has forgotten: an accounting database, or else the completion log.
-        self._accounts = [["sacct"], ["sacct", "--completion"]]
+        # Jobs that slurmctld has forgotten are in its accounting database, or else in its completion log.
+        self._completion_logs = [False, True]
 
     def submit(self, task: Task, lock: int) -> None:
-        """Send a job, with nothing of our environment but what is listed above."""
+        """Submit a job."""
         path = job_script.write(task, self._code, self._hardware, directives(task, self._hardware))
-        environment, export = of_a_job()
         # Slurm takes a % in the folder's name, too, for a pattern, unless a backslash forbids all of them.
         log = f"\\{LOG}" if "%" in str(task.folder.resolve()) else LOG
-        words = ["sbatch", "--parsable", export, f"--output={log}", path.name]
-        done = _run(words, environment, SUBMIT_S, cwd=task.folder, pass_fds=(lock,))
-        if done.returncode == 0:
-            self._alive += 1
-            return
-        said = done.stderr.strip()
-        if any(words in said.lower() for words in LATER) or (POLICY in said.lower() and self._alive):
-            raise SchedulerUnreachable(said)
-        raise JobRefused(said)
+        try:
+            commands.submit([f"--output={log}", path.name], folder=task.folder, pass_fds=(lock,))
+        except JobRefused as error:
+            if POLICY in str(error).lower() and self._alive:
+                raise SchedulerUnreachable(str(error)) from None
+            raise
+        self._alive += 1
 
     def look(self, tasks: Sequence[Task]) -> Mapping[str, Seen]:
         """Ask squeue, and of those that were sent and that it does not know, the accounting."""
         if not tasks:
             return {}
-        rows = self._squeue([task.name for task in tasks])
-        forgotten = [task for task in tasks if task.name not in rows and task.sent_at is not None]
+        jobs = self._queued([task.name for task in tasks])
+        forgotten = [task for task in tasks if task.name not in jobs and task.sent_at is not None]
         if forgotten:
-            rows |= self._sacct(forgotten)
-        found = {task.name: seen(task, rows[task.name]) for task in tasks if task.name in rows}
+            jobs |= self._accounted(forgotten)
+        found = {task.name: seen(task, jobs[task.name]) for task in tasks if task.name in jobs}
         self._alive = sum(one.word in ALIVE for one in found.values())
         unknown = Seen(word="unknown", how="Slurm does not know it")
         return {task.name: found.get(task.name, unknown) for task in tasks}
@@ -102,87 +78,50 @@ class Slurm:
     def cancel(self, tasks: Sequence[Task]) -> None:
         """Take jobs back, by their names."""
         for task in tasks:
-            self._ask("scancel", "--quiet", f"--user={self._user}", f"--name={task.name}")
+            commands.cancel(task.name)
 
-    def _squeue(self, names: Sequence[str]) -> dict[str, Row]:
-        said = self._ask(
-            "squeue",
-            "--noheader",
-            "--states=all",
-            "--sort=i",
-            f"--user={self._user}",
-            f"--name={','.join(names)}",
-            f"--Format={','.join(f'{field}:{width}' for field, width in FIELDS.items())}",
-        )
-        return from_squeue(said.splitlines())
+    def _queued(self, names: Sequence[str]) -> dict[str, JobState]:
+        """Find the jobs in the queue by name; of several of a name the one that lives counts, else the youngest."""
+        try:
+            jobs = commands.queued(names)
+        except SchedulerUnreachable as error:
+            if NO_CONFIGURATION in str(error):
+                raise DFTError(f"dft.kind: slurm, and Slurm is not set up on this machine: {error}") from None
+            raise
+        found: dict[str, JobState] = {}
+        for job in jobs:
+            if job.name not in found or not found[job.name].alive:
+                found[job.name] = job
+        return found
 
-    def _sacct(self, tasks: Sequence[Task]) -> dict[str, Row]:
+    def _accounted(self, tasks: Sequence[Task]) -> dict[str, JobState]:
+        """Find jobs that have ended in the accounts by name: one that runs only there was lost by slurmctld."""
         names = sorted(task.name for task in tasks)
         since = min(task.sent_at or 0.0 for task in tasks) - 3600
-        while self._accounts:
+        while self._completion_logs:
             try:
-                said = self._ask(
-                    *self._accounts[0],
-                    "--allocations",
-                    "--noheader",
-                    "--parsable2",
-                    f"--format={','.join(ACCOUNTED)}",
-                    f"--user={self._user}",
-                    f"--name={','.join(names)}",
-                    f"--starttime={time.strftime('%Y-%m-%dT%H:%M:%S', time.localtime(since))}",
-                )
-                return from_sacct(said.splitlines(), names)
+                jobs = commands.accounted(names, since, completion_log=self._completion_logs[0])
+                return {job.name: job for job in jobs if job.name in names and not job.alive}
             except SchedulerUnreachable as error:
-                if any(word in str(error).lower() for word in LATER):
+                if commands.is_temporary(str(error)):
                     raise
-                self._accounts.pop(0)  # there is none
+                self._completion_logs.pop(0)  # there is none
         return {}
 
-    def _ask(self, *words: str) -> str:
-        try:
-            done = _run(words, of_a_command(), COMMAND_S)
-        except FileNotFoundError:
-            raise SchedulerUnreachable(f"there is no {words[0]} on the path here") from None
-        if NO_CONFIGURATION in done.stderr:
-            raise DFTError(f"dft.kind: slurm, and Slurm is not set up on this machine: {done.stderr.strip()}")
-        if done.returncode != 0:
-            raise SchedulerUnreachable(done.stderr.strip() or f"{words[0]} ended with exit code {done.returncode}")
-        return done.stdout
 
-
-def of_a_job() -> tuple[dict[str, str], str]:
-    """The environment that sbatch gets, and the option that hands it on: nothing of ours but what is listed above."""
-    environment = {name: os.environ[name] for name in (*EXPORTED, "SLURM_CONF") if name in os.environ}
-    return environment, "--export=" + ",".join(name for name in EXPORTED if name in environment)
-
-
-def of_a_command() -> dict[str, str]:
-    """The environment of a command that asks or cancels."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SAY)}
-
-
-def _run(
-    words: Sequence[str],
-    environment: Mapping[str, str],
-    seconds: float,
-    *,
-    cwd: Path | None = None,
-    pass_fds: Sequence[int] = (),
-) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            words,
-            cwd=cwd,
-            env=environment,
-            pass_fds=pass_fds,
-            start_new_session=True,  # Ctrl-C in the terminal is ours alone: what is being sent is sent
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        raise SchedulerUnreachable(f"{words[0]} gave no answer within {seconds:g} s") from None
+def seen(task: Task, job: JobState) -> Seen:
+    """Say what the state of a job means for its task."""
+    word: Word = job.fate
+    how = f"Slurm says {job.state}"
+    if job.reason not in ("", "None", "NonZeroExitCode"):
+        how += f" ({job.reason})"
+    if word in ("waiting", "ended") and job.reason in NEVER_STARTS:
+        word = "refused"
+    if word == "ended" and job.exit_code != 0:
+        how += f", exit code {job.exit_code}" if (job.exit_code or 0) > 0 else ""
+        if KILLED_FOR_MEMORY in last_lines([task.folder / LOG], 20):
+            word = "memory"
+    return Seen(word=word, how=how, exit_code=job.exit_code, had_node=job.had_node)
 
 
 def directives(task: Task, hardware: DFTJobs) -> list[str]:

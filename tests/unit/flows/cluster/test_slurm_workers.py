@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.config.cluster import Workers
-from flows.slurm.commands import QueuedJob
+from flows.slurm.states import JobState
 from materials.errors import CampaignError, ClusterError
 
 slurm_workers = pytest.importorskip("flows.cluster.slurm_workers")
@@ -74,9 +74,9 @@ def test_nothing_of_the_environment_and_of_the_users_dask_settings_is_in_a_job(
     assert "--exclusive" not in text
 
 
-JOB = {"12": QueuedJob(id="12", state="PENDING", reason="Resources")}
-RUNNING = {"12": QueuedJob(id="12", state="RUNNING", reason="None")}
-HOPELESS = {"12": QueuedJob(id="12", state="PENDING", reason="PartitionTimeLimit")}
+JOB = {"12": JobState(id="12", name="assay-workers-1", state="PENDING", reason="Resources")}
+RUNNING = {"12": JobState(id="12", name="assay-workers-1", state="RUNNING", reason="None")}
+HOPELESS = {"12": JobState(id="12", name="assay-workers-1", state="PENDING", reason="PartitionTimeLimit")}
 
 
 @pytest.mark.parametrize(

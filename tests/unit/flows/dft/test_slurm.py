@@ -15,7 +15,7 @@ from flows.config.yaml_file import check
 from flows.dft import job_script
 from flows.dft.executor import Task
 from flows.dft.slurm import Slurm, directives, minutes
-from flows.dft.slurm_states import FIELDS
+from flows.slurm.states import FIELDS
 from materials.errors import CampaignError, DFTError, JobRefused, SchedulerUnreachable
 from models.dft.base import Limits
 from tests.peers.quick_dft import Quick
@@ -137,9 +137,9 @@ def test_one_query_for_all_and_the_accounting_for_the_forgotten(commands: Path, 
     ]
     log = tmp_path / "asked"
     stand_in(commands, "squeue", f"echo squeue >> {log}\n{told(*rows)}")
-    accounted = ["day-old|CANCELLED by 1000|0:15|n1", "runaway|RUNNING|0:0|n1", "other|FAILED|0:0|n1"]
+    accounted = ["5|day-old|CANCELLED by 1000|0:15|n1", "6|runaway|RUNNING|0:0|n1", "7|other|FAILED|0:0|n1"]
     no_database = 'echo "Slurm accounting storage is disabled" >&2; exit 1'
-    completion = f"echo sacct >> {log}\ncase $1 in --completion) {told(*accounted)};; *) {no_database};; esac"
+    completion = f'echo sacct >> {log}\ncase "$*" in *--completion*) {told(*accounted)};; *) {no_database};; esac'
     stand_in(commands, "sacct", completion)
     names = ("waits", "hopeless", "twice", "segv", "three", "new-state", "ending", "day-old", "runaway")
     tasks = [Task(name=name, folder=tmp_path, limits=Limits(), sent_at=1e9) for name in names]
