@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from materials.errors import DFTError
+from materials.files import write_atomically
 
 FILE = "attempts.json"
 LOG = "driver.log"
@@ -63,14 +63,8 @@ def read(folder: Path) -> list[Attempt]:
 
 
 def write(folder: Path, attempts: list[Attempt]) -> None:
-    """Write them so that nobody ever sees half of it, not even after the power failed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f"{FILE}.{os.getpid()}"
-    with new.open("w") as file:
-        json.dump([asdict(attempt) for attempt in attempts], file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(folder / FILE)
+    """Write them, whole or not at all."""
+    write_atomically(folder / FILE, json.dumps([asdict(attempt) for attempt in attempts], indent=1).encode())
 
 
 @contextmanager

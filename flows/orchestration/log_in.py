@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from materials.errors import InputError
+from materials.files import write_atomically
 
 FILE = "server.env"  # in Prefect's home; `export $(cat .prefect/server.env)` gives it to Prefect's own commands
 LOCK = "up.lock"  # beside it: the kernel lets go of it with whoever held it, so it is never left over
@@ -80,11 +81,8 @@ def keep(url: str, log_in: str) -> Path:
         InputError: It cannot be written.
     """
     file = prefect_home() / FILE
-    new = file.with_name(f"{FILE}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-            opened.write(f"PREFECT_API_URL={url}\nPREFECT_API_AUTH_STRING={log_in}\n")
-        new.replace(file)
+        write_atomically(file, f"PREFECT_API_URL={url}\nPREFECT_API_AUTH_STRING={log_in}\n".encode(), private=True)
     except OSError as error:
         raise InputError(
             f"{file} cannot be written ({error.strerror}): the log-in of Prefect's server is kept there"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from materials.files import write_atomically
 from models.dft.base import DFTResult, DFTSettings, DFTStatus, Limits, last_lines
 from models.dft.presets import cell_of
 
@@ -220,6 +221,4 @@ def _structure(content: Mapping[str, Any]) -> Structure:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    new = path.with_name(path.name + ".ours")
-    new.write_text(json.dumps(content))
-    new.replace(path)
+    write_atomically(path, json.dumps(content).encode())

@@ -9,10 +9,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from materials.crystals.serialization import structure_from_json, structure_to_json
 from materials.errors import InputError
+from materials.files import write_atomically
 from materials.records import Candidate, Failure, content_hash
 from materials.sources.files.usable import StructureTrouble, printable
 
@@ -264,21 +263,6 @@ def page_folder(folder: Path, source: str, version: str, query: Mapping[str, Any
     """The pages kept for an unfinished snapshot."""
     whole = snapshot_path(folder, source, version, query)
     return PageFolder(whole.with_name(whole.name.removesuffix(".json.gz") + ".pages"))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a power cut, meets the old one or the new one and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _plain(structure: Structure) -> Any:

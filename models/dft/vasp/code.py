@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from materials.errors import CodeNotInstalled, DFTError, HullError
+from materials.files import write_atomically
 from materials.stability.corrections import MP2020_LEVEL, correction_of_vasp
 from models.dft.base import DFTResult, DFTSettings, Limits
 from models.dft.calculation_folder import DRIVER, DrivenCode, read_object
@@ -122,9 +123,7 @@ class Vasp(DrivenCode):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "checkpoint.json").exists() and "lacking" not in settings.inputs:
             for name, text in input_files(structure, settings).items():
-                new = folder / f"{name}.ours"
-                new.write_text(text)
-                new.replace(folder / name)
+                write_atomically(folder / name, text.encode())
         super().write_inputs(folder, structure, settings, limits)
 
     def command(self, folder: Path, mpi: Sequence[str]) -> list[str]:

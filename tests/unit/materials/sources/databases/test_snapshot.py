@@ -111,7 +111,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full_disk(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("materials.sources.databases.snapshot.os.fsync", full_disk)
+    monkeypatch.setattr("materials.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         save(a_snapshot(), tmp_path)
     assert path.read_bytes() == before
