@@ -16,6 +16,7 @@
     ├── HullError                  a phase diagram cannot be built or asked
     │   ├── LevelOfTheoryMismatch  energies that cannot be compared met in one hull
     │   └── MissingTerminals       no reference energy for an element
+    ├── NoResult                   a campaign ended without a single row that has one
     ├── DFTError                   DFT cannot be done
     │   └── CodeNotInstalled       the code is not here
     ├── QueueError                 a queueing system, Slurm, does not do what it is asked
@@ -100,6 +101,10 @@ class LevelOfTheoryMismatch(HullError):
 
 class MissingTerminals(HullError):
     """An element of the hull has no reference energy."""
+
+
+class NoResult(AssayError):
+    """A campaign ended, and no row has what it was run for."""
 
 
 class DFTError(AssayError):

@@ -21,7 +21,7 @@ from flows.stages.assess import assess_screened
 from flows.stages.choose import choose
 from flows.stages.pool import gather_pool
 from flows.stages.propose import check_readable, propose
-from flows.stages.publish import publish
+from flows.stages.publish import publish, require_result
 from flows.stages.screen import screen
 from flows.stages.unsound import tell_missing_references
 from flows.stages.validate import relax_best, require_corners, validate
@@ -75,6 +75,7 @@ def discover(run: Run, step: Step = direct) -> None:
             round_number += 1
         step("relax the best", relax_best, run, screened)
     step("publish", publish, run, screened, pool)
+    require_result(run)
 
 
 def publish_unfinished(run: Run) -> None:

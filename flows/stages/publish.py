@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 
@@ -16,6 +17,7 @@ from flows.stages.pool import Pool
 from flows.stages.predict import Belief, believe
 from flows.stages.rank import gather_evidence, in_order
 from flows.stages.validate import relaxed_best
+from materials.errors import NoResult
 from materials.ranking import ranked_rows
 from materials.records import Prediction, RankedCandidate
 
@@ -59,6 +61,36 @@ def publish(run: Run, screened: Screened, pool: Pool) -> int:
             ),
         )
     return changed
+
+
+def require_result(run: Run) -> None:
+    """End a campaign whose rows have all failed as one that failed.
+
+    Raises:
+        NoResult: Each candidate failed before it was ranked, or each that was selected failed in DFT.
+    """
+    rows = run.ledger.status(run.campaign_id)["ranked"]
+    selected = run.ledger.selections(run.campaign_id) if run.use_dft else []
+    if set(rows) == {"failed"}:
+        lacking = f"none of {_candidates(rows['failed'])} has a result"
+        failures = run.ledger.failures(run.campaign_id)
+    elif selected and not rows.get("validated"):
+        lacking = f"none of {_candidates(len(selected))} selected for DFT has a result of it"
+        failures = run.ledger.failures(run.campaign_id, "dft")
+    else:
+        return
+    reasons = Counter(failure.error for failure in {failure.material_id: failure for failure in failures}.values())
+    counted = ", ".join(f"{count} {error}" for error, count in reasons.most_common())
+    first = f"; the first: {failures[0].material_id}: {failures[0].message}" if failures else ""
+    raise NoResult(
+        f"The campaign ended, and {lacking}{f' ({counted})' if counted else ''}{first}. `assay table"
+        f" {run.campaign.name}` lists them, `assay show MATERIAL_ID` explains each. Once the cause is mended,"
+        " `assay run --retry failed` tries them again"
+    )
+
+
+def _candidates(count: int) -> str:
+    return f"{count} candidate{'' if count == 1 else 's'}"
 
 
 def _cautions(screened: Screened, pool: Pool, belief: Belief, rows: Iterable[RankedCandidate]) -> dict[str, list[str]]:
