@@ -147,16 +147,22 @@ class Screening(Section):
     )
 
 
+# Beyond any value that a property has; a number such as 1e308 would overflow where distances to it are squared.
+LARGEST = 1e6
+
+
 class TargetSection(Section):
     """One wish. Exactly one of near (with within), at_most, at_least, or goal."""
 
     property: Literal[
         "decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom", "band_gap", "volume_per_atom"
     ] = Field(title="Property", description="Energies in eV/atom, the gap in eV, the volume in Å³/atom.")
-    near: float | None = Field(default=None, title="Near")
-    within: float | None = Field(default=None, gt=0, title="Within", description="Half the window around near.")
-    at_most: float | None = Field(default=None, title="At most")
-    at_least: float | None = Field(default=None, title="At least")
+    near: float | None = Field(default=None, ge=-LARGEST, le=LARGEST, title="Near")
+    within: float | None = Field(
+        default=None, gt=0, le=LARGEST, title="Within", description="Half the window around near."
+    )
+    at_most: float | None = Field(default=None, ge=-LARGEST, le=LARGEST, title="At most")
+    at_least: float | None = Field(default=None, ge=-LARGEST, le=LARGEST, title="At least")
     goal: Literal["minimize", "maximize"] | None = Field(default=None, title="Goal")
 
     @model_validator(mode="after")

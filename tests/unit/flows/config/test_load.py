@@ -143,6 +143,21 @@ def test_no_number_of_a_campaign_may_be_none(tmp_path: Path, where: str, number:
         load(tmp_path, f"name: test\nsources: [{{kind: files, path: a.cif}}]\n{where.format(number)}\n")
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        "targets: [{property: band_gap, near: 1.0e+308, within: 0.3}]",
+        "targets: [{property: band_gap, near: 1.0, within: 1.0e+200}]",
+        "targets: [{property: energy_above_hull, at_most: -1.0e+308}]",
+        "targets: [{property: volume_per_atom, at_least: 1.0e+308}]",
+        "screening: {pressure_gpa: 1.0e+308}",
+    ],
+)
+def test_no_number_may_be_beyond_all_physics(tmp_path: Path, where: str) -> None:
+    with pytest.raises(CampaignError, match=r"should be (less|greater) than or equal to .*\(found"):
+        load(tmp_path, f"name: test\nsources: [{{kind: files, path: a.cif}}]\n{where}\n")
+
+
 @pytest.mark.parametrize("number", [".nan", ".inf", "1.0e+400"])
 @pytest.mark.parametrize("section", [Workers, DFTJobs])
 def test_no_number_of_a_cluster_may_be_none(tmp_path: Path, section: type[BaseModel], number: str) -> None:
