@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -105,10 +106,11 @@ def assess_screened(run: Run, *, keep: bool = True) -> Screened:
         others = [m for m in energies if m not in candidates and m not in entries]
         known = {m: known[m] for m in others}
         entries.update((m, energies[m]) for m in others)
+    ends = Counter(outcome.status for outcome in outcomes.values())
     unsound |= take_out_unsound(entries)
     outcomes |= {m: spoiled(outcomes[m], *why) for m, why in unsound.items() if m in outcomes}
     note_unsound(run, unsound)
-    n_calculations, n_unfinished = len(outcomes), sum(o.status != "converged" for o in outcomes.values())
+    n_left_out = sum(m in outcomes for m in unsound)
     with run.progress.timed("identity"):
         duplicates = _duplicates(run, entries, outcomes | known, candidates)
     for material_id in duplicates:
@@ -120,8 +122,10 @@ def assess_screened(run: Run, *, keep: bool = True) -> Screened:
     stabilities = _judge(run, entries, keep=keep)
     near = sum(s.energy_above_hull <= 0.05 for m, s in stabilities.items() if m in candidates)
     run.progress.say(
-        f"Screened {n_calculations}: {n_unfinished} not converged, {len(duplicates)} relaxed into another's"
-        f" crystal, {near} candidates within 0.05 eV/atom of the potential's hull"
+        f"Screened {ends.total()}: {_unfinished(ends)}"
+        + (f", {n_left_out} left out of the hull" if n_left_out else "")
+        + f", {len(duplicates)} relaxed into another's crystal, {near} candidates within 0.05 eV/atom of the"
+        " potential's hull"
     )
     return Screened(
         outcomes=outcomes,
@@ -130,6 +134,13 @@ def assess_screened(run: Run, *, keep: bool = True) -> Screened:
         duplicates=duplicates,
         references=_references(references, duplicates),
     )
+
+
+def _unfinished(ends: Mapping[str, int]) -> str:
+    """Count what did not converge: "4 not converged (3 exploded, 1 max_steps)"."""
+    others = {status: count for status, count in sorted(ends.items()) if status != "converged"}
+    counted = ", ".join(f"{count} {status}" for status, count in others.items())
+    return f"{sum(others.values())} not converged" + (f" ({counted})" if others else "")
 
 
 def phases_of(run: Run) -> list[HullEntry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +273,19 @@ def test_elements_and_small_cells_are_screened_first(run: Run) -> None:
     )
     proposed(run, "Na", "Ba", role="competing")
     assert list(_missing(run)) == ["Ba", "Na", "large element", "BaS", "NaCl", "larger"]
+
+
+def test_what_has_no_hull_is_not_counted_as_unconverged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(run.progress, "say", lines.append)
+    for name in ("Na", "Cl", "NaCl", "KCl", "LiCl"):
+        symbols = re.findall("[A-Z][a-z]?", name)
+        crystal = Structure(Lattice.cubic(4.0), symbols, [[0, 0, 0], [0.5, 0.5, 0.5]][: len(symbols)])
+        role: Role = "candidate" if len(symbols) > 1 else "competing"
+        chemsys = "-".join(sorted(symbols))
+        proposal = made.candidate(name, structure=crystal, formula=name, chemsys=chemsys, role=role)
+        run.ledger.add_candidates(run.campaign_id, [proposal])
+        calculation = told(run, name, crystal, -1.0)
+        run.ledger.add_calculations([replace(calculation, status="max_steps") if name == "LiCl" else calculation])
+    assess_screened(run)
+    assert "Screened 5: 1 not converged (1 max_steps), 1 left out of the hull, 0 relaxed" in lines[-1]
