@@ -246,6 +246,7 @@ def _pull_materials_project(run: Run, source: MaterialsProject, found: Proposals
         num_elements=source.num_elements,
         energy_above_hull=source.energy_above_hull,
         band_gap=source.band_gap,
+        check_stop=run.check_stop,
     )
     run.progress.say(f"Materials Project {snapshot.database_version}: {len(snapshot.structures)} structures")
     for known in snapshot.hull_entries:

@@ -13,6 +13,7 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 
 from materials.errors import IncompleteAnswer, InputError, SourceError, SourceRefused, SourceUnavailable
+from materials.sources.databases.http import PatientAdapter
 from materials.sources.databases.materials_project import pull
 from materials.sources.databases.snapshot import Snapshot
 from tests.peers.materials_project import KEY, VERSION, Peer, running
@@ -34,6 +35,10 @@ def peer(shared_peer: Peer) -> Peer:
     shared_peer.asked.clear()
     shared_peer.version = VERSION
     return shared_peer
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop."""
 
 
 def ask(peer: Peer, folder: Path, criteria: Criteria = LI_ZN_P, **changes: object) -> Snapshot:
@@ -61,6 +66,24 @@ def test_pulls_candidates_with_their_names_and_the_version(peer: Peer, tmp_path:
     assert candidates[1].parents == candidates[1].known_as == ("mp-9950",)
     assert candidates[1].source_version == VERSION
     assert peer.keys == {KEY}
+
+
+def test_a_stop_ends_the_pull_and_keeps_its_pages(peer: Peer, tmp_path: Path) -> None:
+    def check() -> None:
+        if len(peer.asked) == 3:
+            raise Stopped("stopped")
+
+    with pytest.raises(Stopped, match="stopped"):
+        ask(peer, tmp_path, page_size=1, check_stop=check)
+    asked = len(peer.asked)
+    assert asked == 3
+    kept = len(list(tmp_path.rglob("*.page.gz")))
+    assert kept
+    ask(peer, tmp_path, page_size=1)
+    again = len(peer.asked) - asked
+    peer.asked.clear()
+    ask(peer, tmp_path / "afresh", page_size=1)
+    assert again == len(peer.asked) - kept
 
 
 @pytest.mark.parametrize(
@@ -251,7 +274,7 @@ def test_a_server_that_hangs_is_given_up(peer: Peer, tmp_path: Path) -> None:
 
 def test_retry_after_is_honoured(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("materials.sources.databases.http.time.sleep", waits.append)
+    monkeypatch.setattr(PatientAdapter, "_sleep", lambda self, seconds: waits.append(seconds))
     peer.misbehave("summary", "429", times=1, retry_after="7")
     peer.misbehave("thermo", "503", times=1, retry_after="99999")
     peer.misbehave("heartbeat", "503", times=1, retry_after="soon")

@@ -33,6 +33,7 @@ _PAYLOAD = "assay_payload"  # the attribute of a response
 Inspect = Callable[[str, dict[str, Any]], str | None]
 
 BUSY = frozenset({408, 425, 429})
+SHORT_S = 0.2
 LONGEST_WAIT_S = 120.0
 # A body's head, and then the rest of it, may take so long: 60 kB/s bring a thousand crystals.
 LONGEST_ANSWER_S = 300.0
@@ -71,6 +72,7 @@ class PatientAdapter(HTTPAdapter):
         pages: KeptPages | None,
         follow_redirects: bool,
         parsed: bool,
+        check_stop: Callable[[], None],
     ) -> None:
         super().__init__()
         self._source = source
@@ -81,6 +83,7 @@ class PatientAdapter(HTTPAdapter):
         self._pages = pages
         self._follow_redirects = follow_redirects
         self._parsed = parsed
+        self._check_stop = check_stop
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Make the pools of connections, of connections that do not wait for ever."""
@@ -103,6 +106,7 @@ class PatientAdapter(HTTPAdapter):
             SourceRefused: The server does not accept the key or the query.
             IncompleteAnswer: Each attempt brought only a part of the answer, or one that has no end.
         """
+        self._check_stop()
         url = request.url or ""
         body = self._pages.load(url) if self._pages else None
         if body is not None:
@@ -114,7 +118,7 @@ class PatientAdapter(HTTPAdapter):
                     self._pages.keep(url, response.content)
                 return response
             if attempt < self._attempts:
-                time.sleep(self._wait_s(attempt, response))
+                self._sleep(self._wait_s(attempt, response))
         # Raised outside of any except block: what requests raises carries the request, and that the key.
         assert trouble is not None
         raise type(trouble)(f"{trouble} (tried {self._attempts} times)")
@@ -175,6 +179,13 @@ class PatientAdapter(HTTPAdapter):
         if self._parsed and not objection:
             vars(response)[_PAYLOAD] = payload
         return IncompleteAnswer(f"{where}: {objection}") if objection else None
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait in short pieces: a run that is asked to stop ends none the later for it."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._check_stop()
+            time.sleep(min(left, SHORT_S))
 
     def _wait_s(self, attempt: int, response: requests.Response | None) -> float:
         asked = response.headers.get("Retry-After") if response is not None else None
@@ -322,6 +333,7 @@ def open_session(
     pages: KeptPages | None = None,
     follow_redirects: bool = False,
     parsed: bool = False,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> requests.Session:
     """Open a session whose every request is patient and whose every answer is whole.
 
@@ -335,6 +347,7 @@ def open_session(
         pages: Where sound pages are kept and looked up.
         follow_redirects: Off where a key travels: `requests` would carry it to another host.
         parsed: Keep what was parsed with the response, for `take_json`.
+        check_stop: Called before each request and while one waits to be repeated; raises what ends the pull.
     """
     session = _Session(source)
     session.headers.update({"Accept": "application/json", "User-Agent": "assay", **(headers or {})})
@@ -347,6 +360,7 @@ def open_session(
         pages=pages,
         follow_redirects=follow_redirects,
         parsed=parsed,
+        check_stop=check_stop,
     )
     session.mount("https://", adapter)
     session.mount("http://", adapter)

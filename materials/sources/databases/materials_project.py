@@ -258,6 +258,7 @@ def pull(
     attempts: int = 5,
     backoff_s: float = 1.0,
     timeout_s: float = 60.0,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Snapshot:
     """Pull the materials that meet all criteria, and the phases they compete with, or take them from the disk.
 
@@ -287,6 +288,7 @@ def pull(
         attempts: How often each page is asked for.
         backoff_s: First wait between two attempts, doubled each time, unless the server names one.
         timeout_s: Longest silence of the server.
+        check_stop: Called before each page is asked for; raises what ends the pull. Pages that came are kept.
 
     Raises:
         InputError: no criterion, no key or one of another length, an unsafe endpoint, no such snapshot.
@@ -324,6 +326,7 @@ def pull(
         attempts=attempts,
         backoff_s=backoff_s,
         timeout_s=timeout_s,
+        check_stop=check_stop,
     )
     return _pull_latest(connect, criteria, query, key, snapshot_folder, page_size)
 

@@ -102,6 +102,7 @@ def pull(
         inspect=_objection,
         follow_redirects=True,
         parsed=True,
+        check_stop=check_stop,
     )
     parameters = {"filter": filter, "response_format": "json", **({"page_limit": str(page_size)} if page_size else {})}
     try:

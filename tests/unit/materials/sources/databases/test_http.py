@@ -92,6 +92,31 @@ def test_numbers_that_are_no_json_are_refused(server: Server) -> None:
         session.get(url(server))
 
 
+def test_a_stop_ends_a_wait_for_the_next_attempt(server: Server) -> None:
+    server.answers = [(503, {"Retry-After": "100"}, b""), GOOD]
+    asked = threading.Event()
+
+    def check() -> None:
+        if asked.is_set():
+            raise InterruptedError("stopped")
+        if server.seen:
+            asked.set()  # somebody stops the run while it waits
+
+    session = open_session(source="it", check_stop=check)
+    with session, pytest.raises(InterruptedError, match="stopped"):
+        session.get(url(server))
+    assert len(server.seen) == 1
+
+
+def test_a_stop_comes_before_the_next_request(server: Server) -> None:
+    def check() -> None:
+        raise InterruptedError("stopped")
+
+    with open_session(source="it", check_stop=check) as session, pytest.raises(InterruptedError):
+        session.get(url(server))
+    assert not server.seen
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_a_refusal_is_final_and_repeats_what_was_said_but_no_key(server: Server, status: int) -> None:
     server.answers = [(status, {}, f'{{"detail": "no {SECRET} here"}}'.encode())]

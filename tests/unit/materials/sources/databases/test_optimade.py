@@ -173,9 +173,13 @@ def test_a_few_empty_pages_are_gone_through(server: Server, tmp_path: Path) -> N
 
 def test_a_stop_is_heard_between_two_pages(server: Server, tmp_path: Path) -> None:
     server.answers = [answer([crystal(f"x{n}")], links={"next": f"?n={n}"}) for n in range(9)]
-    calls = iter([None, None])
-    with pytest.raises(StopIteration):
-        ask(server, tmp_path, check_stop=lambda: next(calls))
+
+    def check() -> None:
+        if len(server.seen) == 3:
+            raise InterruptedError("stopped")
+
+    with pytest.raises(InterruptedError):
+        ask(server, tmp_path, check_stop=check)
     assert len(server.seen) == 3
 
 
