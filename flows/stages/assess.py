@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flows.run.context import Run
 from flows.stages.unsound import Why, note_unsound, spoiled, take_out_unsound
 from materials.errors import CampaignError, MissingTerminals
-from materials.records import Calculation, Outcome, Stability
+from materials.records import Calculation, CalculationStatus, Outcome, Stability
 from materials.stability.absurd_energies import absurd_energies
 from materials.stability.corrections import MP2020_LEVEL, anion_corrected, anion_corrected_level, is_raw_pbe
 
@@ -136,7 +136,7 @@ def assess_screened(run: Run, *, keep: bool = True) -> Screened:
     )
 
 
-def _unfinished(ends: Mapping[str, int]) -> str:
+def _unfinished(ends: Mapping[CalculationStatus, int]) -> str:
     """Count what did not converge: "4 not converged (3 exploded, 1 max_steps)"."""
     others = {status: count for status, count in sorted(ends.items()) if status != "converged"}
     counted = ", ".join(f"{count} {status}" for status, count in others.items())

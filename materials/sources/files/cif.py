@@ -364,7 +364,23 @@ def _magnetic(block: Block, metric: np.ndarray) -> dict[str, list[str]]:
         place, _, reversal = word.replace(" ", "").rpartition(",")
         if reversal not in ("1", "+1", "-1") or misfit([place], metric) > FIT:
             raise StructureTrouble("UnknownSymmetry", f"has {word!r} as a magnetic symmetry operation, which is none")
+    if operations := found.get(_MAGNETIC_SYMMETRY[0]):
+        check_group(_combined(found.get(_MAGNETIC_SYMMETRY[1], [f"{_IDENTITY},+1"]), operations))
     return found
+
+
+def _combined(centerings: Sequence[str], operations: Sequence[str]) -> tuple[str, ...]:
+    """List each magnetic operation after each centering: the whole magnetic group of the cell."""
+    made = []
+    for centering in centerings:
+        place, _, centre_reversal = centering.replace(" ", "").rpartition(",")
+        _, centre = parse_operation(place)
+        for operation in operations:
+            place, _, reversal = operation.replace(" ", "").rpartition(",")
+            rotation, shift = parse_operation(place)
+            moved = [one + other for one, other in zip(shift, centre, strict=True)]
+            made.append(f"{write_operation(rotation, moved)},{int(reversal) * int(centre_reversal)}")
+    return tuple(made)
 
 
 def _moments(block: Block, sites: Sequence[_Site]) -> dict[int, list[float]]:

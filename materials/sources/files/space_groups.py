@@ -22,7 +22,7 @@ from materials.sources.files.usable import StructureTrouble
 # Of metric tensors, relative: a relaxed cell misses its symmetry by less, wrong axes by far more.
 FIT = 0.03
 _SAME_SHIFT = 0.01  # of a cell's edge: files write 0.33 for a third
-_MOST_OPERATIONS = 1_000  # a cell of one lattice point has 48 at most, a face-centred one 192
+_MOST_OPERATIONS = 2_000  # a cell of one lattice point has 48 at most, a face-centred one 192
 _TERM = re.compile(r"([+-]?)(?:([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:/([0-9]+))?\*?)?([xyz]?)")
 _SUBSCRIPTS = str.maketrans("₁₂₃₄₅₆₀", "1234560")
 # Names from before 1992, when a letter e for two glide planes at once was agreed.
@@ -120,6 +120,9 @@ def count_operations(operations: Sequence[str]) -> int:
 def check_group(operations: tuple[str, ...]) -> None:
     """Refuse operations that are not a whole group: any two of them, one after the other, make a third.
 
+    Args:
+        operations: Such as `-x,y+1/2,-z`, or `-x,y+1/2,-z,-1` of a magnetic group, whose last number is 1 or -1.
+
     Raises:
         StructureTrouble: They are none, since one is missing or misspelt.
     """
@@ -128,22 +131,29 @@ def check_group(operations: tuple[str, ...]) -> None:
             "UnknownSymmetry",
             f"lists {len(operations)} symmetry operations, more than the {_MOST_OPERATIONS} of any cell",
         )
-    held = {key: (np.reshape(key, (3, 3)), np.array(shifts)) for key, shifts in _by_rotation(operations).items()}
-    for first, first_shifts in held.values():
-        for second, second_shifts in held.values():
+    held = {
+        key: (np.reshape(key[:9], (3, 3)), key[9:], np.array(shifts))
+        for key, shifts in _by_rotation(operations).items()
+    }
+    for first, first_reversal, first_shifts in held.values():
+        for second, second_reversal, second_shifts in held.values():
             made = first @ second
-            known = held.get(tuple(made.ravel().tolist()))
+            reversal = tuple(one * other for one, other in zip(first_reversal, second_reversal, strict=True))
+            known = held.get((*made.ravel().tolist(), *reversal))
             for shift in first_shifts:
                 shifts = shift + second_shifts @ first.T
-                lost = np.ones(len(shifts), bool) if known is None else ~_is_same(shifts[:, None], known[1]).any(axis=1)
+                lost = np.ones(len(shifts), bool) if known is None else ~_is_same(shifts[:, None], known[2]).any(axis=1)
                 if lost.any():
                     at = int(np.argmax(lost))
-                    factors = _written(first, shift), _written(second, second_shifts[at])
+                    factors = (
+                        _written(first, shift, first_reversal),
+                        _written(second, second_shifts[at], second_reversal),
+                    )
                     raise StructureTrouble(
                         "UnknownSymmetry",
                         f"lists symmetry operations that are not a whole group: {factors[0]!r} after {factors[1]!r}"
-                        f" makes {_written(made, shifts[at])!r}, which is not among them; add what is missing, mend"
-                        " what is misspelt, or leave the list out where the file names its space group",
+                        f" makes {_written(made, shifts[at], reversal)!r}, which is not among them; add what is"
+                        " missing, mend what is misspelt, or leave the list out where the file names its space group",
                     )
 
 
@@ -152,9 +162,10 @@ def check_group(operations: tuple[str, ...]) -> None:
 def _by_rotation(operations: tuple[str, ...]) -> Mapping[tuple[int, ...], Sequence[np.ndarray]]:
     found: dict[tuple[int, ...], list[np.ndarray]] = {}
     for operation in operations:
-        rotation, translation = parse_operation(operation)
+        words = operation.split(",")
+        rotation, translation = parse_operation(",".join(words[:3]))
         shift = np.array([float(x) for x in translation])
-        held = found.setdefault(tuple(rotation.ravel().tolist()), [])
+        held = found.setdefault((*rotation.ravel().tolist(), *map(int, words[3:])), [])
         if not held or not _is_same(shift, np.array(held)).any():
             held.append(shift)
     return found
@@ -165,8 +176,9 @@ def _is_same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.asarray(np.all(np.abs(off - off.round()) < _SAME_SHIFT, axis=-1))
 
 
-def _written(rotation: np.ndarray, shift: np.ndarray) -> str:
-    return write_operation(rotation, [_as_fraction(Fraction(f"{x % 1:.4f}")) % 1 for x in shift])
+def _written(rotation: np.ndarray, shift: np.ndarray, reversal: Sequence[int] = ()) -> str:
+    place = write_operation(rotation, [_as_fraction(Fraction(f"{x % 1:.4f}")) % 1 for x in shift])
+    return ",".join([place, *(f"{one:+d}" for one in reversal)])
 
 
 @dataclass(frozen=True, kw_only=True)

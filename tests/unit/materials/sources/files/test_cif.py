@@ -383,6 +383,31 @@ def test_magnetic_symmetry_that_is_not_told() -> None:
     assert refused(cif(operations.format("2"), sites=NICKEL) + MOMENTS.format("1.7")).error == "UnknownSymmetry"
 
 
+MAGNETIC = "loop_\n_space_group_symop_magn_operation.xyz\n{}\nloop_\n_space_group_symop_magn_centering.xyz\n{}"
+
+
+@pytest.mark.parametrize(
+    ("operations", "centerings", "whole"),
+    [
+        ("x,y,z,+1\n-x,-y,-z,-1", "x,y,z,+1", True),
+        ("x,y,z,+1\n-x,y,-z,+1\n-x,-y,-z,-1\nx,-y,z,-1", "x,y,z,+1\nx+1/2,y+1/2,z+1/2,-1", True),
+        # The fourth misspelt, one missing, and one that turns moments where it should not.
+        ("x,y,z,+1\n-x,y,-z,+1\n-x,-y,-z,-1\nx,-y,z+1/2,-1", "x,y,z,+1", False),
+        ("x,y,z,+1\n-x,y,-z,+1\n-x,-y,-z,-1", "x,y,z,+1", False),
+        ("x,y,z,+1\n-x,y,-z,+1\n-x,-y,-z,-1\nx,-y,z,+1", "x,y,z,+1", False),
+        ("x,y,z,+1", "x,y,z,+1\nx+1/3,y,z,-1", False),
+    ],
+)
+def test_magnetic_operations_are_a_group(operations: str, centerings: str, whole: bool) -> None:
+    text = cif(MAGNETIC.format(operations, centerings), sites=["Ni1 Ni 0.1 0.2 0.3"]) + MOMENTS.format("0")
+    if whole:
+        assert len(read(text)) in (2, 8)
+    else:
+        trouble = refused(text)
+        assert trouble.error == "UnknownSymmetry"
+        assert "not a whole group" in str(trouble)
+
+
 def test_modulated_crystals_are_refused() -> None:
     assert "modulated" in str(refused(cif(f"{P1}\n_cell_modulation_dimension 1")))
 
