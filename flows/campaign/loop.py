@@ -66,15 +66,16 @@ def discover(run: Run, step: Step = direct) -> None:
         raise
     screened = step("assess", assess_screened, run)
     pool = step("describe", gather_pool, run, screened)
+    round_number, n_relaxed = 1, 0
     if run.use_dft:
-        round_number = 1
         while picks := step(f"choose, round {round_number}", choose, run, screened, pool, round_number):
             step(f"validate, round {round_number}", validate, run, screened, picks)
             step(f"publish, round {round_number}", publish, run, screened, pool)
             require_corners(run, screened, picks)
             round_number += 1
-        step("relax the best", relax_best, run, screened)
-    step("publish", publish, run, screened, pool)
+        n_relaxed = step("relax the best", relax_best, run, screened)
+    if round_number == 1 or n_relaxed:  # else the last round's table and report hold all of it
+        step("publish", publish, run, screened, pool)
     require_result(run)
 
 

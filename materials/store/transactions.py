@@ -48,9 +48,10 @@ def translated(engine: Engine) -> Iterator[None]:
         )
         kind = LedgerLost if again else LedgerError
         raise kind(f"The ledger at {mask(engine.url)} could not be used: {reason}") from None
-    except (JSONDecodeError, RecursionError):  # of a column that holds JSON
+    except (JSONDecodeError, RecursionError, UnicodeDecodeError) as error:  # of a column with JSON; of SQLite's message
+        what = "text that is no UTF-8" if isinstance(error, UnicodeDecodeError) else "a value that is no JSON"
         raise LedgerError(
-            f"The ledger at {mask(engine.url)} is damaged: it holds a value that is no JSON; go back to a copy of it"
+            f"The ledger at {mask(engine.url)} is damaged: it holds {what}; go back to a copy of it"
         ) from None
 
 

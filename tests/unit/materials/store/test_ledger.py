@@ -693,6 +693,18 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert {f"a-{i}" for i in range(acknowledged)} <= ledger.calculations().keys()
 
 
+def test_a_schema_that_is_no_text_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "assay.db"
+    with Ledger.open(f"sqlite:///{file}"):
+        pass
+    whole = file.read_bytes()
+    assert b"CREATE TABLE schema_version" in whole
+    # SQLite quotes it in its error, which Python cannot decode.
+    file.write_bytes(whole.replace(b"CREATE TABLE schema_version", b"CREATE \x81ABLE schema_version"))
+    with pytest.raises(LedgerError, match=r"assay.db is damaged: "):
+        Ledger.open(f"sqlite:///{file}", must_exist=True)
+
+
 def test_json_that_is_damaged_is_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "assay.db"
     with Ledger.open(f"sqlite:///{file}") as ledger:
