@@ -93,6 +93,19 @@ def publish_unfinished(run: Run) -> None:
     run.progress.say("The table has what was screened by now, on hulls of the phases that are known by now.")
 
 
+def check(campaign: Campaign, *, use_dft: bool = True) -> None:
+    """Look whether all that a campaign needs is here, before anything is computed: its files, the DFT code.
+
+    Raises:
+        AssayError: Something is not; the message names it and what to do.
+    """
+    check_readable(campaign)
+    if use_dft and campaign.dft.budget:
+        code = open_code(campaign.dft.choice())
+        code.version()
+        code.find_potentials(elements_of((*campaign.sources, *campaign.competing)))
+
+
 @contextmanager
 def opened(request: Request, progress: Progress) -> Iterator[Run]:
     """Open the ledger, note the run and how it ended, and let Ctrl-C end it cleanly."""
@@ -101,11 +114,7 @@ def opened(request: Request, progress: Progress) -> Iterator[Run]:
     from materials.store.ledger import Ledger
 
     campaign = request.campaign
-    check_readable(campaign)
-    if request.use_dft and campaign.dft.budget:
-        code = open_code(campaign.dft.choice())
-        code.version()
-        code.find_potentials(elements_of((*campaign.sources, *campaign.competing)))
+    check(campaign, use_dft=request.use_dft)
     require_folder(request.folder, "--folder")
     _upgrade_own(request.ledger_url, progress)
     with Ledger.open(request.ledger_url) as ledger:

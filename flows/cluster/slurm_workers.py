@@ -40,9 +40,9 @@ from flows.cluster.settings import WORKER_ENVIRONMENT, WORKER_SETTINGS
 from flows.cluster.slurm_cluster import Book, Growth, WorkerJobs
 from flows.config.cluster import Workers
 from flows.dft.job_script import guarded
-from flows.output.progress import duration
 from flows.slurm.states import NEVER_STARTS, JobState
 from materials.errors import ClusterError
+from materials.plain_text import duration
 
 DEATH_S = 60  # a worker whose scheduler cannot be reached ends after so long
 NANNY_GIB = 0.25  # of a job's memory, for the process that watches the worker

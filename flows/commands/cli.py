@@ -6,14 +6,14 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 from flows.commands.replay import replay
 from flows.output import terminal
-from flows.output.plain_text import printable
 from materials.errors import AssayError, InputError
+from materials.plain_text import printable
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
@@ -166,15 +166,13 @@ def table(
 @click.argument("material_id")
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @LEDGER
-def show(material_id: str, style: str, ledger: str | None) -> None:
+def show(material_id: str, style: Literal["text", "json"], ledger: str | None) -> None:
     """Show every record behind one row: its origin, calculations, predictions, why it was chosen, what failed.
 
     MATERIAL_ID may be shortened while it stays unique, or be a source's own id, such as mp-1265.
     """
-    from flows.commands import show as showing
-
     with _open(ledger) as opened:
-        _print(showing.show(opened, material_id, style))
+        _print(opened.explain(material_id, style))
 
 
 @assay.command()

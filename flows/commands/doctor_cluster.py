@@ -15,9 +15,9 @@ from flows.cluster.workers import open_workers
 from flows.commands.doctor import Check
 from flows.commands.probe import Surroundings, look_around, source_hash
 from flows.config.cluster import Cluster, DFTJobs, Workers
-from flows.output.progress import duration
 from flows.run.versions import versions
 from materials.errors import AssayError, CodeNotInstalled
+from materials.plain_text import duration
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -51,7 +51,7 @@ def export(
         ledger, campaign, where=where, sort=None, limit=limit, columns="rank,material_id,energy_above_hull,band_gap"
     )
     ids = [row["material_id"] for row in rows]
-    structures, computed = ledger.structures(ids), ledger.calculations(ids, fidelity="dft")
+    structures, computed = ledger.best_structures(ids), ledger.calculations(ids, fidelity="dft")
     folder.mkdir(parents=True, exist_ok=True)
     width = len(str(max((row["rank"] for row in rows), default=1)))
     for row in rows:

@@ -16,7 +16,7 @@ from flows.config.campaign import Campaign
 from flows.config.cluster import Cluster
 from flows.orchestration.crashes import HEARTBEAT, call_silence_a_crash
 from flows.orchestration.prefect_flow import discover
-from flows.output.plain_text import paragraphs_in_markdown
+from materials.plain_text import paragraphs_in_markdown
 
 POOL = "assay"
 

@@ -30,7 +30,6 @@ from flows.config.cluster import Cluster
 from flows.config.sources import Source
 from flows.config.yaml_file import check
 from flows.orchestration.crashes import call_silence_a_crash
-from flows.output.plain_text import printable
 from flows.output.progress import Progress
 from flows.output.unforeseen import foreseen
 from flows.report import report
@@ -38,6 +37,7 @@ from flows.report import table as tables
 from flows.run.context import Interrupted, Run
 from flows.stages.publish import publish
 from materials.errors import AssayError, InputError
+from materials.plain_text import printable
 
 Result = TypeVar("Result")
 

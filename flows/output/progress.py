@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO, cast
 
 from flows.output import terminal
-from flows.output.plain_text import printable
+from materials.plain_text import duration, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -134,16 +134,6 @@ class _Lines:
     def finish(self) -> None:
         took = time.perf_counter() - self._start
         self._say(f"  {self._done} of {self._total} {self._unit} in {duration(took)}")
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as a person would: 8 s, 3 min 20 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _rate(done: int, start: float, unit: str) -> str:

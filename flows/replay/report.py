@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.output.plain_text import in_markdown, printable
+from materials.plain_text import in_markdown, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flows.output.plain_text import code, in_markdown
+from materials.plain_text import code, in_markdown
 from materials.records import RankedCandidate, Selection
 from materials.targets import expected, floor_of, learned_as, spoken, surprise, unit_of
 from models.learning.calibration import FAR, Calibration, calibrate, few_answers, reliability, verdict

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.output.plain_text import code, in_markdown, out_of_markdown, paragraphs_in_markdown
-from flows.output.progress import duration
 from flows.output.unread import unread_lines
 from flows.report import reliability
 from flows.report.level_caveats import caveats
 from flows.run.context import Run
+from materials.plain_text import code, duration, in_markdown, out_of_markdown, paragraphs_in_markdown
 from materials.records import Calculation, RankedCandidate, Selection, Target
 from materials.stability.competing_phases import ValidationPlan
 from materials.targets import spoken, unit_of

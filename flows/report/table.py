@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.output.places import require_file
-from flows.output.plain_text import printable
+from materials.plain_text import printable
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
@@ -69,20 +69,10 @@ def query(
     Raises:
         QueryError: Something of it is not known to the ledger.
     """
-    from materials import query as grammar
-    from materials.store.browse import columns as known_columns
-
-    known = known_columns()
-    shown: Sequence[str] | None = MAIN_COLUMNS if style == "table" else None
+    shown: Sequence[str] | str | None = MAIN_COLUMNS if style == "table" else None
     if columns is not None:
-        shown = None if columns == "all" else grammar.parse_columns(columns, known)
-    return ledger.table(
-        ledger.find_campaign(campaign),
-        where=grammar.parse(where, known) if where else None,
-        sort=grammar.parse_sort(sort, known) if sort else (),
-        limit=limit,
-        columns=shown,
-    )
+        shown = None if columns == "all" else columns
+    return ledger.select(campaign, where=where, sort=sort, limit=limit, columns=shown)
 
 
 def write(rows: Sequence[Row], style: str, output: Path | None = None) -> None:

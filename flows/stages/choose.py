@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.report.selection_reasons import pick_line
 from flows.run.context import Run
 from flows.stages.assess import Screened
 from flows.stages.cost import look_further, pick_batch, reason_to_stop
@@ -17,6 +16,7 @@ from flows.stages.explain import hardly_believed, predictions, reasons
 from flows.stages.pool import Pool
 from flows.stages.predict import Belief, believe, score_by_potential
 from materials.records import Selection
+from materials.selection_reasons import pick_line
 
 if TYPE_CHECKING:
     from models.learning.batch_selection import Pick

@@ -174,7 +174,7 @@ class Answering:
         return {"screened": len(roles.keys() - done), "validated": len(picks - validated)}
 
     @persistent
-    def table(
+    def rows(
         self,
         campaign_id: str | None = None,
         where: Expression | None = None,
@@ -212,7 +212,7 @@ class Answering:
             return found
 
     @persistent
-    def structures(self, material_ids: Collection[str]) -> dict[str, Structure]:
+    def best_structures(self, material_ids: Collection[str]) -> dict[str, Structure]:
         """Give the best structure known of each: of a converged DFT calculation, of a potential's, or as proposed."""
         calculations, candidates = schema.calculations, schema.candidates
         best: dict[str, str] = {}

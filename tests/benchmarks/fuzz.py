@@ -320,7 +320,7 @@ def make_ledger(chance: random.Random, folder: Path) -> Path:
 
 def use_ledger(path: Path) -> None:
     """Ask it what `assay status`, `assay table` and `assay show` ask."""
-    from flows.commands import show, status
+    from flows.commands import status
     from flows.report import table as tables
     from materials.store.ledger import Ledger
 
@@ -330,7 +330,7 @@ def use_ledger(path: Path) -> None:
         found = tables.query(ledger, None, where=None, sort=None, limit=20, columns="all")
         for write in (tables.as_text, tables.as_csv, tables.as_json):
             write(found)
-        show.show(ledger, "m1", "text")
+        ledger.explain("m1")
 
 
 @cache

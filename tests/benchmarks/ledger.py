@@ -122,7 +122,7 @@ def ask(url: str, campaign_id: str) -> None:
             took = []
             for _ in range(REPEATS):
                 started = time.perf_counter()
-                found = ledger.table(campaign_id, expression, keys, 20)
+                found = ledger.rows(campaign_id, expression, keys, 20)
                 took.append(1e3 * (time.perf_counter() - started))
             worst = max(worst, statistics.median(took))
             question = f"{where or 'all'}, by {sort or 'rank'}"

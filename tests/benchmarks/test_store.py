@@ -91,7 +91,7 @@ def test_ask_from_a_cold_process(benchmark, full: Path) -> None:
         "from materials.store.browse import columns\n"
         "with Ledger.open(sys.argv[1], must_exist=True) as ledger:\n"
         "    where = parse('energy_above_hull < 0.05 and band_gap > 1', columns())\n"
-        "    rows = ledger.table(ledger.find_campaign(), where, parse_sort('score', columns()), 20)\n"
+        "    rows = ledger.rows(ledger.find_campaign(), where, parse_sort('score', columns()), 20)\n"
         "assert len(rows) == 20\n"
     )
     benchmark.pedantic(

@@ -84,7 +84,7 @@ def test_the_table_and_the_view(url: str) -> None:
 
         def ids(where: str, sort: str = "") -> list[str]:
             keys = parse_sort(sort, columns()) if sort else ()
-            return [row["material_id"] for row in ledger.table(campaign_id, parse(where, columns()), keys)]
+            return [row["material_id"] for row in ledger.rows(campaign_id, parse(where, columns()), keys)]
 
         assert ids("has Sb and elements in (Li, Mg, Sb)") == ["m3"]
         assert ids("meets_targets or band_gap > 1") == ["m1"]
@@ -339,4 +339,4 @@ def test_two_campaigns_in_one_ledger_while_the_server_is_killed(
     with Ledger.open(url) as one, Ledger.open(undisturbed) as other:
         assert len(one.calculations()) == len(other.calculations())
         for name in metals:
-            assert one.table(one.find_campaign(name)) == other.table(other.find_campaign(name))
+            assert one.rows(one.find_campaign(name)) == other.rows(other.find_campaign(name))

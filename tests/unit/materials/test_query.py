@@ -310,7 +310,7 @@ def test_a_long_filter_goes_through_the_planner() -> None:
         campaign_id = ledger.add_campaign("test", {"name": "test"})
         for joint in ("and", "or"):
             where = f" {joint} ".join(f"rank != {-i}" for i in range(1, CHAIN))
-            assert ledger.table(campaign_id, where=parse(where, columns()), sort=()) == []
+            assert ledger.rows(campaign_id, where=parse(where, columns()), sort=()) == []
 
 
 def test_a_line_break_does_not_part_a_query_from_its_caret() -> None:

@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.io import read
 
 from flows.commands.export import export
-from flows.commands.show import show
 from flows.report.table import query
+from materials.explanation import explain
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
@@ -64,5 +64,5 @@ def test_what_dft_found_goes_with_the_structure(ledger: Ledger, tmp_path: Path) 
 def test_no_array_stands_in_a_table_or_on_the_screen(ledger: Ledger) -> None:
     rows = query(ledger, None, where=None, sort=None, limit=None, columns="all")
     assert not any("forces" in key or isinstance(value, list) for row in rows for key, value in row.items())
-    assert "0.05" not in show(ledger, "m1", "text")
-    assert '"forces"' in show(ledger, "m1", "json")
+    assert "0.05" not in explain(ledger, "m1", "text")
+    assert '"forces"' in explain(ledger, "m1", "json")

@@ -1,4 +1,5 @@
-from flows.output.progress import Progress, duration
+from flows.output.progress import Progress
+from materials.plain_text import duration
 
 
 def test_lines_tell_the_start_and_the_end() -> None:

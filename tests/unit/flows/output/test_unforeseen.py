@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows.campaign.loop import Request, opened
-from flows.commands import export, show, status
+from flows.commands import export, status
 from flows.commands.run import run_request
 from flows.config.campaign import Campaign
 from flows.config.cluster import Cluster
@@ -25,6 +25,7 @@ from flows.output.progress import Progress
 from flows.output.unforeseen import CURES, foreseen
 from flows.report import table as tables
 from flows.run.context import Run
+from materials import explanation
 from materials.errors import AssayError, InputError
 from materials.store.ledger import Ledger
 from tests.unit.flows.commands.test_cli import call
@@ -54,7 +55,7 @@ def ledger(tmp_path: Path) -> str:
     ("module", "function", "arguments"),
     [
         (tables, "query", ["table"]),
-        (show, "show", ["show", "x"]),
+        (explanation, "explain", ["show", "x"]),
         (status, "status", ["status"]),
         (export, "export", ["export", "out"]),
     ],

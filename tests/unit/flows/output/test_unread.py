@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from flows.commands.cli import main
-from flows.commands.show import show
 from flows.commands.status import status
-from flows.output.plain_text import in_markdown
 from flows.report import report
 from flows.run.context import Run
 from flows.stages.propose import propose
 from materials.errors import QueryError
+from materials.explanation import explain
+from materials.plain_text import in_markdown
 from tests.unit.flows.made_runs import opened_run
 
 GOOD = "Na Cl\n5.64\n0 .5 .5\n.5 0 .5\n.5 .5 0\nNa Cl\n1 1\nDirect\n0 0 0\n.5 .5 .5\n"
@@ -82,12 +82,12 @@ def test_report_and_end_name_them(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["set/two.xyz", "two.xyz", "./set/two.xyz", "/data/set/two.xyz", "two.xyz#2"])
 def test_show_finds_a_file(run: Run, name: str) -> None:
-    said = show(run.ledger, name, "text")
+    said = explain(run.ledger, name, "text")
     assert "set/two.xyz#2 is not periodic" in said
     assert ("two.xyz#1" in said) == ("#" not in name)
-    assert json.loads(show(run.ledger, name, "json"))[-1]["error"] == "NotPeriodic"
+    assert json.loads(explain(run.ledger, name, "json"))[-1]["error"] == "NotPeriodic"
     with pytest.raises(QueryError):
-        show(run.ledger, "o.xyz", "text")
+        explain(run.ledger, "o.xyz", "text")
 
 
 def test_what_is_read_at_the_next_run_is_named_no_more(run: Run) -> None:

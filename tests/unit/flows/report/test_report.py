@@ -72,7 +72,7 @@ def marked(**changes: Any) -> RankedCandidate:
 
 def a_marked_report(folder: Path) -> tuple[Any, str]:
     """A campaign that carries markup wherever it may say something, and the report that was written of it."""
-    potential = {"kind": "ase", "model": "flows.output.plain_text:code", "level_of_theory": MARK}
+    potential = {"kind": "ase", "model": "materials.plain_text:code", "level_of_theory": MARK}
     campaign = Campaign.model_validate(
         {
             "name": "marked",

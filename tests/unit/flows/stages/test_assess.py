@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.commands.show import show
 from flows.config.campaign import DFT
 from flows.run.context import Run
 from flows.stages.assess import Screened, assess_screened, assess_validated, hull_level, judged_by_dft
@@ -19,6 +18,7 @@ from flows.stages.pool import gather_pool
 from flows.stages.propose import _named_as_kept
 from flows.stages.publish import publish
 from materials.errors import CampaignError
+from materials.explanation import explain
 from materials.records import Calculation, Failure
 from models.learning.features.descriptors import feature_names
 from models.learning.features.projection import freeze
@@ -84,7 +84,7 @@ def test_two_that_relax_into_one_crystal_are_one_row_with_two_parents(run: Run) 
     assert "first" not in found.outcomes
     assert run.ledger.equivalences(run.campaign_id) == {"first": "second"}
     publish(run, found, gather_pool(run, found))
-    rows = {row["material_id"]: row for row in run.ledger.table(run.campaign_id)}
+    rows = {row["material_id"]: row for row in run.ledger.rows(run.campaign_id)}
     assert rows.keys() == {"second", "third"}
     assert rows["second"]["parents"] == "wurtzite: Na on 2b; CsCl: Na on 1a"
     assert rows["second"]["known_as"] == "mp-1"
@@ -102,7 +102,7 @@ def test_what_failed_and_came_back_when_it_was_tried_again_is_no_failure(run: Ru
     )
     found = assess_screened(run)
     publish(run, found, gather_pool(run, found))
-    assert {row["status"] for row in run.ledger.table(run.campaign_id)} == {"screened"}
+    assert {row["status"] for row in run.ledger.rows(run.campaign_id)} == {"screened"}
 
 
 def test_without_dft_nobody_is_described_and_the_table_is_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,10 +260,10 @@ def test_raw_pbe_hulls_are_corrected_for_anions_and_what_they_were_is_kept_besid
     assert judged_by_dft(run, [RAW]) == {"second": stability}
     raw = run.ledger.stabilities(run.campaign_id, "dft", RAW)["second"]
     assert raw.formation_energy_per_atom == pytest.approx(-3.5 + 1.1)
-    told = show(run.ledger, "second", "text")
+    told = explain(run.ledger, "second", "text")
     assert f"dft ({RAW}, " in told
     assert f"dft ({RAW}/MP2020-anions, " in told
-    assert [s["level_of_theory"] for s in json.loads(show(run.ledger, "second", "json"))["stabilities"]][-2:] == [
+    assert [s["level_of_theory"] for s in json.loads(explain(run.ledger, "second", "json"))["stabilities"]][-2:] == [
         RAW,
         f"{RAW}/MP2020-anions",
     ]

@@ -112,7 +112,7 @@ def test_a_candidates_absurd_energy_is_its_failure(run: Run, energy: float) -> N
     assert np.isnan(known[pool.row_of()["NaCl"]])
     assert known[pool.row_of()["KCl"]] == pytest.approx(-2.0)
     publish(run, screened, pool)
-    rows = {row["material_id"]: row for row in run.ledger.table(run.campaign_id)}
+    rows = {row["material_id"]: row for row in run.ledger.rows(run.campaign_id)}
     assert rows["NaCl"]["status"] == "failed"
     assert "absurd energy" in rows["NaCl"]["message"]
     assert rows["NaCl"]["fidelity"] == "mlip"
@@ -125,7 +125,7 @@ def test_an_elements_absurd_energy_leaves_its_compounds_without_a_hull(run: Run)
     screened, picks = computed(run, "Na", -1e8)
     validate(run, screened, picks)
     publish(run, screened, gather_pool(run, screened))
-    rows = {row["material_id"]: row for row in run.ledger.table(run.campaign_id)}
+    rows = {row["material_id"]: row for row in run.ledger.rows(run.campaign_id)}
     assert rows["NaCl"][ENERGY] == pytest.approx(-0.5)  # the potential's
     assert {rows[name]["status"] for name in ("KCl", "RbCl")} == {"validated"}
     failed = {(f.material_id, f.stage, f.error) for f in run.ledger.failures(run.campaign_id)}
@@ -154,7 +154,7 @@ def halides(run: Run, energies: dict[str, float], structures: dict[str, Structur
         run.ledger.add_calculations([told(run, name, structure, {**plain, **energies}[name])])
     found = assess_screened(run)
     publish(run, found, gather_pool(run, found))
-    return {row["material_id"]: row for row in run.ledger.table(run.campaign_id)}
+    return {row["material_id"]: row for row in run.ledger.rows(run.campaign_id)}
 
 
 @pytest.mark.parametrize("energy", [-1e8, 1e8, -310.0, float("-inf")])

@@ -316,7 +316,7 @@ def test_the_table_answers_queries(ledger: Ledger) -> None:
     def ids(where: str = "", sort: str = "", **more) -> list[str]:
         expression = parse(where, columns()) if where else None
         keys = parse_sort(sort, columns()) if sort else ()
-        return [row["material_id"] for row in ledger.table(campaign_id, expression, keys, **more)]
+        return [row["material_id"] for row in ledger.rows(campaign_id, expression, keys, **more)]
 
     assert ids() == ["m1", "m2", "m3"]
     assert ids("has Sb and not has Li") == ["m2"]
@@ -326,10 +326,10 @@ def test_the_table_answers_queries(ledger: Ledger) -> None:
     assert ids(sort="score") == ["m1", "m3", "m2"]
     assert ids(sort="score asc") == ["m3", "m1", "m2"]
     assert ids(sort="band_gap", limit=1) == ["m3"]
-    assert len(ledger.table()) == 4
-    (row,) = ledger.table(campaign_id, limit=1, columns=["material_id", "meets_targets"])
+    assert len(ledger.rows()) == 4
+    (row,) = ledger.rows(campaign_id, limit=1, columns=["material_id", "meets_targets"])
     assert row == {"material_id": "m1", "meets_targets": True}
-    (row,) = ledger.table(other)
+    (row,) = ledger.rows(other)
     assert row["predicted"] == {"band_gap": [5.0, 0.5], "decomposition_energy_per_atom": [-0.1, 0.02]}
 
 
@@ -344,9 +344,9 @@ def test_a_table_asked_for_while_it_is_published_is_one_table(ledger: Ledger, an
             another.publish(campaign_id, next(meanwhile))
 
     by_score = parse_sort("score", columns())
-    assert [row["material_id"] for row in ledger.table(campaign_id, sort=by_score, limit=20)] == ["m1", "m2"]
+    assert [row["material_id"] for row in ledger.rows(campaign_id, sort=by_score, limit=20)] == ["m1", "m2"]
     event.remove(ledger.engine, "after_cursor_execute", publish)
-    assert [row["material_id"] for row in ledger.table(campaign_id, sort=by_score, limit=20)] == ["m2", "m1"]
+    assert [row["material_id"] for row in ledger.rows(campaign_id, sort=by_score, limit=20)] == ["m2", "m1"]
 
 
 def test_pandas_and_sqlite3_read_the_view(sqlite_ledger: Ledger) -> None:
@@ -367,7 +367,7 @@ def test_pandas_and_sqlite3_read_the_view(sqlite_ledger: Ledger) -> None:
 def test_a_metal_is_predicted_at_0_in_the_table_and_as_it_was_believed_beside(ledger: Ledger) -> None:
     campaign_id = campaign(ledger)
     ledger.publish(campaign_id, [made.ranked("m1", rank=1, predicted={"band_gap": (-2.0, 0.5)})])
-    (row,) = ledger.table(campaign_id, limit=20)
+    (row,) = ledger.rows(campaign_id, limit=20)
     assert (row["predicted_band_gap"], row["predicted_band_gap_std"]) == (0.0, 0.5)
     (read,) = ledger.ranked(campaign_id)
     assert read.predicted == {"band_gap": (-2.0, 0.5)}
@@ -406,7 +406,7 @@ def test_structures_are_the_best_ones(ledger: Ledger) -> None:
             made.calculation("m3", structure=made.salt(9.0), status="exploded"),
         ]
     )
-    found = {name: s.lattice.a for name, s in ledger.structures(["m1", "m2", "m3", "none"]).items()}
+    found = {name: s.lattice.a for name, s in ledger.best_structures(["m1", "m2", "m3", "none"]).items()}
     assert found == {"m1": 5.8, "m2": 5.7, "m3": 5.69}
 
 
@@ -458,7 +458,7 @@ def test_a_ledger_in_a_folder_that_may_only_be_read(tmp_path: Path, monkeypatch:
     read_only(monkeypatch, path.parent)
     before = path.read_bytes()
     with Ledger.open(str(path), must_exist=True) as ledger:
-        (row,) = ledger.table()
+        (row,) = ledger.rows()
         assert row["material_id"] == "m1"
         assert [campaign["name"] for campaign in ledger.campaigns()] == ["test"]
         assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing is made beside it

@@ -91,8 +91,8 @@ def test_a_copy_is_made_and_it_equals_a_new_one(old: Path, version: int, tmp_pat
         pass
     assert schema(old) == schema(tmp_path / "new.db")
     with Ledger.open(str(old)) as ledger:
-        assert {row["material_id"] for row in ledger.table("q-1")} == {"m1", "m2"}
-        assert [row["material_id"] for row in ledger.table("q-1", parse("has Li", columns()))] == ["m2"]
+        assert {row["material_id"] for row in ledger.rows("q-1")} == {"m1", "m2"}
+        assert [row["material_id"] for row in ledger.rows("q-1", parse("has Li", columns()))] == ["m2"]
         assert ledger.selections("q-1") == [made.selection("m1")]
         ledger.add_selections("q-1", [made.selection("m2", why={"odds": 0.25})])
         assert ledger.selections("q-1")[1].why == {"odds": 0.25}
@@ -138,7 +138,7 @@ upgrading.upgrade(sys.argv[1])
     assert schema(old) == before
     upgrading.upgrade(str(old))
     with Ledger.open(str(old)) as ledger:
-        assert len(ledger.table("q-1")) == 2
+        assert len(ledger.rows("q-1")) == 2
 
 
 def test_two_at_once_make_one_copy_of_the_old_one(old: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,5 +169,5 @@ def test_what_a_process_of_the_old_version_published_is_found(old: Path) -> None
                 " VALUES ('q-1', 'm2', 1, 'audit', 0.5, 2, 7)"
             )
         ledger.publish("q-1", [made.ranked("m1", chemsys="Li-O")])
-        assert len(ledger.table("q-1", parse("has Li", columns()))) == 1
+        assert len(ledger.rows("q-1", parse("has Li", columns()))) == 1
         assert [selection.why for selection in ledger.selections("q-1")] == [{}, {}]

@@ -168,7 +168,7 @@ def test_they_are_against_phases_of_other_compositions_afterwards(old: Path) -> 
                 assert stability.energy_above_hull == pytest.approx(as_it_was(name)[0], abs=1e-9)
                 formula = PHASES[name][0]
                 assert all(PHASES[n][0] != formula or len(formula) < 3 for n in stability.decomposition)
-        rows = {row["material_id"]: row for row in ledger.table("q-1")}
+        rows = {row["material_id"]: row for row in ledger.rows("q-1")}
         for name, row in rows.items():
             expected = None if name == "e" else pytest.approx(as_it_is(name), abs=1e-6)
             assert row["decomposition_energy_per_atom"] == expected

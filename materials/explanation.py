@@ -1,4 +1,4 @@
-"""`assay show`: every record behind one row, as text or JSON."""
+"""Explanation of a material: every record behind its row of the table, as text or JSON."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
-from flows.output.plain_text import printable
-from flows.output.unread import unread_named
-from flows.report.selection_reasons import reasons_of, told
 from materials.errors import QueryError
+from materials.plain_text import printable
 from materials.records import Failure
+from materials.selection_reasons import Selections, reasons_of, told
 from materials.targets import expected
-
-if TYPE_CHECKING:
-    from materials.store.ledger import Ledger
 
 Record = Mapping[str, Any]
 
 
-def show(ledger: Ledger, name: str, style: str) -> str:
-    """Tell what the ledger knows of a material, or why a file could not be read.
+class Records(Selections, Protocol):
+    """What a ledger gives of a material."""
+
+    def evidence(self, name: str) -> dict[str, Any]:
+        """Give every record behind a material."""
+
+    def unread(self) -> list[Failure]:
+        """List what could not be read."""
+
+
+def explain(ledger: Records, name: str, style: Literal["text", "json"]) -> str:
+    """Write what a ledger holds of a material, or why a file could not be read.
 
     Args:
-        ledger: To ask.
+        ledger: Where the records are.
         name: A material_id, a unique beginning of one, a source's own id, or a file that could not be read.
         style: "text" or "json".
 
@@ -35,7 +41,7 @@ def show(ledger: Ledger, name: str, style: str) -> str:
     try:
         evidence = ledger.evidence(name)
     except QueryError:
-        unread = unread_named(ledger, name)
+        unread = [f for f in ledger.unread() if _means(name.removeprefix("./"), f.material_id)]
         if not unread:
             raise
         return _unread(unread, style)
@@ -143,3 +149,11 @@ def _unread(failures: Sequence[Failure], style: str) -> str:
 def _failure(r: Record) -> str:
     times = f" ({r['attempts']} attempts)" if r["attempts"] > 1 else ""
     return f"{r['stage']}: {r['error']}{times}: {r['message']}"
+
+
+def _means(name: str, origin: str) -> bool:
+    """Whether a name is a file's: its name, its path or the end of either, or its place in it."""
+    return name != "" and any(
+        whole == name or whole.endswith(f"/{name}") or name.endswith(f"/{whole}")
+        for whole in (origin, origin.rpartition("#")[0] or origin)
+    )

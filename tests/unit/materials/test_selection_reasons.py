@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.show import show
-from flows.report.selection_reasons import pick_line
+from materials.explanation import explain
 from materials.records import Prediction
+from materials.selection_reasons import pick_line
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
@@ -63,7 +63,7 @@ def test_a_line_for_each_pick_before_dft() -> None:
 
 def test_show_tells_why(ledger: Ledger) -> None:
     answer(ledger)
-    section = show(ledger, "m1", "text").split("\nWhy\n")[1].split("\n\n")[0]
+    section = explain(ledger, "m1", "text").split("\nWhy\n")[1].split("\n\n")[0]
     assert [line.strip() for line in section.splitlines()] == [
         f"{ledger.find_campaign()}, round 2, pick 1: audit 0.4100 (seed 7)",
         "predicted: band gap 1.200 ± 0.500 eV, energy above hull 0.012 ± 0.034 eV/atom",
@@ -80,7 +80,7 @@ def test_show_tells_why(ledger: Ledger) -> None:
 
 def test_json_holds_the_same(ledger: Ledger) -> None:
     answer(ledger)
-    (why,) = json.loads(show(ledger, "m1", "json"))["why"]
+    (why,) = json.loads(explain(ledger, "m1", "json"))["why"]
     assert why["why"] == WHY
     assert why["predicted"] == {ENERGY: {"mean": 0.012, "std": 0.034}, GAP: {"mean": 1.2, "std": 0.5}}
     assert why["found"][ENERGY] == {"answer": 0.08, "surprise": pytest.approx((0.08 - 0.012) / 0.034)}
@@ -90,15 +90,15 @@ def test_json_holds_the_same(ledger: Ledger) -> None:
 def test_what_is_not_known_is_not_told(ledger: Ledger) -> None:
     """The potential's energies in the table are no answers of DFT's."""
     answer(ledger, fidelity="mlip", band_gap=None)
-    assert "DFT found" not in show(ledger, "m1", "text")
+    assert "DFT found" not in explain(ledger, "m1", "text")
     answer(ledger, fidelity="mlip")
-    assert "DFT found band gap 1.000 eV" in show(ledger, "m1", "text")
-    assert "DFT found decomposition" not in show(ledger, "m1", "text")
+    assert "DFT found band gap 1.000 eV" in explain(ledger, "m1", "text")
+    assert "DFT found decomposition" not in explain(ledger, "m1", "text")
 
 
 def test_a_pick_of_an_older_assay_has_less_to_tell(ledger: Ledger) -> None:
     ledger.add_candidates(ledger.find_campaign(), [made.candidate("m4")])
-    section = show(ledger, "m4", "text").split("\nWhy\n")[1]
+    section = explain(ledger, "m4", "text").split("\nWhy\n")[1]
     assert section.strip() == f"{ledger.find_campaign()}, round 1, pick 1: audit 0.5000 (seed 7)"
 
 
@@ -108,4 +108,4 @@ def test_an_answer_that_was_known_before_is_no_surprise(ledger: Ledger) -> None:
     ledger.add_predictions(campaign_id, [prediction(GAP, 1.2, 0.5, 1)])
     ledger.add_selections(campaign_id, [made.selection("m1", why={**WHY, "answered": [GAP]})])
     ledger.publish(campaign_id, [made.ranked("m1", band_gap=1.0)])
-    assert "DFT found band gap 1.000 eV, known before" in show(ledger, "m1", "text")
+    assert "DFT found band gap 1.000 eV, known before" in explain(ledger, "m1", "text")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from flows.output.plain_text import code, in_markdown, out_of_markdown, paragraphs_in_markdown, printable
+from materials.plain_text import code, in_markdown, out_of_markdown, paragraphs_in_markdown, printable
 
 MARKS = [
     "<script>alert(1)</script>",

@@ -1,4 +1,4 @@
-"""Names and messages as plain text: never markup of a page, nor escape sequences of a terminal."""
+"""Names, messages and times as plain text: never markup of a page, nor escape sequences of a terminal."""
 
 from __future__ import annotations
 
@@ -44,3 +44,13 @@ def code(text: str) -> str:
 def out_of_markdown(text: str) -> str:
     """Give back the text that `in_markdown` was given, for a terminal."""
     return re.sub(_APART + r"|\\([!-/:-@\[-`{-~])", r"\1", text)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: 8 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.show import _calculation, show
 from flows.report.table import query
+from materials.explanation import _calculation, explain
 from materials.store.ledger import Ledger
 from tests.unit.materials import made_records as made
 
@@ -30,7 +30,7 @@ def test_moments_and_orders_are_shown_and_asked_for(tmp_path: Path) -> None:
         campaign = ledger.add_campaign("q", {})
         ledger.add_candidates(campaign, [made.candidate("oxide")])
         ledger.add_calculations([replace(made.calculation("oxide", fidelity="dft"), properties=PROPERTIES)])
-        said = show(ledger, "oxide", "text")
+        said = explain(ledger, "oxide", "text")
         assert "magnetic order: antiferromagnetic (½ ½ ½), 0.00 μB a formula unit; sites (μB): 1.40 -1.40 0.00" in said
         assert "tried ferromagnetic: 100.0 meV/atom above the lowest, which became none" in said
         assert "tried antiferromagnetic (0 0 1): not converged" in said

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from flows.output.progress import duration
-from materials.records import Prediction, Selection
+from materials.plain_text import duration
+from materials.records import Prediction, Selection, WrittenCalculation
 from materials.targets import expected, learned_as, spoken, surprise, unit_of
 
-if TYPE_CHECKING:
-    from materials.store.ledger import Ledger
-
 Record = Mapping[str, Any]
+
+
+class Selections(Protocol):
+    """What a ledger gives of selections."""
+
+    def selections(self, campaign_id: str, until: int | None = None) -> list[Selection]:
+        """Read the selections of a campaign, or those until a round."""
+
+    def written_calculations(self, calculation_ids: Iterable[str]) -> Iterator[WrittenCalculation]:
+        """Read calculations one after the other."""
 
 
 def pick_line(selection: Selection, believed: Iterable[Prediction]) -> str:
@@ -25,7 +32,7 @@ def pick_line(selection: Selection, believed: Iterable[Prediction]) -> str:
     )
 
 
-def reasons_of(ledger: Ledger, evidence: Record) -> list[dict[str, Any]]:
+def reasons_of(ledger: Selections, evidence: Record) -> list[dict[str, Any]]:
     """Gather why a material was picked, in each campaign that did, and what DFT said since.
 
     Args:
@@ -86,7 +93,7 @@ def told(reason: Record) -> str:
     return "\n  ".join(lines)
 
 
-def _cost(ledger: Ledger, own: Sequence[Record], calculation_ids: Sequence[str]) -> dict[str, float] | None:
+def _cost(ledger: Selections, own: Sequence[Record], calculation_ids: Sequence[str]) -> dict[str, float] | None:
     if not own:
         return None
     mine = {calculation["calculation_id"] for calculation in own}
