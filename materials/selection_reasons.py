@@ -22,13 +22,12 @@ class Selections(Protocol):
         """Read calculations one after the other."""
 
 
-def pick_line(selection: Selection, believed: Iterable[Prediction]) -> str:
-    """Say in a line why a candidate is picked, before DFT answers."""
-    beliefs = _expected({p.target: {"mean": p.mean, "std": p.std} for p in believed})
-    told = [*beliefs, *_standing(selection.why)]
+def pick_line(selection: Selection, predictions: Iterable[Prediction]) -> str:
+    """Write in a line why a candidate is selected, before its DFT."""
+    predicted = _expected({p.target: {"mean": p.mean, "std": p.std} for p in predictions})
     return (
-        f"Round {selection.round}, pick {selection.rank}: {selection.material_id} ({selection.acquisition}): "
-        + "; ".join(told)
+        f"  {selection.rank}. {selection.material_id}: {'; '.join([*predicted, *_standing(selection.why)])}"
+        f" ({selection.acquisition})"
     )
 
 
@@ -124,10 +123,13 @@ def _expected(predicted: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _standing(why: Record) -> list[str]:
-    """Odds, and the rank by the potential alone; nothing of what an older ledger holds."""
+    """The probability of meeting all targets, and the rank by the potential alone; older ledgers have neither."""
     if "odds" not in why:
         return []
-    return [f"odds {why['odds']:.2f}", f"rank {why['rank_by_potential']} of {why['of']} by the potential alone"]
+    return [
+        f"P(all targets) {why['odds']:.2f}",
+        f"rank {why['rank_by_potential']} of {why['of']} by the potential alone",
+    ]
 
 
 def _neighbour(neighbour: Record) -> str:

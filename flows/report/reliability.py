@@ -97,7 +97,7 @@ def section(
     if told := {material_id: words for material_id, words in cautions.items() if words}:
         lines.append(f"of the {len(cautions)} next in line, {len(told)} are unlike what was computed:")
         lines += _grouped(told)
-    parts = ["\n".join(f"- {line}" for line in lines), _coverage_table(pairs), _odds_table(rows, selections)]
+    parts = ["\n".join(f"- {line}" for line in lines), _coverage_table(pairs), _probability_table(rows, selections)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -175,7 +175,7 @@ def _coverage_row(target: str, who: str, found: Calibration) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _odds_table(rows: Sequence[RankedCandidate], selections: Sequence[Selection]) -> str:
+def _probability_table(rows: Sequence[RankedCandidate], selections: Sequence[Selection]) -> str:
     by_id = {row.material_id: row for row in rows}
     judged = [
         (selection.why["odds"], row.meets_targets)
@@ -188,9 +188,9 @@ def _odds_table(rows: Sequence[RankedCandidate], selections: Sequence[Selection]
     ]
     if not judged:
         return ""
-    lines = ["Odds of meeting all targets, as predicted from the second round on, beside the hits:", ""]
-    lines += ["| odds given | picks | hits expected | hits found |", "|---|---:|---:|---|"]
-    for found in reliability([odds for odds, _ in judged], [bool(hit) for _, hit in judged]):
+    lines = ["Probability of meeting all targets, as predicted from the second round on, beside the hits:", ""]
+    lines += ["| probability | picks | hits expected | hits found |", "|---|---:|---:|---|"]
+    for found in reliability([probability for probability, _ in judged], [bool(hit) for _, hit in judged]):
         seen = f"{found.seen.hits}: {_share(found.seen)}"
         lines.append(f"| {found.low:.1f} to {found.high:.1f} | {found.seen.trials} | {found.expected:.1f} | {seen} |")
     return "\n".join(lines)

@@ -29,6 +29,7 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
     """
     chosen = run.ledger.selections(run.campaign_id)
     if earlier := [s for s in chosen if s.round == round_number]:
+        run.progress.say(f"Round {round_number}: selected before: {', '.join(s.material_id for s in earlier)}")
         return earlier
     size = min(run.campaign.learning.batch, run.campaign.dft.budget - len(chosen))
     if size <= 0:
@@ -47,8 +48,8 @@ def choose(run: Run, screened: Screened, pool: Pool, round_number: int) -> list[
         if reason := reason_to_stop(run, outlook):
             run.progress.say(f"Stopping before the budget is spent: {reason}")
             return []
-        if outlook.n_answers:
-            run.progress.say(f"Round {round_number}: {outlook.batch}; {outlook.rest}")
+        found = f"{outlook.batch}; {outlook.rest}" if outlook.n_answers else "no DFT result to learn from yet"
+        run.progress.say(f"Round {round_number}: {found}")
         picks = pick_batch(run, screened, pool, belief, available=available, size=size, round_number=round_number)
         selections = _selections(run, pool, picks, round_number)
         rows = [pick.index for pick in picks]

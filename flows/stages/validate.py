@@ -41,8 +41,6 @@ def validate(run: Run, screened: Screened, picks: Sequence[Selection]) -> int:
         if plan.material_id in wanted:
             for job in jobs_of(run, screened, plan):
                 jobs.setdefault(job.calculation_id, job)
-    names = ", ".join(f"{pick.material_id} ({pick.acquisition})" for pick in picks)
-    run.progress.say(f"Round {picks[0].round}: validating {names}")
     _take_back_earlier(run, superseded(run, screened))
     count = _run_missing(run, list(jobs.values()), f"DFT ({_how(run)})")
     # A campaign that goes on may know a part of a later round, whose hulls lack the rest.

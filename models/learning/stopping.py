@@ -53,19 +53,19 @@ class Outlook:
 
     @property
     def batch(self) -> str:
-        """The next batch, what it can expect and what it costs, in words."""
+        """Expected hits of the next batch, and its cost, as text."""
         if self.cost_s is None:
             cost = ""
         else:
             cost = f" for about {hours(self.cost_s)}" if self.cost_s else " at no cost: all is computed"
-        return f"the next {len(self.rows)} can expect {self.hits:.3f} hits{cost}"
+        return f"the next {len(self.rows)}: {self.hits:.2f} hits expected{cost}"
 
     @property
     def rest(self) -> str:
-        """The odds of all that is left, in words."""
+        """Probability of a hit among all that is left, as text."""
         best = ", ".join(f"{name} {value:.3f}" for name, value in (self.best or {}).items())
         hit = "meets the targets" if self.best is None else f"beats the best ({best or 'expected'})"
-        return f"the odds that any of the {self.n_left} left {hit} are {self.odds_any:.4f}"
+        return f"P(any of the {self.n_left} left {hit}) = {self.odds_any:.2f}"
 
 
 def hours(core_s: float) -> str:
@@ -135,7 +135,7 @@ def stop_rule(
         return "Nothing is left to validate."
     if outlook.n_answers < least_answers:
         return None
-    after = f"After {outlook.n_answers} answers"
+    after = f"After {outlook.n_answers} DFT results"
     if outlook.best is None and outlook.hits < least_hits:
         return f"{after} {outlook.batch}, fewer than {least_hits:g}; {outlook.rest}."
     if outlook.best is not None and outlook.odds_any < least_odds:

@@ -96,7 +96,16 @@ def test_run_again_it_changes_nothing(finished: Path) -> None:
 def test_show_tells_everything_behind_a_row(finished: Path) -> None:
     (material_id,) = ask(finished, "select material_id from ranked_candidates where rank = 1")[0]
     said = run(finished, "show", material_id)
-    for needed in ("Proposed", "chgnet-0.3.0", "gpaw-", "Stability", "Predicted before", "Why", "odds ", "σ "):
+    for needed in (
+        "Proposed",
+        "chgnet-0.3.0",
+        "gpaw-",
+        "Stability",
+        "Predicted before",
+        "Why",
+        "P(all targets) ",
+        "σ ",
+    ):
         assert needed in said
     assert json.loads(run(finished, "show", material_id, "--format", "json"))["material_id"] == material_id
 

@@ -56,8 +56,8 @@ def answer(ledger: Ledger, **changes: object) -> None:
 def test_a_line_for_each_pick_before_dft() -> None:
     selection = made.selection("m1", round=2, why=WHY)
     assert pick_line(selection, [prediction(ENERGY, 0.012, 0.034), prediction(GAP, 1.2, 0.5)]) == (
-        "Round 2, pick 1: m1 (audit): energy above hull 0.012 ± 0.034 eV/atom; band gap 1.200 ± 0.500 eV; odds 0.41;"
-        " rank 12 of 5346 by the potential alone"
+        "  1. m1: energy above hull 0.012 ± 0.034 eV/atom; band gap 1.200 ± 0.500 eV; P(all targets) 0.41;"
+        " rank 12 of 5346 by the potential alone (audit)"
     )
 
 
@@ -67,7 +67,7 @@ def test_show_tells_why(ledger: Ledger) -> None:
     assert [line.strip() for line in section.splitlines()] == [
         f"{ledger.find_campaign()}, round 2, pick 1: audit 0.4100 (seed 7)",
         "predicted: band gap 1.200 ± 0.500 eV, energy above hull 0.012 ± 0.034 eV/atom",
-        "odds 0.41; rank 12 of 5346 by the potential alone",
+        "P(all targets) 0.41; rank 12 of 5346 by the potential alone",
         "nearest computed (1 is the median distance of two candidates): near at 0.31"
         " (energy above hull -0.020 eV/atom, band gap 1.500 eV)",
         "caution: holds Cs, which no computed candidate does",

@@ -121,7 +121,7 @@ def test_of_many_answers_far_out_the_farthest_are_named() -> None:
 def test_odds_are_not_judged_where_nothing_can_be_met_or_something_was_known() -> None:
     rows = [row("a", 0.1, 0.0, meets_targets=None), row("b", 0.1, 0.0, meets_targets=True)]
     text = section(rows, [pick("a", odds=0.5), pick("b", odds=0.5, answered=[ENERGY]), pick("c", odds=0.5)], 30, {})
-    assert "odds given" not in text
+    assert "| probability |" not in text
     assert "chosen | 1 |" in text
 
 

@@ -126,8 +126,9 @@ def test_each_pick_says_why_and_the_ledger_keeps_it(run: Run, said: list[str]) -
         assert selection.why["rank_by_potential"] == by_potential.index(selection.material_id) + 1
         assert selection.why["of"] == 12
         assert selection.why["neighbours"] == selection.why["cautions"] == selection.why["answered"] == []
-    lines = [line for line in said if line.startswith("Round 1, pick")]
-    assert [line.split(": ")[1].split(" (")[0] for line in lines] == [s.material_id for s in first]
+    assert "Round 1: no DFT result to learn from yet" in said
+    lines = [line for line in said if line.startswith("  ") and "P(all targets)" in line]
+    assert [line.split(": ")[0] for line in lines] == [f"  {n}. {s.material_id}" for n, s in enumerate(first, 1)]
     assert all("decomposition energy" in line and "by the potential alone" in line for line in lines)
 
     answered = [s.material_id for s in first]
@@ -175,13 +176,13 @@ def test_what_an_earlier_version_asked_for_with_other_settings_is_known(
     assert superseded(run, assess_screened(run)) == told
 
 
-def test_chosen_again_it_is_read_and_said_no_more(run: Run, said: list[str]) -> None:
+def test_chosen_again_it_is_read_and_named(run: Run, said: list[str]) -> None:
     screened = assess_screened(run)
     pool = gather_pool(run, screened)
     first = choose(run, screened, pool, 1)
     said.clear()
     assert choose(run, screened, pool, 1) == first
-    assert said == []
+    assert said == [f"Round 1: selected before: {', '.join(s.material_id for s in first)}"]
 
 
 def test_an_element_that_dft_has_not_seen_is_a_caution(run: Run) -> None:

@@ -185,9 +185,9 @@ def test_all_are_asked_once_and_the_numbers_are_told(play: Callable[..., Play], 
     rules = {pick.acquisition for picks in rounds[1:] for pick in picks}
     suffix = "" if cost == "candidates" else "_per_cpu_hour"
     assert rules == {f"probability_of_all_targets{suffix}"}
-    told = [line for line in game.said if line.startswith("Round 2: the next 2 can expect")]
+    told = [line for line in game.said if line.startswith("Round 2: the next 2: ")]
     assert len(told) == 1
-    assert "CPU hours; the odds that any of the 7 left meets the targets are" in told[0]
+    assert "CPU hours; P(any of the 7 left meets the targets) = " in told[0]
     assert game.said[-1] == "Stopping before the budget is spent: Nothing is left to validate."
     assert "not worth going on: Nothing is left to validate." in game.summary()
 
@@ -214,7 +214,7 @@ def test_the_same_answers_give_the_same_picks_however_long_they_took(
         with Ledger.open(str(tmp_path / f"{name}.db")) as ledger:
             game = Play(ledger, tmp_path / name, 9, learning=learning)
             rounds = game.play(seconds=lambda job, slow=slow: slow if "K" in job.structure.symbol_set else 10.0)
-            outlooks = [line for line in (*game.said, *game.summary().splitlines()) if "can expect" in line]
+            outlooks = [line for line in (*game.said, *game.summary().splitlines()) if "P(any of" in line]
             told.append((rounds, outlooks))
     assert told[0] == told[1]
     assert len(told[0][1]) >= 3
@@ -247,7 +247,7 @@ def test_the_report_says_why_it_ends_as_the_campaign_did(play: Callable[..., Pla
     game = play(learning=learning)
     assert len(game.play()) == 2
     (reason,) = [line for line in game.said if line.startswith("Stopping")]
-    assert "After 4 answers the next 2 can expect" in reason
+    assert "After 4 DFT results the next 2: " in reason
     assert "CPU hours, more than 0.001 CPU hours a hit" in reason
     summary = game.summary()
     assert f"not worth going on: {reason.removeprefix('Stopping before the budget is spent: ')}" in summary
@@ -256,7 +256,7 @@ def test_the_report_says_why_it_ends_as_the_campaign_did(play: Callable[..., Pla
 def test_the_report_says_what_going_on_could_bring(play: Callable[..., Play]) -> None:
     game = play(dft={"budget": 2, "preset": "quick", "relax_best": 0})
     assert len(game.play()) == 1
-    assert "- going on: the next 2 can expect" in game.summary()
+    assert "- going on: the next 2: " in game.summary()
     assert "going on" not in play(name="untouched").summary()
 
 

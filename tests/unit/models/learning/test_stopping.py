@@ -47,8 +47,8 @@ def test_it_stops_when_nothing_left_can_beat_the_best():
 def test_it_stops_when_the_next_batch_can_expect_no_hit():
     reason = ask(STABLE, [0.5, 0.6, 0.7], 0.3)
     assert reason is not None
-    assert "After 50 answers the next 3 can expect 0.000 hits, fewer than 0.05" in reason
-    assert "the odds that any of the 3 left meets the targets are 0.0000" in reason
+    assert "After 50 DFT results the next 3: 0.00 hits expected, fewer than 0.05" in reason
+    assert "P(any of the 3 left meets the targets) = 0.00" in reason
     assert ask(STABLE, [0.5, -0.6, 0.7], 0.3) is None
     assert ask(STABLE, [0.5, -0.6, 0.7], 0.3, least_hits=0.5) is not None
 
@@ -61,7 +61,7 @@ def test_it_goes_on_until_it_knows_enough_and_stops_when_nothing_is_left():
 
 def test_the_reason_says_what_the_next_batch_would_have_cost():
     reason = ask(STABLE, [0.5, 0.6, 0.7], 0.3, cost_s=5400.0)
-    assert "can expect 0.000 hits for about 1.5 CPU hours, fewer than 0.05" in reason
+    assert "0.00 hits expected for about 1.5 CPU hours, fewer than 0.05" in reason
     assert "for about 1.5 CPU hours." in ask(LOWEST, [1.0, 2.0, 3.0], 0.2, cost_s=5400.0)
 
 
@@ -108,7 +108,7 @@ def test_no_pool_is_too_poor_for_an_outlook(target, n_known, n_left, how, std):
     elif how == "all failed" or n_known < 40:
         assert reason is None  # nothing was learned that would speak against the rest
     elif target.value == -1e9:
-        assert "can expect 0.000 hits" in reason  # what nobody reaches
+        assert "0.00 hits expected" in reason  # what nobody reaches
 
 
 def test_jeffreys_intervals_are_those_published():
