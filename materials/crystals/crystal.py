@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.data import atomic_numbers
 
 from materials.crystals.composition import species_of, symbol_of
 from materials.crystals.serialization import structure_from_json
@@ -36,7 +37,6 @@ class Crystal:
     @property
     def numbers(self) -> np.ndarray:
         """Atomic numbers, shape (n_sites,)."""
-        from ase.data import atomic_numbers
 
         return np.array([atomic_numbers[symbol_of(name)] for name in self.species])
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from pymatgen.core import Lattice
 
 from materials.crystals.composition import species_of, symbol_of
 from materials.crystals.crystal import Crystal
@@ -129,7 +130,6 @@ def niggli_matrices(matrices: np.ndarray) -> np.ndarray:
     Returns:
         As many.
     """
-    from pymatgen.core import Lattice
 
     tolerances = _NIGGLI * np.abs(np.linalg.det(matrices)) ** (1 / 3)
     lengths, angles = _niggli_parameters(matrices, tolerances)

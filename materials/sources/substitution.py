@@ -13,6 +13,7 @@ from importlib import metadata, resources
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pymatgen.core import Species, Structure
 
 from materials.duplicates.duplicates import material_id
 from materials.errors import InputError
@@ -20,7 +21,7 @@ from materials.records import Candidate, Role
 from materials.sources.prototypes.volume import mined_lengths, shortest_contacts
 
 if TYPE_CHECKING:
-    from pymatgen.core import Composition, Structure
+    from pymatgen.core import Composition
 
 _UNSEEN = -5.0  # weight of a substitution that was never observed, as in the paper
 
@@ -167,7 +168,6 @@ def _swaps(
     parent: _Parent, place: int, table: SubstitutionTable, elements: Collection[str] | None, threshold: float
 ) -> Iterator[_Swap]:
     """All replacements that are likely enough, by branch and bound."""
-    from pymatgen.core import Species
 
     index = {ion: i for i, ion in enumerate(table.species)}
     if any(ion not in index for ion in parent.species):
@@ -195,7 +195,6 @@ def _swaps(
 
 
 def _build(parent: _Parent, swap: _Swap, role: Role) -> Candidate:
-    from pymatgen.core import Structure
 
     place = {e: i for i, e in enumerate(parent.elements)}
     slots = np.array([place[site.specie.symbol] for site in parent.structure])

@@ -9,14 +9,14 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+import numpy as np
+from pymatgen.core import Element, Lattice, Structure
 
 from materials.files import write_atomically
 from models.dft.base import DFTResult, DFTSettings, DFTStatus, Limits, last_lines
 from models.dft.presets import cell_of
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 DRIVER = Path(__file__).with_name("driver.py")
 # How a refused allocation reads: NumPy, C++, GPAW's C, the loader of shared libraries and the system each word it.
@@ -208,8 +208,6 @@ def _number_or_0(content: Mapping[str, Any], name: str) -> float:
 
 
 def _structure(content: Mapping[str, Any]) -> Structure:
-    import numpy as np
-    from pymatgen.core import Element, Lattice, Structure
 
     species = [Element.from_Z(z).symbol for z in content["numbers"]]
     if len(species) != len(content["scaled_positions"]):

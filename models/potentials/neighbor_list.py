@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from vesin import NeighborList
 
 from models.potentials.base import Batch
 
@@ -111,7 +112,6 @@ def _trouble(batch: Batch, pairs: Pairs, cutoff: float | None) -> dict[int, str]
 
 def _by_cells(batch: Batch, cutoff: float) -> Pairs:
     """One crystal after the other with vesin, whose time goes with the number of atoms."""
-    from vesin import NeighborList
 
     finder = NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
     crystals = batch.crystals()

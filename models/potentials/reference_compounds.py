@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
+from pymatgen.core import Composition
 
 from materials.errors import AnchorMismatch
 from models.potentials.base import Crystal, FloatArray, Potential, batch_of
@@ -51,7 +52,6 @@ def check_anchors(potential: Potential) -> None:
     """
     if potential.level_of_theory not in COMPARABLE:
         return
-    from pymatgen.core import Composition
 
     raw = potential.correction is not None or potential.level_of_theory in ("PBE", "PBE+U")
     plain = potential.level_of_theory == "PBE"

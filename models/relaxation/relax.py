@@ -11,10 +11,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from pymatgen.core import Lattice, Structure
 
 from materials.crystals.validation import too_close
 from materials.records import CalculationStatus
@@ -23,10 +23,6 @@ from models.relaxation.autobatching import evaluated, room_for
 from models.relaxation.optimizer_state import Descents, Ending
 from models.relaxation.settings import RelaxationSettings
 from models.relaxation.symmetry import Symmetry, symmetrised
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
 
 INTAKE_ATOMS = 1000  # of crystals whose costs are worked out together
 
@@ -258,7 +254,6 @@ def _without_energy(structure: Structure, status: CalculationStatus, message: st
 
 def _with_geometry(structure: Structure, crystal: Crystal) -> Structure:
     """The relaxed structure, with the species (oxidation states too), held sites and moments of the first one."""
-    from pymatgen.core import Lattice, Structure
 
     properties = structure.site_properties
     kept = {name: properties[name] for name in ("selective_dynamics", "magmom") if name in properties}

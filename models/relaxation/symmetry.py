@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from models.potentials.base import Batch, Crystal, FloatArray
@@ -128,7 +129,6 @@ def _operations(
 
 def _nearest(mapped: FloatArray, fractional: FloatArray, kinds: NDArray[np.int64]) -> NDArray[np.int64]:
     """The atom of its own kind that each mapped one comes to lie on, `(n_operations, n_atoms)`."""
-    from scipy.spatial import cKDTree
 
     def points(at: FloatArray) -> FloatArray:
         inside = at - np.floor(at)

@@ -13,6 +13,7 @@ from materials.errors import HullError
 from materials.records import Calculation, CalculationStatus, WrittenCalculation, content_hash
 from materials.stability.corrections import correct
 from materials.store.rows import write_calculation
+from models.potentials.registry import load_potential
 from models.relaxation.relax import Frame, Relaxed, relax
 from models.relaxation.settings import RelaxationSettings
 
@@ -40,7 +41,6 @@ _one_at_a_time = threading.Lock()
 @lru_cache(maxsize=1)
 def loaded(choice: PotentialChoice) -> Potential:
     """Load a potential, once a process."""
-    from models.potentials.registry import load_potential
 
     return load_potential(
         choice.kind,

@@ -16,15 +16,14 @@ from fractions import Fraction
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import yaml
+from pymatgen.core import Lattice, Structure
 
 from materials.errors import InputError
 from materials.sources.prototypes.structure_type import Kind, Slot, StructureType, assemble, element_kinds
-
-if TYPE_CHECKING:
-    from pymatgen.core import Lattice, Structure
 
 # Rows are primitive vectors in terms of the conventional ones (International Tables A, obverse setting for R).
 _PRIMITIVE = {
@@ -77,7 +76,6 @@ def structure_type(name: str) -> StructureType:
 
 @cache
 def _specification() -> Mapping[str, Mapping[str, Any]]:
-    import yaml
 
     return yaml.safe_load(_library_text())
 
@@ -93,7 +91,6 @@ def _library_version() -> str:
 
 def example(name: str) -> Structure:
     """The compound that gives a library type its numbers, in its conventional cell, lengths as measured."""
-    from pymatgen.core import Structure
 
     entry = _specification()[name]
     orbits = [site.split() for site in entry["sites"]]
@@ -119,7 +116,6 @@ def _orbit(group: int, point: np.ndarray) -> np.ndarray:
 
 
 def _lattice(group: int, cell: list[float]) -> Lattice:
-    from pymatgen.core import Lattice
 
     a, b, c = cell[0], cell[1] if len(cell) > 2 else cell[0], cell[min(2, len(cell) - 1)]
     gamma = 120.0 if 143 <= group <= 194 else 90.0
@@ -175,7 +171,6 @@ def _distinct(frac: np.ndarray) -> list[int]:
 @cache
 def _aflow_entries() -> tuple[tuple[str, str, Structure], ...]:
     """Label, Strukturbericht symbol and structure of each AFLOW type that is ordered."""
-    from pymatgen.core import Structure
 
     # The file itself: importing the package parses a bibliography for every entry, for four seconds and with warnings.
     package = importlib.util.find_spec("pymatgen.analysis.prototypes")

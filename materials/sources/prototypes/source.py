@@ -9,6 +9,7 @@ from itertools import combinations, permutations, product
 from typing import Literal
 
 import numpy as np
+from pymatgen.core import Element
 
 from materials.crystals.composition import reduced_formula
 from materials.crystals.validation import oxidation_states
@@ -82,7 +83,6 @@ def propose(
 
 
 def _check(roles: Mapping[str, Sequence[str]], charges: Mapping[str, int]) -> None:
-    from pymatgen.core import Element
 
     if not roles or not all(roles.values()):
         raise InputError("roles: give each role at least one element, such as {A: [Na, K], X: [Cl]}")
@@ -159,7 +159,6 @@ def _charges(role: str, symbol: str, charges: Mapping[str, int]) -> tuple[int, .
 
 @cache
 def _common_charges(symbol: str) -> tuple[int, ...]:
-    from pymatgen.core import Element
 
     # The textbook states of a metal leave out Cu+; those of a nonmetal in the ICSD run from -3 to 5.
     element = Element(symbol)

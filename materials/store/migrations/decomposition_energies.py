@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
+from pymatgen.core import Composition
 
 from materials.crystals.composition import formula_of
 from materials.crystals.crystal import crystal_from_json
@@ -101,7 +102,6 @@ def _of_potential(connection: sa.Connection, latest: Mapping[str, Any]) -> list[
 
 
 def _amounts(formula: str) -> dict[str, float]:
-    from pymatgen.core import Composition
 
     return dict(Composition(formula).get_el_amt_dict())
 

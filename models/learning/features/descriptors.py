@@ -6,13 +6,17 @@ has the features of its primitive cell. Nothing here is fitted: one structure ge
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.data import covalent_radii
 from numpy.typing import NDArray
+from pymatgen.core import Element
+from vesin import NeighborList
 
 from materials.errors import InputError
 from models.learning.features.electron_counting import FEATURES as ELECTRONS
@@ -153,10 +157,6 @@ def _atomic_numbers(structure: Structure) -> NDArray[np.int64]:
 @cache
 def _element_table() -> NDArray[np.float64]:
     """Properties of the elements, shape (104, n_properties), row 0 unused; gaps hold the property's median."""
-    import warnings
-
-    from ase.data import covalent_radii
-    from pymatgen.core import Element
 
     table = np.full((HEAVIEST + 1, len(ELEMENT_PROPERTIES)), np.nan)
     with warnings.catch_warnings():
@@ -195,7 +195,6 @@ def _pairs(
     structures: Sequence[Structure], starts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """List all ordered pairs of atoms within the cutoff, numbered through the chunk, and their distances in Å."""
-    from vesin import NeighborList
 
     search = NeighborList(cutoff=NEIGHBOUR_CUTOFF, full_list=True)
     first, second, distances = [], [], []

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 
+from pymatgen.core import Element
+
 from materials.crystals.elements import SYMBOLS
 
 FEATURES = ("closed_shell_imbalance", "charge_imbalance", "odd_electrons")
@@ -43,7 +45,6 @@ def closed_shell_charges(symbol: str) -> tuple[int, ...]:
     Empty or full s, p and d shells, the lone pair (s2) of the p block, a filled octet for the electronegative ones,
     low-spin d6, square-planar d8. The f block, whose f electrons are as good as core, has its common charges.
     """
-    from pymatgen.core import Element
 
     element = Element(symbol)
     group, negativity = element.group, element.X
@@ -73,7 +74,6 @@ def closed_shell_charges(symbol: str) -> tuple[int, ...]:
 
 @cache
 def _common_charges(symbol: str) -> tuple[int, ...]:
-    from pymatgen.core import Element
 
     return tuple(Element(symbol).common_oxidation_states) or (0,)
 

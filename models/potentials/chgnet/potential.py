@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pymatgen.core import Element
 from torch import Tensor
 
 from materials.errors import PotentialNotInstalled
@@ -84,7 +85,6 @@ def load_chgnet(
     Raises:
         PotentialNotInstalled: If the file is no CHGNet checkpoint that this program can evaluate.
     """
-    from pymatgen.core import Element
 
     content = checkpoint_of(path, device)
     compiled = (device, precision) == ("cpu", "float32") and kernel.library() is not None
