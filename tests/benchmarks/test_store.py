@@ -79,7 +79,7 @@ def test_ask(benchmark, full: Path, where: str, sort: str) -> None:
     with Ledger.open(str(full), must_exist=True) as ledger:
         campaign_id = ledger.find_campaign("big")
         expression = parse(where, columns()) if where else None
-        found = benchmark(ledger.table, campaign_id, expression, parse_sort(sort, columns()), 20)
+        found = benchmark(ledger.rows, campaign_id, expression, parse_sort(sort, columns()), 20)
     assert len(found) == 20
     assert benchmark.stats.stats.median < 0.1  # seconds
 
