@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from materials.plain_text import duration
+from materials.properties import is_of_dft_alone, learned_as, spoken, unit_of
 from materials.records import Prediction, Selection, WrittenCalculation
-from materials.targets import expected, learned_as, spoken, surprise, unit_of
+from materials.targets import expected, surprise
 
 Record = Mapping[str, Any]
 
@@ -108,7 +109,7 @@ def _found(predicted: Record, row: Record, answered: Sequence[str]) -> dict[str,
     """Compare the table's DFT values with what was predicted."""
     found = {}
     for name, belief in predicted.items():
-        answer = row.get(learned_as(name)) if row.get("fidelity") == "dft" or name == "band_gap" else None
+        answer = row.get(learned_as(name)) if row.get("fidelity") == "dft" or is_of_dft_alone(name) else None
         if answer is not None:
             off = None if name in answered else surprise(name, answer, belief["mean"], belief["std"])
             found[name] = {"answer": answer, "surprise": off}

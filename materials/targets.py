@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from materials.errors import InputError
+from materials.properties import PROPERTIES, floor_of
 from materials.records import Target
 
 DIGITS = 4
 
-
-# Values that a property cannot be below, whatever is computed.
-_LEAST = {"band_gap": 0.0, "energy_above_hull": 0.0, "volume_per_atom": 0.0}
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _WISH = re.compile(
     rf"\s*(?:(?P<low>{_NUMBER})\s*(?P<above><=?)\s*)?(?P<name>[^<>=]*[^<>=\s])\s*(?P<op><=?|>=?)\s*(?P<value>{_NUMBER})\s*"
@@ -36,7 +34,8 @@ def is_threshold(target: Target) -> bool:
 def contradiction(targets: Sequence[Target]) -> str | None:
     """Say in a sentence why nothing can meet all targets; None where something may."""
     seen: set[tuple[str, str]] = set()
-    least, most = dict(_LEAST), dict[str, float]()
+    bounds = {name: one.least for name, one in PROPERTIES.items() if one.least is not None}
+    least, most = dict(bounds), dict[str, float]()
     for target in targets:
         name, goal = target.property, target.goal
         kind = "goal" if goal in ("minimize", "maximize") else goal
@@ -46,8 +45,8 @@ def contradiction(targets: Sequence[Target]) -> str | None:
         if not is_threshold(target):
             continue
         half = target.tolerance or 0.0
-        if goal != "at_least" and (high := _value(target) + half) < _LEAST.get(name, -math.inf):
-            return f"{name} is never below {_LEAST[name]:g}, so that nothing is at most {high:g}; give another value"
+        if goal != "at_least" and (high := _value(target) + half) < bounds.get(name, -math.inf):
+            return f"{name} is never below {bounds[name]:g}, so that nothing is at most {high:g}; give another value"
         if goal != "at_most":
             least[name] = max(least.get(name, -math.inf), _value(target) - half)
         if goal != "at_least":
@@ -154,30 +153,6 @@ def _value(target: Target) -> float:
     if target.value is None:
         raise ValueError(f"the target {target.property} {target.goal} has no value")
     return target.value
-
-
-def learned_as(name: str) -> str:
-    """Name the quantity that is learned for a property.
-
-    The energy above the hull follows from the decomposition energies of a composition's phases, which are smoother to
-    learn and do not change when another phase is computed.
-    """
-    return "decomposition_energy_per_atom" if name == "energy_above_hull" else name
-
-
-def spoken(name: str) -> str:
-    """Write a property's name for a person."""
-    return name.replace("_per_atom", "").replace("_", " ")
-
-
-def unit_of(name: str) -> str:
-    """Name a property's unit."""
-    return {"band_gap": "eV", "volume_per_atom": "Å³/atom"}.get(name, "eV/atom")
-
-
-def floor_of(name: str) -> float | None:
-    """Value that a property cannot be below, None where there is none."""
-    return 0.0 if name == "band_gap" else None
 
 
 def expected(name: str, mean: float) -> float:

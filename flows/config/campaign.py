@@ -14,6 +14,7 @@ from flows.config.pseudopotential_table import load_family
 from flows.config.section import Section, default_or_given
 from flows.config.sources import Files, Source, Substitution
 from materials.errors import DFTError
+from materials.properties import PropertyName
 from materials.records import Target
 from materials.targets import contradiction
 from models.dft.hubbard import check_hubbard
@@ -154,9 +155,9 @@ LARGEST = 1e6
 class TargetSection(Section):
     """One wish. Exactly one of near (with within), at_most, at_least, or goal."""
 
-    property: Literal[
-        "decomposition_energy_per_atom", "energy_above_hull", "formation_energy_per_atom", "band_gap", "volume_per_atom"
-    ] = Field(title="Property", description="Energies in eV/atom, the gap in eV, the volume in Å³/atom.")
+    property: PropertyName = Field(
+        title="Property", description="Energies in eV/atom, the gap in eV, the volume in Å³/atom."
+    )
     near: float | None = Field(default=None, ge=-LARGEST, le=LARGEST, title="Near")
     within: float | None = Field(
         default=None, gt=0, le=LARGEST, title="Within", description="Half the window around near."

@@ -13,10 +13,10 @@ import numpy as np
 from flows.config.campaign import Campaign
 from flows.config.yaml_file import check
 from materials.errors import InputError, LedgerError, QueryError
+from materials.properties import learned_as
 from materials.query import nearest
 from materials.records import Candidate, Failure
 from materials.sources.files.unpacking import expanded
-from materials.targets import learned_as
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flows.report.reliability import AT_RANDOM, CHOSEN, FIRST, Foretold, compare
+from materials.properties import learned_as, spoken, unit_of
 from materials.records import RankedCandidate, Selection, Target
-from materials.targets import learned_as, spoken, unit_of
 from models.learning.calibration import FAR
 
 if TYPE_CHECKING:

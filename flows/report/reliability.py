@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from materials.plain_text import code, in_markdown
+from materials.properties import floor_of, is_of_dft_alone, learned_as, spoken, unit_of
 from materials.records import RankedCandidate, Selection
-from materials.targets import expected, floor_of, learned_as, spoken, surprise, unit_of
+from materials.targets import expected, surprise
 from models.learning.calibration import FAR, Calibration, calibrate, few_answers, reliability, verdict
 from models.learning.stopping import HitRate
 
@@ -134,7 +135,7 @@ def _group(selection: Selection) -> str:
 
 
 def _answer(row: RankedCandidate, target: str) -> float | None:
-    if target != "band_gap" and row.fidelity != "dft":
+    if row.fidelity != "dft" and not is_of_dft_alone(target):
         return None
     answer: float | None = getattr(row, learned_as(target))
     return answer

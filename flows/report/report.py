@@ -12,9 +12,9 @@ from flows.report import reliability
 from flows.report.level_caveats import caveats
 from flows.run.context import Run
 from materials.plain_text import code, duration, in_markdown, out_of_markdown, paragraphs_in_markdown
+from materials.properties import spoken, unit_of
 from materials.records import Calculation, RankedCandidate, Selection, Target
 from materials.stability.competing_phases import ValidationPlan
-from materials.targets import spoken, unit_of
 
 TOP = 20
 UNREAD = "Could not be read"

@@ -14,6 +14,7 @@ import click
 
 from flows.output.places import require_file
 from materials.plain_text import printable
+from materials.properties import PROPERTIES
 
 if TYPE_CHECKING:
     from materials.store.ledger import Ledger
@@ -31,11 +32,7 @@ MAIN_COLUMNS = (
     "fidelity",
 )
 # What a person reads on a screen; files keep the columns' own names.
-HEADINGS = {
-    "energy_above_hull": "E above hull\n(eV/atom)",
-    "decomposition_energy_per_atom": "decomposition\n(eV/atom)",
-    "formation_energy_per_atom": "formation\n(eV/atom)",
-    "band_gap": "gap\n(eV)",
+HEADINGS = {one.name: one.heading for one in PROPERTIES.values() if one.heading} | {
     "magnetic_order": "magnetic order",
     "total_magnetization_per_formula_unit": "moment\n(μB/f.u.)",
     "meets_targets": "hit",

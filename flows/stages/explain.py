@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.stages.assess import Screened
+from materials.properties import spoken, unit_of
 from materials.records import Prediction
-from materials.targets import DIGITS, spoken, unit_of
+from materials.targets import DIGITS
 
 if TYPE_CHECKING:
     from flows.stages.pool import Pool

@@ -13,8 +13,9 @@ from flows.run.context import Run
 from flows.stages.assess import Screened, judged_by_dft
 from flows.stages.dft_plan import absurd, collect
 from flows.stages.pool import Pool
+from materials.properties import learned_as
 from materials.records import Calculation
-from materials.targets import DIGITS, learned_as
+from materials.targets import DIGITS
 
 if TYPE_CHECKING:
     from models.learning.polymorphs import Wished

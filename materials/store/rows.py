@@ -15,6 +15,7 @@ from materials.crystals.serialization import (
     structure_to_json,
     volume_from_json,
 )
+from materials.properties import PROPERTIES
 from materials.records import (
     Calculation,
     Candidate,
@@ -39,10 +40,7 @@ Item = TypeVar("Item")
 
 CHUNK = 5_000  # ids in one statement: SQLite takes 32,766 values, PostgreSQL 65,535
 
-_PREDICTED_COLUMNS = {
-    "decomposition_energy_per_atom": "predicted_decomposition_energy",
-    "band_gap": "predicted_band_gap",
-}
+_PREDICTED_COLUMNS = {one.name: one.prediction for one in PROPERTIES.values() if one.prediction}
 
 
 def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:

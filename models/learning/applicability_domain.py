@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from materials.targets import DIGITS, learned_as, spoken, unit_of
+from materials.properties import learned_as, spoken, unit_of
+from materials.targets import DIGITS
 from models.learning.batch_selection import median_distance
 from models.learning.hyperparameters import FEWEST_TO_FIT
 from models.learning.surrogate import Posterior

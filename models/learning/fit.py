@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from materials.targets import floor_of
+from materials.properties import PROPERTIES
 from models.learning.calibration import recalibrated
 from models.learning.surrogate import Posterior, first_rows, predict
 
@@ -33,13 +33,8 @@ class Expectation:
 
 
 EXPECTATIONS: Mapping[str, Expectation] = {
-    "decomposition_energy_per_atom": Expectation(prior="decomposition_energy_per_atom", spread=0.1),
-    # Of a table that has no decomposition energies: they are learned instead where they are known.
-    "energy_above_hull": Expectation(prior="decomposition_energy_per_atom", spread=0.1),
-    "formation_energy_per_atom": Expectation(prior="formation_energy_per_atom", spread=0.2),
-    "volume_per_atom": Expectation(prior="volume_per_atom", spread=1.0),
-    # About half of the known crystals are metals, the others' gaps are some eV (doi:10.1038/s41524-020-00406-3).
-    "band_gap": Expectation(center=0.0, spread=2.0, floor=floor_of("band_gap")),
+    name: Expectation(prior=one.prior, center=one.center, spread=one.spread, floor=one.floor)
+    for name, one in PROPERTIES.items()
 }
 
 

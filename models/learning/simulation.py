@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from materials.properties import learned_as
 from materials.records import Target
-from materials.targets import DIGITS, is_threshold, learned_as
+from materials.targets import DIGITS, is_threshold
 from models.learning.batch_selection import UNPICKED, audits_due, select_batch
 from models.learning.calibration import held
 from models.learning.fit import expectation_of, learn

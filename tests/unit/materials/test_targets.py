@@ -2,8 +2,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from materials.properties import unit_of
 from materials.records import Target
-from materials.targets import pareto_front, unit_of
+from materials.targets import pareto_front
 
 STABLE = Target(property="energy", goal="minimize")
 GAP = Target(property="gap", goal="near", value=1.3, tolerance=0.3)
