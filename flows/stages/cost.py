@@ -12,6 +12,7 @@ import numpy as np
 from flows.run.context import Run
 from flows.stages.assess import Screened
 from flows.stages.dft_plan import answers, jobs_of, plan_of, plans
+from materials.records import Selection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,10 +112,22 @@ def _bill_of_rows(run: Run, screened: Screened, pool: Pool, model: CostModel, ro
 
 
 def look_further(run: Run, screened: Screened, pool: Pool, belief: Belief, size: int) -> Outlook:
-    """Tell what the next batch can be expected to bring, and what it will take."""
+    """Forecast the hits of the next batch and its cost: once for the same DFT results and selections.
+
+    A round that was published is followed by one that is chosen, which needs the same forecast.
+    """
+    chosen = run.ledger.selections(run.campaign_id)
+    taken = frozenset(selection.material_id for selection in chosen)
+    if (taken, size) not in belief.outlooks:
+        belief.outlooks[taken, size] = _forecast(run, screened, pool, belief, size, chosen)
+    return belief.outlooks[taken, size]
+
+
+def _forecast(
+    run: Run, screened: Screened, pool: Pool, belief: Belief, size: int, chosen: Sequence[Selection]
+) -> Outlook:
     from models.learning.stopping import look_ahead
 
-    chosen = run.ledger.selections(run.campaign_id)
     taken = {selection.material_id for selection in chosen}
     available = np.array([material_id not in taken for material_id in pool.material_ids], dtype=bool)
     rows = None

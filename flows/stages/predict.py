@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from materials.targets import DIGITS
 
 if TYPE_CHECKING:
     from models.learning.polymorphs import Wished
+    from models.learning.stopping import Outlook
     from models.learning.surrogate import Posterior
 
 
@@ -30,6 +31,7 @@ class Belief:
     posteriors: Mapping[str, Posterior]  # of what is learned: of decomposition energies, not of those above the hull
     wished: Wished  # the same of the targets' properties
     scores: NDArray[np.float64]  # probability of meeting every target
+    outlooks: dict[Hashable, Outlook] = field(default_factory=dict)  # made of it, by what had been selected
 
 
 def believe(run: Run, screened: Screened, pool: Pool) -> Belief:

@@ -16,6 +16,7 @@ from flows.dft.calculation import Job
 from flows.output.progress import Progress
 from flows.report import report
 from flows.run.context import Run
+from flows.stages import cost as cost_stage
 from flows.stages.assess import Screened, assess_screened, assess_validated
 from flows.stages.choose import choose
 from flows.stages.cost import bill_of, cost_model
@@ -275,3 +276,22 @@ def test_poor_campaigns_end_by_themselves(
     rounds = game.play(status=status)
     assert sum(map(len, rounds)) == n
     assert "Found" in game.summary()
+
+
+def test_a_forecast_is_made_once_for_the_report_and_the_next_round(
+    play: Callable[..., Play], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_of: list[int] = []
+    forecast = cost_stage._forecast
+
+    def counted(*arguments: Any) -> Any:
+        made_of.append(len(arguments[-1]))
+        return forecast(*arguments)
+
+    monkeypatch.setattr(cost_stage, "_forecast", counted)
+    game = play(n=9)
+    while picks := game.choose(len(made_of) + 1):
+        game.answer(picks)
+        said = game.summary()
+    assert made_of == sorted(set(made_of))  # once for each number of selections
+    assert "Nothing is left to validate" in said
