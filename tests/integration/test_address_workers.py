@@ -129,12 +129,14 @@ def test_with_certificates_as_the_cluster_file_says_and_without(
     make_run: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 3.0)
+    monkeypatch.setattr(cluster, "ADDRESS_S", 60.0)  # a worker's start on a busy machine
     certificates = exported(tmp_path)
     assert stat.S_IMODE((tmp_path / "dask-key.pem").stat().st_mode) == 0o600
     settings = SETTINGS | certificates
     hardware = Workers(kind="address", address=f"tls://127.0.0.1:{port}")
     run = make_run("Balls", [candidate("Cu", 3.6)], hardware)
-    with scheduler(port, settings, "tls"), worker(port, settings=settings, protocol="tls"):
+    patient = ("--nthreads", "1", "--death-timeout", "60")
+    with scheduler(port, settings, "tls"), worker(port, *patient, settings=settings, protocol="tls"):
         with pytest.raises(ClusterError, match=r"certificates that Dask's settings name here .*address\.yaml"):
             screen(run)
         here = {name.removeprefix("DASK_").replace("__", ".").lower(): value for name, value in certificates.items()}
