@@ -51,7 +51,8 @@ def campaign(name: str, path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     """Do what deploy/README.md says, line by line: a pool, the deployments, a worker, beside a server of our own."""
-    typed = re.findall(r"^    (prefect .+)$", (ROOT / "deploy" / "README.md").read_text(), re.MULTILINE)
+    section = (ROOT / "deploy" / "README.md").read_text().split("\n## In the Prefect UI\n")[1]
+    typed = re.findall(r"^    (prefect .+)$", section, re.MULTILINE)
     pool, deploy, worker = [shlex.split(line, comments=True) for line in typed if " server " not in line]
     folder = tmp_path_factory.mktemp("prefect")
     places = {"ASSAY_DATABASE_URL": f"sqlite:///{folder / 'assay.db'}", "ASSAY_RUN_DIR": str(folder / "runs")}
