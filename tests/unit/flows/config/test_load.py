@@ -232,6 +232,21 @@ def test_a_raised_budget_is_the_same_campaign(tmp_path: Path) -> None:
     assert other.identity() != small.identity()
 
 
+@pytest.mark.parametrize(
+    ("file", "identity"),
+    [
+        ("benchmarks/hundred-thousand.yaml", "224bd9e37a293420"),
+        ("benchmarks/ten-thousand.yaml", "6a99cfc030b94790"),
+        ("materials-project-vasp.yaml", "8f9094d66541c6ff"),
+        ("materials-project.yaml", "7191c9dadf005392"),
+        ("quickstart.yaml", "65b72b2ba1f71272"),
+    ],
+)
+def test_the_campaigns_of_configs_are_the_ones_that_they_were(file: str, identity: str) -> None:
+    """Another hash would begin each of them anew in the ledgers that there are: change it with the file alone."""
+    assert content_hash(load_campaign(Path("configs") / file).identity()) == identity
+
+
 def test_a_campaign_without_targets_asks_for_what_is_near_the_hull_and_is_the_one_that_it_was(tmp_path: Path) -> None:
     bare = "name: test\nsources: [{kind: prototypes, roles: {A: [Na], X: [Cl]}}]\n"
     silent = load(tmp_path, bare)
