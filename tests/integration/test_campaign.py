@@ -130,6 +130,7 @@ def test_status_and_query_errors(finished: Path) -> None:
     assert "no material" in run(finished, "show", "mp-0", code=2)
 
 
+@pytest.mark.long
 def test_killed_again_and_again_it_ends_the_same(finished: Path, tmp_path: Path) -> None:
     def interrupt(victim: Callable[[psutil.Process], psutil.Process | None], when: Callable[[], bool]) -> None:
         """Start the campaign, wait for a moment, kill -9 a process of it; wait for its end if it goes on without."""

@@ -72,6 +72,7 @@ def screened(folder: Path, weights: Path, structures: dict[str, Structure]) -> d
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_rows_and_no_neighbour_harmed(tmp_path: Path, weights: Path) -> None:
     proposed = prototypes.propose(roles=ROLES, charges=CHARGES, n_elements=[3], max_sites=12)
     found = list(Merged(list(proposed)))

@@ -299,6 +299,7 @@ def test_what_is_told_while_the_server_is_gone_lands_once(url: str, postgresql_s
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_campaigns_in_one_ledger_while_the_server_is_killed(
     url: str, postgresql_server: postgresql.Server, tmp_path: Path
 ) -> None:

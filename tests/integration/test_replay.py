@@ -274,6 +274,7 @@ def test_bad_input_is_a_sentence_and_a_two(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_quickstarts_question_on_the_answers_that_ship(tmp_path: Path) -> None:
     told = ["--strategies", "campaign,random,hull", "--budget", "12", "--format", "json"]
     table, campaign = ROOT / "tests/benchmarks/quickstart-answers.csv.gz", ROOT / "configs/quickstart.yaml"
